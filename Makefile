@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up everything they need in .venv; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint types bench clean
+
+help:
+	@echo "make demo   a real Celery worker, no server: results, a group and a chord through one file"
+	@echo "make test   every test that needs no server"
+	@echo "make lint   ruff;  make types   mypy --strict;  make bench   ours against Redis, file and sqlite"
+
+demo: $(VENV)/.for-demo
+	$(BIN)/python examples/celery_demo.py
+
+test: $(VENV)/.for-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.for-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.for-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.for-bench
+	$(BIN)/python -m benchmarks.celery_backends
+
+$(VENV)/.for-demo: setup.cfg pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[celery]'
+	@touch $@
+
+$(VENV)/.for-dev: setup.cfg pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.for-bench: setup.cfg pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(VENV):
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
