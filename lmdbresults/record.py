@@ -1,0 +1,140 @@
+"""The task record: a small versioned msgpack array around a payload in the serializer of the user's choice.
+
+State and times are read without touching the payload, so a tool that lists results never decodes, least of all
+unpickles, what it lists. Golden bytes of every version stand under ``tests/golden``.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from lmdbresults.errors import DecodeError, EncodeError, NewerFormat
+from lmdbresults.states import SUCCESS
+
+__all__ = ["RECORD_VERSION", "SUCCESS_PREFIX", "Payload", "TaskRecord", "pack_payload", "unpack_payload"]
+
+RECORD_VERSION: Final = 1
+
+
+class Payload(NamedTuple):
+    """Encoded values together with what it takes to decode them, however the reader is configured."""
+
+    content_type: str
+    """MIME type of the serializer, such as ``application/json``."""
+    content_encoding: str
+    """``utf-8`` for text serializers, ``binary`` for the others."""
+    compression: str | None
+    """MIME type of the compression of both bodies, or None."""
+    body: bytes
+    """The result."""
+    extra: bytes | None = None
+    """A mapping of whatever else needs the user's serializer (arguments, stamps), or None."""
+
+
+class TaskRecord(NamedTuple):
+    """What is known of one task. The order of the fields is the order on disk; the state stands in front."""
+
+    version: int
+    state: str
+    date_done: str | None
+    """ISO 8601, as the backend wrote it; None until the state is ready."""
+    name: str | None
+    worker: str | None
+    queue: str | None
+    retries: int | None
+    group_id: str | None
+    parent_id: str | None
+    children: list[Any] | None
+    """Tuple trees of the results of the tasks that this one sent; None outside a task."""
+    traceback: str | None
+    payload: Payload
+
+    def pack(self) -> bytes:
+        """Return the bytes of the record. Raises `EncodeError` if a number exceeds 64 bits."""
+        return _pack(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "TaskRecord":
+        """Return the record in ``data``.
+
+        Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
+        """
+        try:
+            record = cls(*_unpack(data))
+            record = record._replace(payload=Payload(*record.payload))
+        except TypeError as error:
+            raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {error}") from error
+        if type(record.state) is not str or not _is_sound(record.payload):
+            raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: a field has the wrong type")
+        return record
+
+
+def pack_payload(payload: Payload) -> bytes:
+    """Return the bytes of a payload that stands alone, as the one of a saved group does."""
+    return _pack((RECORD_VERSION, payload))
+
+
+def unpack_payload(data: bytes) -> Payload:
+    """Return the payload that `pack_payload` wrote. Raises `DecodeError` or `NewerFormat`."""
+    try:
+        _, fields = _unpack(data)
+        payload = Payload(*fields)
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"The bytes are no payload of version {RECORD_VERSION}: {error}") from error
+    if not _is_sound(payload):
+        raise DecodeError(f"The bytes are no payload of version {RECORD_VERSION}: a field has the wrong type")
+    return payload
+
+
+def _pack(fields: tuple[Any, ...]) -> bytes:
+    # default=str: an id given as UUID, or a lazily translated name, is kept as its text.
+    packed: bytes
+    try:
+        packed = msgpack.packb(fields, default=str)
+    except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
+        packed = msgpack.packb(fields, default=str, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EncodeError(f"A field of the record cannot be written by msgpack: {error}") from error
+    return packed
+
+
+def _unpack(data: bytes) -> list[Any]:
+    try:
+        fields = msgpack.unpackb(data)
+    except UnicodeDecodeError:
+        fields = _unpack_lenient(data)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise DecodeError(f"The bytes are no msgpack: {error}") from error
+    if not isinstance(fields, list) or not fields or type(fields[0]) is not int or fields[0] < 1:
+        raise DecodeError("The bytes are msgpack, but no record: they do not begin with a version")
+    if fields[0] > RECORD_VERSION:
+        raise NewerFormat(
+            f"The record has format version {fields[0]}; this lmdbresults reads up to {RECORD_VERSION}: upgrade it."
+        )
+    return fields
+
+
+def _unpack_lenient(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, unicode_errors="surrogatepass")
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise DecodeError(f"The bytes are no msgpack: {error}") from error
+
+
+def _is_sound(payload: Payload) -> bool:
+    return (
+        type(payload.body) is bytes
+        and type(payload.content_type) is str
+        and type(payload.content_encoding) is str
+        and (payload.extra is None or type(payload.extra) is bytes)
+        and (payload.compression is None or type(payload.compression) is str)
+    )
+
+
+def _prefix(state: str) -> bytes:
+    head: bytes = msgpack.Packer().pack_array_header(len(TaskRecord._fields))
+    return head + msgpack.packb(RECORD_VERSION) + msgpack.packb(state)  # type: ignore[no-any-return]
+
+
+#: What the bytes of a record in state SUCCESS begin with, in any version; a store compares without decoding.
+SUCCESS_PREFIX: Final = _prefix(SUCCESS)

@@ -1,0 +1,213 @@
+"""Payload serializers and compressions, on the wire the same as Celery's.
+
+A payload says itself how it is encoded, so a reader needs no matching configuration, only the will to accept its
+content type. Pickle runs code when it is read: it is written and read only by those who name it.
+"""
+
+import base64
+import bz2
+import functools
+import json
+import lzma
+import pickle
+import sys
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgpack
+
+from lmdbresults.errors import ContentDisallowed, DecodeError, EncodeError, UnknownSerializer
+from lmdbresults.record import Payload
+
+__all__ = ["DEFAULT_ACCEPT", "accepted_types", "compressions", "dumps", "loads", "serializers"]
+
+#: Serializers whose decoding runs no code; what a reader accepts unless told otherwise.
+DEFAULT_ACCEPT: Final = ("json", "msgpack", "yaml")
+
+
+class Serializer(NamedTuple):
+    """One way to turn a value into bytes and back."""
+
+    content_type: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    content_encoding: str = "binary"
+
+
+class Compression(NamedTuple):
+    """One way to make bytes fewer, and back."""
+
+    content_type: str
+    compress: Callable[[bytes], bytes]
+    decompress: Callable[[bytes], bytes]
+
+
+def dumps(value: Any, serializer: str = "json", compression: str | None = None) -> Payload:
+    """Return ``value`` as a `Payload`.
+
+    Raises `UnknownSerializer` for a name that is unknown or not installed, `EncodeError` if the serializer has no
+    form for the value.
+    """
+    chosen = _by_name(serializers(), serializer, "serializer")
+    squeeze = _by_name(compressions(), compression, "compression") if compression else None
+    try:
+        body = chosen.encode(value)
+    except RecursionError as error:
+        raise EncodeError(f"{serializer} cannot encode a value that contains itself, or is nested too deep") from error
+    except Exception as error:  # each serializer has its own errors, and a value's own hooks may raise anything
+        raise EncodeError(
+            f"{serializer} cannot encode this {type(value).__name__}: {error}. "
+            f"Return simpler types, or choose another serializer of {', '.join(serializers())}."
+        ) from error
+    if squeeze is None:
+        return Payload(chosen.content_type, chosen.content_encoding, None, body)
+    return Payload(chosen.content_type, chosen.content_encoding, squeeze.content_type, squeeze.compress(body))
+
+
+def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
+    """Return the value in ``payload``.
+
+    ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
+    them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
+    """
+    if payload.content_type not in accepted_types(accept):
+        raise ContentDisallowed(
+            f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
+            "If you trust whoever can write to the file, add it to the accepted content."
+        )
+    chosen = _by_type(serializers(), payload.content_type, "serializer")
+    squeeze = _by_type(compressions(), payload.compression, "compression") if payload.compression else None
+    try:
+        return chosen.decode(squeeze.decompress(payload.body) if squeeze else payload.body)
+    except Exception as error:  # damaged bytes make each serializer fail in its own ways
+        raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
+
+
+def accepted_types(accept: Iterable[str]) -> frozenset[str]:
+    """Return the content types behind names of serializers; what is a content type already passes."""
+    known = serializers()
+    return frozenset(known[name].content_type if name in known else name for name in accept)
+
+
+# -- json, with the types that Celery's json gives back ------------------------------------------------------------
+
+
+def _json_default(value: Any) -> Any:
+    reduce = getattr(value, "__json__", None)
+    if reduce is not None:
+        return reduce()
+    for kind, (tag, encode, _) in _JSON_TYPES.items():
+        if isinstance(value, kind):
+            return {"__type__": tag, "__value__": encode(value)}
+    if isinstance(value, bytes):
+        try:
+            return {"__type__": "bytes", "__value__": value.decode()}
+        except UnicodeDecodeError:
+            return {"__type__": "base64", "__value__": base64.b64encode(value).decode()}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _json_object(mapping: dict[str, Any]) -> Any:
+    if mapping.keys() != {"__type__", "__value__"}:
+        return mapping
+    decode = _JSON_DECODERS.get(mapping["__type__"])
+    if decode is None:
+        raise ValueError(f"unknown __type__ {mapping['__type__']!r}")
+    return decode(mapping["__value__"])
+
+
+#: datetime stands before date, of which it is a subclass.
+_JSON_TYPES: Final[dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]] = {
+    datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
+    date: ("date", date.isoformat, lambda text: datetime.fromisoformat(text).date()),
+    time: ("time", time.isoformat, time.fromisoformat),
+    Decimal: ("decimal", str, Decimal),
+    uuid.UUID: ("uuid", lambda value: {"hex": value.hex}, lambda value: uuid.UUID(**value)),
+}
+_JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "bytes": str.encode,
+    "base64": base64.b64decode,
+    **{tag: decode for tag, _, decode in _JSON_TYPES.values()},
+}
+# Made once: json.dumps() with a hook builds its encoder anew at every call, which costs more than encoding does.
+_encode_json = json.JSONEncoder(default=_json_default).encode
+_decode_json = json.JSONDecoder(object_hook=_json_object).decode
+
+
+def _to_json(value: Any) -> bytes:
+    return _encode_json(value).encode()
+
+
+def _from_json(body: bytes) -> Any:
+    return _decode_json(body.decode())
+
+
+# -- what there is -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def serializers() -> Mapping[str, Serializer]:
+    """Return the serializers by name: json, msgpack, pickle, and yaml where PyYAML is installed."""
+    found = {
+        "json": Serializer("application/json", _to_json, _from_json, "utf-8"),
+        "msgpack": Serializer("application/x-msgpack", msgpack.packb, msgpack.unpackb),
+        "pickle": Serializer("application/x-python-serialize", pickle.dumps, pickle.loads),
+    }
+    if find_spec("yaml"):
+        found["yaml"] = Serializer("application/x-yaml", _to_yaml, _from_yaml, "utf-8")
+    return found
+
+
+@functools.cache
+def compressions() -> Mapping[str, Compression]:
+    """Return the compressions by name: zlib, bzip2, lzma, and brotli or zstd where their module is installed."""
+    found = {
+        "zlib": Compression("application/x-gzip", zlib.compress, zlib.decompress),
+        "bzip2": Compression("application/x-bz2", bz2.compress, bz2.decompress),
+        "lzma": Compression("application/x-lzma", lzma.compress, lzma.decompress),
+    }
+    optional = {"brotli": "brotli", "zstd": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"}
+    for name, module_name in optional.items():
+        try:
+            module = import_module(module_name)
+        except ImportError:
+            continue
+        content_type = {"brotli": "application/x-brotli", "zstd": "application/zstd"}[name]
+        found[name] = Compression(content_type, module.compress, module.decompress)
+    return found
+
+
+def _to_yaml(value: Any) -> bytes:
+    import yaml  # here, because importing it takes longer than everything else in this package
+
+    text: str = yaml.safe_dump(value)
+    return text.encode()
+
+
+def _from_yaml(body: bytes) -> Any:
+    import yaml
+
+    return yaml.safe_load(body)
+
+
+Coder = TypeVar("Coder", Serializer, Compression)
+
+
+def _by_name(known: Mapping[str, Coder], name: str, what: str) -> Coder:
+    try:
+        return known[name]
+    except KeyError:
+        raise UnknownSerializer(f"There is no {what} {name!r} here; there are: {', '.join(known)}.") from None
+
+
+def _by_type(known: Mapping[str, Coder], content_type: str, what: str) -> Coder:
+    for coder in known.values():
+        if coder.content_type == content_type:
+            return coder
+    raise UnknownSerializer(f"No {what} for {content_type} is installed here; there are: {', '.join(known)}.")

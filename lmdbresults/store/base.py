@@ -1,0 +1,138 @@
+"""The Store port: what a result backend needs from storage, and what every store promises.
+
+A key is bytes, a value is bytes. ``ttl`` is in seconds, a float; None or 0 means: never expires. Every operation is
+atomic across threads and processes. What has expired is invisible at once, whether or not it was swept.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+__all__ = ["KEEP", "ReadTransaction", "Store", "WriteTransaction"]
+
+Result = TypeVar("Result")
+
+
+class _Keep:
+    """The type of `KEEP`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+#: As the ``ttl`` of `incr`: leave the deadline as it is.
+KEEP: Final = _Keep()
+
+
+class ReadTransaction(ABC):
+    """What can be asked of one snapshot of the store. Usable inside its ``with`` block only."""
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value, or None if there is none. Raises `RecordDamaged` if it fails its checksum."""
+
+    @abstractmethod
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """Return the values of many keys, in their order, all from one moment."""
+
+    @abstractmethod
+    def ttl(self, key: bytes) -> float | None:
+        """Return the seconds that a key has left: infinity if it never expires, None if there is no such key."""
+
+
+class WriteTransaction(ReadTransaction):
+    """What can be done in one transaction: all of it happens, or none. It reads its own writes."""
+
+    @abstractmethod
+    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+        """Store a value, whatever was there before, and return True.
+
+        ``unless_prefix`` protects a present value that begins with these bytes: then return False and change nothing.
+        Raises `StoreFull`, or ValueError for a ttl that is negative or no number.
+        """
+
+    @abstractmethod
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        """Store a value only if there is none; return whether it was stored."""
+
+    @abstractmethod
+    def delete(self, key: bytes) -> bool:
+        """Delete a key; return whether it was there. Works when the store is full."""
+
+    @abstractmethod
+    def incr(self, key: bytes, by: int = 1, ttl: "float | _Keep | None" = KEEP) -> int:
+        """Add to the counter under a key, which begins at 0, and return what it is now.
+
+        A counter is a decimal number in ASCII of at most 64 bits. Raises `NotACounter` for any other value.
+        """
+
+    @abstractmethod
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        """Count the time that a key has left from now; return whether there is such a key."""
+
+
+class Store(WriteTransaction):
+    """A place for values by key. Each method of a transaction, called on the store, is a transaction of its own."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[ReadTransaction]:
+        """Return a context manager for a snapshot. Leave it soon: what it sees cannot be reused meanwhile.
+
+        Raises `NestedTransaction` inside another transaction of the same thread on the same store.
+        """
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[WriteTransaction]:
+        """Return a context manager for a transaction that commits at the end and is undone by an exception.
+
+        All other writers wait meanwhile. Raises `NestedTransaction` like `read`, `StoreFull` if there is no room.
+        """
+
+    @abstractmethod
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        """Return ``operation(txn)`` once its changes are committed.
+
+        It may be called again after a first call was undone, for instance to make room, so it must have no effect
+        of its own.
+        """
+
+    @abstractmethod
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs of key and value whose key begins with ``prefix``.
+
+        No snapshot is held between them: what is stored or deleted meanwhile may or may not be seen.
+        """
+
+    @abstractmethod
+    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        """Delete what has expired, up to ``limit`` records or for about ``max_seconds``; return how many.
+
+        Other writers get their turn in between. Nobody needs to call this: a store sweeps a little as it is written.
+        """
+
+    @abstractmethod
+    def check(self) -> list[str]:
+        """Return a sentence for everything in the store that is not as it should be; an empty list is good news."""
+
+    @abstractmethod
+    def stats(self) -> Any:
+        """Return figures about the store; which ones depends on its kind."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the store holds; using it afterwards raises `StoreClosed`. Closing twice is fine."""
+
+    def __enter__(self: "Self") -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Self = TypeVar("Self", bound=Store)

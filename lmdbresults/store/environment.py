@@ -1,0 +1,363 @@
+"""The LMDB environment of one file: opening, forks, threads, growth, readers, and the translation of LMDB's errors.
+
+There is one for each file and process, however many stores use it, because LMDB's locks do not bear a second one. It
+is opened when it is first needed and closed before every fork, so that parent and child each open their own.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
+
+import lmdb
+import msgpack
+
+from lmdbresults.errors import ForeignFile, ForkedStore, NestedTransaction, NewerFormat, StoreFull
+from lmdbresults.options import MIN_SIZE, Options
+from lmdbresults.store import faults, files
+from lmdbresults.store.gate import gate
+
+__all__ = ["FORMAT_KEY", "FORMAT_VERSION", "Environment", "Transaction"]
+
+if TYPE_CHECKING:
+    Transaction: TypeAlias = lmdb.Transaction[bytes]
+else:  # generic in its type stubs only
+    Transaction = lmdb.Transaction
+Result = TypeVar("Result")
+
+#: The record that says whose file this is, and in which layout. Its first byte is of no other kind of key.
+FORMAT_KEY: Final = b"\x00lmdbresults"
+FORMAT_VERSION: Final = 1
+
+#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
+_MAX_RESERVE: Final = 64 << 20
+_MIN_RESERVE: Final = 256 << 10
+#: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
+_HEADROOM: Final = 1 << 20
+#: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
+_COMMIT_COST: Final = 64 << 10
+#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
+_CHECK_EVERY: Final = 512 << 10
+#: How often a transaction is tried again after another process has let the file grow beyond our map.
+_TRIES: Final = 16
+
+
+class Environment:
+    """One file in one process. Threads may share it; transactions run through `read` and `write`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.path = options.path
+        #: How many stores use it; guarded by the register below.
+        self.users = 0
+        self._handle: lmdb.Environment | None = None
+        self._unusable = ""
+        #: Bytes that the present write transaction adds, and bytes written since room was last looked at.
+        self._added = self._unchecked = 0
+        self._start_anew()
+        gate.watch_forks(self)
+
+    def _start_anew(self) -> None:
+        #: Guards the opening of the handle; taken inside the gate.
+        self._opening = threading.Lock()
+        #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
+        #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
+        self._writer = threading.RLock()
+        #: Whether the present thread is inside a ``with`` block of a transaction on this environment.
+        self._inside = threading.local()
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    def read(self, operation: Callable[..., Result], *args: Any) -> Result:
+        """Return ``operation(txn, *args)``, run in a read transaction."""
+        self._refuse_nesting()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with gate.shared(), (self._handle or self._open()).begin() as txn:
+                    return operation(txn, *args)
+            except lmdb.Error as error:
+                self._recover(error, tries_left)
+        raise AssertionError("the last try returns or raises")
+
+    def write(self, operation: Callable[..., Result], *args: Any) -> Result:
+        """Return ``operation(txn, *args)``, run in a write transaction, once that is committed.
+
+        An exception out of the operation leaves everything as it was.
+        """
+        self._refuse_nesting()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with gate.shared(), self._writer, (self._handle or self._open()).begin(write=True) as txn:
+                    self._added = 0
+                    return operation(txn, *args)
+            except lmdb.Error as error:
+                self._recover(error, tries_left)
+        raise AssertionError("the last try returns or raises")
+
+    @contextmanager
+    def transaction(self, write: bool) -> Iterator[Transaction]:
+        """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
+        self._refuse_nesting()
+        with ExitStack() as stack:
+            txn = self._begin(stack, write)
+            owner = os.getpid()
+            self._inside.transaction = True
+            try:
+                yield txn
+                if os.getpid() == owner:
+                    txn.commit()
+            except BaseException as error:
+                if os.getpid() == owner:
+                    _abort(txn)
+                if isinstance(error, lmdb.Error):
+                    self._fail(error)
+                raise
+            finally:
+                self._inside.transaction = False
+                if os.getpid() != owner:
+                    _leave_untouched(txn)
+        self._refuse_unusable()
+
+    def _begin(self, stack: ExitStack, write: bool) -> Transaction:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                stack.enter_context(gate.shared())
+                if write:
+                    stack.enter_context(self._writer)
+                    self._added = 0
+                return (self._handle or self._open()).begin(write=write)
+            except lmdb.Error as error:
+                stack.close()
+                self._recover(error, tries_left)
+        raise AssertionError("the last try returns or raises")
+
+    def _refuse_nesting(self) -> None:
+        # The second condition is met by a signal handler, or a destructor, that comes in the middle of a write.
+        if getattr(self._inside, "transaction", False) or self._writer._is_owned():  # type: ignore[attr-defined]
+            raise NestedTransaction(
+                f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
+            )
+
+    # -- room ----------------------------------------------------------------------------------------------------
+
+    def make_room(self, txn: Transaction, adds: int | None) -> None:
+        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
+
+        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
+        `StoreFull`, for an addition only.
+        """
+        self._added += adds or 0
+        self._unchecked += _COMMIT_COST + (adds or 0)
+        if self._unchecked < self._check_every:
+            return
+        used = (self.handle().info()["last_pgno"] + 1) * self._page_size
+        pages = txn.stat()
+        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
+        if adds is not None and live + adds > self._limit:
+            raise StoreFull(
+                f"{self.path} holds {live} bytes of results, and {adds} more do not fit max_size={self._map_size}. "
+                "Raise max_size, let results expire sooner, or delete some."
+            )
+        self._allocate(min(used + self._added + _HEADROOM, self._map_size), used, adding=adds is not None)
+        self._unchecked = 0
+
+    def _allocate(self, wanted: int, used: int, *, adding: bool) -> None:
+        """Have the file system set blocks aside. Only the holder of the write lock may: nobody else lets it grow."""
+        size = os.fstat(self._descriptor).st_size
+        if size >= wanted:
+            return
+        step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
+        try:
+            _extend(self._descriptor, size, min(wanted + step, self._map_size))
+        except OSError:
+            try:
+                _extend(self._descriptor, size, wanted)
+            except OSError as error:
+                if adding:
+                    raise faults.explained(error, self.options) from error
+
+    # -- opening and closing -------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the file now rather than at the first transaction. Raises a `StoreError`."""
+        with gate.shared():
+            self._open()
+
+    def close(self) -> None:
+        """Close the file once no transaction is open in this process; the next transaction opens it again."""
+        with gate.exclusive():
+            self.let_go()
+
+    def close_at_exit(self) -> None:
+        """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
+        if self._handle is None or gate.is_shared_by_me():
+            return
+        with gate.exclusive(timeout=1.0) as alone:
+            if alone:
+                self.let_go()
+            else:
+                _leave_untouched(self._handle)
+
+    def _open(self) -> lmdb.Environment:
+        with self._opening:
+            if self._handle is None:
+                self._refuse_unusable()
+                files.make_ready(self.path, self.options.mode)
+                self._handle = self._open_file()
+            return self._handle
+
+    def _open_file(self) -> lmdb.Environment:
+        try:
+            handle = self._map()
+        except lmdb.Error as error:
+            self._fail(error)
+        try:
+            handle.reader_check()
+            _check_format(handle, self.path)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except BaseException as error:
+            handle.close()
+            if isinstance(error, lmdb.Error):
+                self._fail(error)
+            raise
+        self._page_size = handle.stat()["psize"]
+        self._map_size = min(self.options.max_size, handle.info()["map_size"])
+        reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
+        self._limit = self._map_size - reserve
+        self._unchecked = self._check_every = min(_CHECK_EVERY, reserve // 8)
+        return handle
+
+    def _map(self) -> lmdb.Environment:
+        size = self.options.max_size
+        while True:
+            try:
+                return lmdb.open(
+                    self.path,
+                    map_size=size,
+                    subdir=False,
+                    mode=self.options.mode,
+                    sync=self.options.syncs,
+                    metasync=self.options.syncs,
+                    max_readers=self.options.max_readers,
+                    max_spare_txns=0,  # a cached transaction would not survive a fork
+                    readahead=False,  # results are read at random
+                    lib_version=0,
+                )
+            except lmdb.MemoryError:
+                size //= 2  # RLIMIT_AS leaves no address space of that size
+                if size < MIN_SIZE:
+                    raise
+
+    def let_go(self) -> None:
+        """Close the file. The caller holds the gate exclusively."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+            os.close(self._descriptor)
+
+    def before_fork(self) -> None:
+        """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
+        self.let_go()
+
+    def after_fork_in_child(self) -> None:
+        """Make new locks. If the file was not closed before the fork, give it up for good."""
+        self._start_anew()
+        if self._handle is not None:
+            _leave_untouched(self._handle)
+            self._handle = None
+            self._unusable = (
+                f"{self.path} was in use when this process was forked, inside a transaction or by code outside Python, "
+                "so it cannot be used here. Fork outside transactions; with uWSGI set lazy-apps = true."
+            )
+
+    def handle(self) -> lmdb.Environment:
+        """Return LMDB's own environment, inside a transaction, where nobody can close it."""
+        assert self._handle is not None, "only called inside a transaction"
+        return self._handle
+
+    def _refuse_unusable(self) -> None:
+        if self._unusable:
+            raise ForkedStore(self._unusable)
+
+    # -- errors --------------------------------------------------------------------------------------------------
+
+    def _recover(self, error: lmdb.Error, tries_left: int) -> None:
+        """Cure what another process may cause at any time; raise the rest as an error of ours."""
+        if isinstance(error, lmdb.MapResizedError) and tries_left:
+            self._adopt_size()
+        elif not (isinstance(error, lmdb.ReadersFullError) and tries_left and self.clear_dead_readers()):
+            self._fail(error)
+
+    def _adopt_size(self) -> None:
+        """Take over the size that another process, with a larger max_size, has let the map grow to."""
+        with gate.exclusive():
+            try:
+                if self._handle is not None:
+                    self._handle.set_mapsize(0)
+            except lmdb.Error:
+                self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
+
+    def clear_dead_readers(self) -> int:
+        """Free the slots of killed processes, whose snapshots keep pages from reuse; return how many there were."""
+        with gate.shared():
+            return (self._handle or self._open()).reader_check()
+
+    def _fail(self, error: lmdb.Error) -> NoReturn:
+        if isinstance(error, lmdb.PanicError) and not gate.is_shared_by_me():
+            self.close()  # after a fatal error of LMDB only a new handle helps
+        raise faults.explained(error, self.options) from error
+
+
+def _check_format(handle: lmdb.Environment, path: str) -> None:
+    """See that the file is ours; make it ours if it is new."""
+    with handle.begin() as txn:
+        mark, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
+    if mark is None and not entries:
+        with handle.begin(write=True) as txn:
+            if not txn.stat()["entries"]:  # another process may have been faster
+                txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
+            mark = txn.get(FORMAT_KEY)
+    version = _format_version(mark)
+    if version is None:
+        raise ForeignFile(f"{path} is an LMDB file of another program, and was left as it is. Choose another path.")
+    if version > FORMAT_VERSION:
+        raise NewerFormat(
+            f"{path} has format {version}; this lmdbresults reads up to {FORMAT_VERSION}: upgrade it in every process."
+        )
+
+
+def _format_version(mark: bytes | None) -> int | None:
+    try:
+        return int(msgpack.unpackb(mark)["format"]) if mark else None
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        return None
+
+
+def _extend(descriptor: int, size: int, wanted: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, size, wanted - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        else:
+            return
+    os.ftruncate(descriptor, wanted)
+
+
+def _abort(txn: Transaction) -> None:
+    # A commit that failed has ended the transaction already.
+    with suppress(lmdb.Error):
+        txn.abort()
+
+
+def _leave_untouched(inherited: object) -> None:
+    """Keep an object of LMDB's from ever being freed.
+
+    Freeing one that was inherited through a fork releases slots and locks that belong to the parent.
+    """
+    import ctypes  # here, because hardly anybody ever gets here
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))

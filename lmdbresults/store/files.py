@@ -1,0 +1,198 @@
+"""What may be opened: every check of the path, before LMDB sees it and before anything is changed.
+
+LMDB itself follows symbolic links, creates files that others may read, takes an empty file for a new one and dies by
+SIGBUS on a short one. So the path is examined first, and the files are created here.
+"""
+
+import errno
+import os
+import stat
+import struct
+import time
+from typing import Final
+
+from lmdbresults.errors import (
+    AccessDenied,
+    FileDamaged,
+    FolderMissing,
+    NotAFile,
+    NotLMDB,
+    OpenError,
+    ReadOnlyPath,
+    SymlinkRefused,
+    WrongOwner,
+)
+
+__all__ = ["LOCK_SUFFIX", "canonical", "make_ready"]
+
+LOCK_SUFFIX: Final = "-lock"
+
+_MAGIC: Final = 0xBEEFC0DE
+_DATA_VERSION: Final = 1
+#: Offset of the magic in a meta page; then version, fixed address, map size, page size (LMDB 0.9, 64 bit).
+_META: Final = struct.Struct("=16xII8xQI")
+_LAST_PAGE: Final = struct.Struct("=136xQQ")
+_META_BYTES: Final = 152
+
+
+def canonical(path: str) -> str:
+    """Return the path with the links among its folders resolved: one name for each file that is not a link itself."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def make_ready(path: str, mode: int) -> None:
+    """Check that ``path`` can be opened as a store, and create what is missing: folder, data file, lock file.
+
+    Raises an `OpenError` that names the path and the cure; then nothing was created or changed.
+    """
+    lock = path + LOCK_SUFFIX
+    found, lock_found = _examine(path, mode), _examine(lock, mode)
+    if found is None:
+        _make_folder(os.path.dirname(path))
+    elif found.st_size:
+        _check_content(path)
+    present = {path: found, lock: lock_found}
+    for name in (name for name in present if present[name]):
+        _check_access(name)
+    for name in (name for name in present if not present[name]):
+        _create(name, mode)
+
+
+def _examine(path: str, mode: int) -> os.stat_result | None:
+    """Return the status of a file that may be opened, or None if there is none."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _explained(error, path) from error
+    if stat.S_ISLNK(found.st_mode):
+        raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
+    if not stat.S_ISREG(found.st_mode):
+        raise NotAFile(f"{path} is {_kind(found.st_mode)}. A store is a file: give the path of one, which may be new.")
+    if found.st_nlink > 1:
+        raise NotAFile(
+            f"{path} has {found.st_nlink} names (hard links). The lock lies beside a name, so processes that use "
+            "different names would destroy each other's data: remove the other names, or copy the file."
+        )
+    if found.st_uid != os.geteuid() and not mode & 0o077:
+        raise WrongOwner(
+            f"{path} belongs to user {found.st_uid}, this process is user {os.geteuid()}. "
+            "Run as that user; or share the file on purpose with mode=0660 in every process."
+        )
+    return found
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def _make_folder(folder: str) -> None:
+    if os.path.isdir(folder):
+        return
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise NotAFile(f"{folder} is no folder, so no file can lie in it. Choose another path.") from None
+    except FileNotFoundError as error:
+        raise FolderMissing(
+            f"The folder {folder} does not exist, and neither does the one above it. "
+            "Check the path for a typing error, or create the folder."
+        ) from error
+    except OSError as error:
+        raise _explained(error, folder) from error
+
+
+def _create(path: str, mode: int) -> None:
+    """Create an empty file. The umask is overruled: a store shared by ``mode=0660`` has to be what it was told."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        return  # another process was faster
+    except OSError as error:
+        raise _explained(error, path) from error
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _check_access(path: str) -> None:
+    """Ask without opening: closing a descriptor of the lock file would drop the locks that this process holds."""
+    if os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise _read_only(path)
+    raise AccessDenied(
+        f"Process user {os.geteuid()} may not read and write {path} "
+        f"(mode {stat.S_IMODE(os.stat(path).st_mode):#o}). Change its permissions, or share it with mode=0660."
+    )
+
+
+def _check_content(path: str) -> None:
+    """Read both meta pages: a file that is no LMDB file, or shorter than it says, would end in SIGBUS later."""
+    try:
+        with open(path, "rb") as file:
+            _wait_for_both_pages(file.fileno())
+            first = file.read(_META_BYTES)
+            page_size = _page_size(first, path)
+            file.seek(page_size)
+            second = file.read(_META_BYTES)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        if isinstance(error, OpenError):
+            raise
+        raise _explained(error, path) from error
+    _page_size(second, path)
+    last_page = max(_LAST_PAGE.unpack(meta)[::-1] for meta in (first, second))[1]
+    if size < (last_page + 1) * page_size:
+        raise FileDamaged(
+            f"{path} is {size} bytes long and should be at least {(last_page + 1) * page_size}: it was cut short. "
+            "Restore it from a backup; to start anew, move it away."
+        )
+
+
+def _wait_for_both_pages(descriptor: int) -> None:
+    """Give a process that is writing the first two pages, right now, a tenth of a second to do so."""
+    for _ in range(20):
+        if os.fstat(descriptor).st_size >= 2 * 4096:
+            return
+        time.sleep(0.005)
+
+
+def _page_size(meta: bytes, path: str) -> int:
+    if len(meta) == _META_BYTES:
+        magic, version, _, page_size = _META.unpack_from(meta)
+        if magic == _MAGIC and version == _DATA_VERSION and page_size.bit_count() == 1 and page_size >= 256:
+            return int(page_size)
+        if magic == _MAGIC and version != _DATA_VERSION:
+            raise NotLMDB(f"{path} has LMDB data format {version}; a store has format {_DATA_VERSION} (LMDB 0.9).")
+    raise NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
+
+
+def _explained(error: OSError, path: str) -> OpenError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDenied(
+            f"Process user {os.geteuid()} may not use {path}: give it permission for the file and its folder."
+        )
+    if error.errno == errno.EROFS:
+        return _read_only(path)
+    if error.errno == errno.ENOTDIR:
+        return NotAFile(f"{path} cannot exist: a part of the path before its last is a file. Choose another path.")
+    return OpenError(f"{path} cannot be opened: {error.strerror}.")
+
+
+def _read_only(path: str) -> ReadOnlyPath:
+    return ReadOnlyPath(
+        f"{path} lies on a read-only file system, and even reading needs the lock file beside it. "
+        "Mount it writable, or copy the file elsewhere."
+    )

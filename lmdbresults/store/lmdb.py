@@ -1,0 +1,305 @@
+"""LMDBStore: environment and records behind the port."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from lmdbresults.errors import StoreClosed, StoreFull
+from lmdbresults.options import Options, options_from_url
+from lmdbresults.store import records
+from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.environment import Environment, Transaction
+from lmdbresults.store.register import register
+
+__all__ = ["LMDBStore", "Stats", "open_store"]
+
+Result = TypeVar("Result")
+
+#: How much a write sweeps along the way: more than it adds, so that the store shrinks to what has not expired, and
+#: little enough to stay in the order of the write itself (each record that goes dirties a page: about 5 µs).
+_SWEEP_PER_WRITE: Final = 8
+#: Seconds after which a writer looks at the index again; another process may have stored something short-lived.
+_LOOK_AGAIN: Final = 1.0
+#: What a sweep does under one hold of the write lock (a few milliseconds), and how long it lets others have it then.
+_SWEEP_BATCH: Final = 256
+_SWEEP_PAUSE: Final = 0.0005
+#: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
+_RECLAIM_BATCH: Final = 32
+#: What a record takes besides key and value: its head, its entry in the index, the nodes of both.
+_RECORD_COST: Final = 128
+_SCAN_PAGE: Final = 500
+
+
+def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
+    """Open the store at a path or an ``lmdb://`` URL; the file is created if it does not exist.
+
+    Options are those of `Options`, such as ``durability="none"`` or ``max_size=8 << 30``, and win over the URL's.
+    Raises `ConfigurationError` for a bad URL or option, an `OpenError` if the file cannot or should not be opened.
+    """
+    return LMDBStore(options_from_url(path_or_url, **options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Figures about a store, cheap to get."""
+
+    path: str
+    """The data file."""
+    entries: int
+    """Keys in the tree: records, entries of the expiry index and pieces of large values."""
+    live_size: int
+    """Bytes in pages that hold data."""
+    file_size: int
+    """Bytes that the file takes on disk: live, free for reuse, and allocated ahead."""
+    max_size: int
+    """Bytes that the file may grow to in this process."""
+    depth: int
+    """Levels of the tree."""
+    readers: int
+    """Slots in use in the reader table, over all processes."""
+
+
+class LMDBStore(Store):
+    """The `Store` in one LMDB file. Threads may share it; after a fork, parent and child each go on with it."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._clock = options.clock
+        self._prefix = options.global_keyprefix.encode()
+        #: When this store has last looked for expired records, and when it has to look again.
+        self._looked_at = self._look_again_at = -math.inf
+        self._environment: Environment = register.acquire(options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.options!r})"
+
+    def __reduce__(self) -> tuple[type["LMDBStore"], tuple[Options]]:
+        return type(self), (self.options,)
+
+    # -- single operations ---------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._environment.read(records.lookup, self._prefix + key, self._clock())
+
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        wanted = [self._prefix + key for key in keys]
+        return self._environment.read(_lookup_all, wanted, self._clock())
+
+    def ttl(self, key: bytes) -> float | None:
+        with self.read() as txn:
+            return txn.ttl(key)
+
+    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+        return self.update(lambda txn: txn.set(key, value, ttl, unless_prefix=unless_prefix))
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        return self.update(lambda txn: txn.add(key, value, ttl))
+
+    def delete(self, key: bytes) -> bool:
+        return self.update(lambda txn: txn.delete(key))
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+        return self.update(lambda txn: txn.incr(key, by, ttl))
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        return self.update(lambda txn: txn.expire(key, ttl))
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def read(self) -> Iterator[ReadTransaction]:
+        with self._environment.transaction(write=False) as raw:
+            txn = _Read(self, raw)
+            try:
+                yield txn
+            finally:
+                txn.end()
+
+    @contextmanager
+    def write(self) -> Iterator[WriteTransaction]:
+        try:
+            with self._environment.transaction(write=True) as raw:
+                txn = _Write(self, raw)
+                try:
+                    yield txn
+                    self._sweep_along(raw)
+                finally:
+                    txn.end()
+        except StoreFull:
+            self._reclaim()  # what the block did cannot be done again from here; the caller's next try has more room
+            raise
+
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        freed = 1
+        while True:
+            try:
+                return self._environment.write(self._run, operation)
+            except StoreFull:
+                if not freed:
+                    raise
+                freed = self._reclaim()
+
+    def _run(self, raw: Transaction, operation: Callable[[WriteTransaction], Result]) -> Result:
+        result: Result = operation(_Write(self, raw))
+        self._sweep_along(raw)
+        return result
+
+    # -- expiry --------------------------------------------------------------------------------------------------
+
+    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        until = math.inf if max_seconds is None else time.monotonic() + max_seconds
+        self._environment.clear_dead_readers()
+        removed, more = 0, True
+        while more and (limit is None or removed < limit) and time.monotonic() < until:
+            if removed:
+                time.sleep(_SWEEP_PAUSE)
+            most = _SWEEP_BATCH if limit is None else min(limit - removed, _SWEEP_BATCH)
+            gone, more = self._environment.write(self._sweep_batch, most, _SWEEP_BATCH)
+            removed += gone
+        return removed
+
+    def _sweep_batch(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool]:
+        self._environment.make_room(raw, None)
+        return records.sweep(raw, self._clock(), limit, budget)
+
+    def _sweep_along(self, raw: Transaction) -> None:
+        """Sweep a little if something may have expired since the last look. Also looks if the clock was set back."""
+        now = self._clock()
+        if self._looked_at <= now < self._look_again_at:
+            return
+        _, more = records.sweep(raw, now, _SWEEP_PER_WRITE, _SWEEP_PER_WRITE)
+        self._looked_at = now
+        self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
+
+    def _reclaim(self) -> int:
+        """Make room by what has expired and by what dead readers pin; return how many records went."""
+        self._environment.clear_dead_readers()
+        removed, _ = self._environment.write(self._sweep_batch, _RECLAIM_BATCH, _RECLAIM_BATCH)
+        for _ in range(2):
+            self._environment.write(records.touch)
+        return removed
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        start: bytes | None = b""
+        while start is not None:
+            pairs, start = self._environment.read(records.page, self._prefix + prefix, start, self._clock(), _SCAN_PAGE)
+            for key, value in pairs:
+                yield key[len(self._prefix) :], value
+
+    def check(self) -> list[str]:
+        return self._environment.read(lambda raw: list(records.check(raw)))
+
+    def stats(self) -> Stats:
+        return self._environment.read(self._stats)
+
+    def _stats(self, raw: Transaction) -> Stats:
+        tree, info = raw.stat(), self._environment.handle().info()
+        return Stats(
+            path=self.options.path,
+            entries=tree["entries"],
+            live_size=(tree["branch_pages"] + tree["leaf_pages"] + tree["overflow_pages"]) * tree["psize"],
+            file_size=os.stat(self.options.path).st_size,
+            max_size=info["map_size"],
+            depth=tree["depth"],
+            readers=info["num_readers"],
+        )
+
+    def close(self) -> None:
+        environment, self._environment = self._environment, _CLOSED
+        if environment is not _CLOSED:
+            register.release(environment)
+
+
+class _Read(ReadTransaction):
+    """The verbs of reading over a raw transaction."""
+
+    __slots__ = ("_raw", "_store")
+
+    def __init__(self, store: LMDBStore, raw: Transaction) -> None:
+        self._store = store
+        self._raw = raw
+
+    def end(self) -> None:
+        self._raw = _ENDED
+
+    def get(self, key: bytes) -> bytes | None:
+        return records.lookup(self._raw, self._store._prefix + key, self._store._clock())
+
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        return [self.get(key) for key in keys]
+
+    def ttl(self, key: bytes) -> float | None:
+        now = self._store._clock()
+        found = records.entry(self._raw, self._store._prefix + key, now)
+        if found is None:
+            return None
+        return found.deadline - now if found.deadline else math.inf
+
+
+class _Write(_Read, WriteTransaction):
+    """The verbs of writing over a raw transaction."""
+
+    __slots__ = ()
+
+    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+        key, now = self._store._prefix + key, self._store._clock()
+        deadline = _deadline(ttl, now)
+        if unless_prefix:
+            present = records.lookup(self._raw, key, now)
+            if present is not None and present.startswith(unless_prefix):
+                return False
+        self._store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
+        records.put(self._raw, key, bytes(value), deadline)
+        return True
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        if records.entry(self._raw, self._store._prefix + key, self._store._clock()) is not None:
+            return False
+        return self.set(key, value, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        self._store._environment.make_room(self._raw, None)
+        return records.remove(self._raw, self._store._prefix + key, self._store._clock())
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+        key, now = self._store._prefix + key, self._store._clock()
+        deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
+        self._store._environment.make_room(self._raw, len(key) + _RECORD_COST)
+        return records.increment(self._raw, key, by, deadline, now)
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        now = self._store._clock()
+        self._store._environment.make_room(self._raw, None)
+        return records.expire(self._raw, self._store._prefix + key, _deadline(ttl, now), now)
+
+
+def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:
+    return [records.lookup(raw, key, now) for key in keys]
+
+
+def _deadline(ttl: float | None, now: float) -> float:
+    if not ttl:
+        return records.NEVER
+    if not ttl > 0:
+        raise ValueError(f"ttl {ttl!r} will not do: it has to be a number of seconds, or None or 0 for no expiry.")
+    return records.NEVER if ttl == math.inf else now + ttl
+
+
+class _Gone:
+    """Stands where something was that is no longer there, and says so to whoever wants to use it."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __getattr__(self, name: str) -> Any:
+        raise StoreClosed(self._message)
+
+
+_CLOSED: Any = _Gone("The store is closed. Open it again with open_store().")
+_ENDED: Any = _Gone("The transaction has ended: use it inside its with block only.")

@@ -1,0 +1,70 @@
+"""The environments of this process: one a file, whichever paths lead to it and however many stores use it."""
+
+import atexit
+import threading
+from dataclasses import replace
+
+from lmdbresults.errors import ConfigurationError
+from lmdbresults.options import Options
+from lmdbresults.store import files
+from lmdbresults.store.environment import Environment
+from lmdbresults.store.gate import gate
+
+__all__ = ["register"]
+
+
+class Register:
+    """The environments of this process by path."""
+
+    def __init__(self) -> None:
+        self._environments: dict[str, Environment] = {}
+        self.after_fork_in_child()
+        gate.watch_forks(self)
+        atexit.register(self._close_all)
+
+    def before_fork(self) -> None:
+        """Nothing to do: each environment sees to itself."""
+
+    def after_fork_in_child(self) -> None:
+        #: Guards the environments and their number of users; taken inside the gate.
+        self._lock = threading.RLock()
+
+    def acquire(self, options: Options) -> Environment:
+        """Return the environment of a file, opened; whoever acquires it releases it.
+
+        Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
+        """
+        path = files.canonical(options.path)
+        with gate.shared(), self._lock:
+            environment = self._environments.get(path)
+            if environment is None:
+                environment = Environment(replace(options, path=path))
+                environment.open()
+                self._environments[path] = environment
+            _require_same(environment.options, options)
+            environment.users += 1
+        return environment
+
+    def release(self, environment: Environment) -> None:
+        """Give an environment back; the last user closes the file."""
+        with gate.exclusive(), self._lock:
+            environment.users -= 1
+            if not environment.users:
+                del self._environments[environment.path]
+                environment.let_go()
+
+    def _close_all(self) -> None:
+        for environment in list(self._environments.values()):
+            environment.close_at_exit()
+
+
+def _require_same(present: Options, wanted: Options) -> None:
+    for name in ("durability", "max_size"):
+        if getattr(present, name) != getattr(wanted, name):
+            raise ConfigurationError(
+                f"{present.path} is open in this process with {name}={getattr(present, name)!r}, so it cannot be "
+                f"opened with {name}={getattr(wanted, name)!r}: use the same value, or close the other store first."
+            )
+
+
+register = Register()
