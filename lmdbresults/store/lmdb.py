@@ -137,7 +137,8 @@ class LMDBStore(Store):
         freed = 1
         while True:
             try:
-                return self._environment.write(self._run, operation)
+                result: Result = self._environment.write(self._run, operation)
+                return result
             except StoreFull:
                 if not freed:
                     raise
