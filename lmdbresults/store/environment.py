@@ -61,7 +61,7 @@ class Environment:
 
     def _start_anew(self) -> None:
         #: Guards the opening of the handle; taken inside the gate.
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
@@ -72,44 +72,46 @@ class Environment:
 
     def read(self, operation: Callable[..., Result], *args: Any) -> Result:
         """Return ``operation(txn, *args)``, run in a read transaction."""
-        self._refuse_nesting()
-        for tries_left in reversed(range(_TRIES)):
+        self._guard()
+        tries_left = _TRIES
+        while True:
             try:
                 with gate.shared(), (self._handle or self._open()).begin() as txn:
                     return operation(txn, *args)
             except lmdb.Error as error:
+                tries_left -= 1
                 self._recover(error, tries_left)
-        raise AssertionError("the last try returns or raises")
 
     def write(self, operation: Callable[..., Result], *args: Any) -> Result:
         """Return ``operation(txn, *args)``, run in a write transaction, once that is committed.
 
         An exception out of the operation leaves everything as it was.
         """
-        self._refuse_nesting()
-        for tries_left in reversed(range(_TRIES)):
+        self._guard()
+        tries_left = _TRIES
+        while True:
             try:
                 with gate.shared(), self._writer, (self._handle or self._open()).begin(write=True) as txn:
                     self._added = 0
                     return operation(txn, *args)
             except lmdb.Error as error:
+                tries_left -= 1
                 self._recover(error, tries_left)
-        raise AssertionError("the last try returns or raises")
 
     @contextmanager
     def transaction(self, write: bool) -> Iterator[Transaction]:
         """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
-        self._refuse_nesting()
+        self._guard()
+        owner, txn = os.getpid(), None
         with ExitStack() as stack:
-            txn = self._begin(stack, write)
-            owner = os.getpid()
-            self._inside.transaction = True
             try:
+                txn = self._begin(stack, write)
+                self._inside.transaction = True
                 yield txn
                 if os.getpid() == owner:
                     txn.commit()
             except BaseException as error:
-                if os.getpid() == owner:
+                if txn is not None and os.getpid() == owner:
                     _abort(txn)
                 if isinstance(error, lmdb.Error):
                     self._fail(error)
@@ -121,7 +123,8 @@ class Environment:
         self._refuse_unusable()
 
     def _begin(self, stack: ExitStack, write: bool) -> Transaction:
-        for tries_left in reversed(range(_TRIES)):
+        tries_left = _TRIES
+        while True:
             try:
                 stack.enter_context(gate.shared())
                 if write:
@@ -130,11 +133,14 @@ class Environment:
                 return (self._handle or self._open()).begin(write=write)
             except lmdb.Error as error:
                 stack.close()
+                tries_left -= 1
                 self._recover(error, tries_left)
-        raise AssertionError("the last try returns or raises")
 
-    def _refuse_nesting(self) -> None:
-        # The second condition is met by a signal handler, or a destructor, that comes in the middle of a write.
+    def _guard(self) -> None:
+        """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
+        if os.getpid() != gate.pid:
+            gate.after_fork_in_child()
+        # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
         if getattr(self._inside, "transaction", False) or self._writer._is_owned():  # type: ignore[attr-defined]
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
@@ -201,12 +207,25 @@ class Environment:
                 _leave_untouched(self._handle)
 
     def _open(self) -> lmdb.Environment:
+        if self._opening._is_owned():  # type: ignore[attr-defined]
+            raise NestedTransaction(f"{self.path} is being opened by this thread: a signal handler cannot use it now.")
         with self._opening:
             if self._handle is None:
                 self._refuse_unusable()
-                files.make_ready(self.path, self.options.mode)
+                found = files.examine(self.path, self.options.mode)
+                if found.has_content and not found.has_lock:
+                    self._look_inside()  # a foreign file is not to get a lock file from us
+                files.create_missing(self.path, self.options.mode)
                 self._handle = self._open_file()
             return self._handle
+
+    def _look_inside(self) -> None:
+        """See that a file that nobody has open is ours, without leaving a trace."""
+        try:
+            with lmdb.open(self.path, subdir=False, readonly=True, lock=False, create=False) as handle:
+                _check_format(handle, self.path)
+        except lmdb.Error as error:
+            self._fail(error)
 
     def _open_file(self) -> lmdb.Environment:
         try:
@@ -216,7 +235,8 @@ class Environment:
         try:
             handle.reader_check()
             _check_format(handle, self.path)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            _make_ours(handle)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except BaseException as error:
             handle.close()
             if isinstance(error, lmdb.Error):
@@ -311,21 +331,26 @@ class Environment:
 
 
 def _check_format(handle: lmdb.Environment, path: str) -> None:
-    """See that the file is ours; make it ours if it is new."""
+    """See that the file is ours, or empty. Raises `ForeignFile` or `NewerFormat`."""
     with handle.begin() as txn:
         mark, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
-    if mark is None and not entries:
-        with handle.begin(write=True) as txn:
-            if not txn.stat()["entries"]:  # another process may have been faster
-                txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
-            mark = txn.get(FORMAT_KEY)
     version = _format_version(mark)
-    if version is None:
+    if entries and version is None:
         raise ForeignFile(f"{path} is an LMDB file of another program, and was left as it is. Choose another path.")
-    if version > FORMAT_VERSION:
+    if version is not None and version > FORMAT_VERSION:
         raise NewerFormat(
             f"{path} has format {version}; this lmdbresults reads up to {FORMAT_VERSION}: upgrade it in every process."
         )
+
+
+def _make_ours(handle: lmdb.Environment) -> None:
+    """Mark an empty file as one of this program, in this format."""
+    with handle.begin() as txn:
+        if txn.get(FORMAT_KEY) is not None:
+            return
+    with handle.begin(write=True) as txn:
+        if txn.get(FORMAT_KEY) is None:  # another process may have been faster
+            txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
 
 
 def _format_version(mark: bytes | None) -> int | None:

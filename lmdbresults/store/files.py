@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from lmdbresults.errors import (
     AccessDenied,
@@ -23,7 +23,7 @@ from lmdbresults.errors import (
     WrongOwner,
 )
 
-__all__ = ["LOCK_SUFFIX", "canonical", "make_ready"]
+__all__ = ["LOCK_SUFFIX", "Found", "canonical", "create_missing", "examine"]
 
 LOCK_SUFFIX: Final = "-lock"
 
@@ -41,25 +41,33 @@ def canonical(path: str) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def make_ready(path: str, mode: int) -> None:
-    """Check that ``path`` can be opened as a store, and create what is missing: folder, data file, lock file.
+class Found(NamedTuple):
+    """What lies at a path already."""
 
-    Raises an `OpenError` that names the path and the cure; then nothing was created or changed.
-    """
-    lock = path + LOCK_SUFFIX
-    found, lock_found = _examine(path, mode), _examine(lock, mode)
-    if found is None:
-        _make_folder(os.path.dirname(path))
-    elif found.st_size:
+    has_content: bool
+    """Whether there is a data file that is not empty."""
+    has_lock: bool
+    """Whether there is a lock file beside it."""
+
+
+def examine(path: str, mode: int) -> Found:
+    """Check that ``path`` can be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
+    data, lock = _examine_one(path, mode), _examine_one(path + LOCK_SUFFIX, mode)
+    if data is not None and data.st_size:
         _check_content(path)
-    present = {path: found, lock: lock_found}
-    for name in (name for name in present if present[name]):
-        _check_access(name)
-    for name in (name for name in present if not present[name]):
-        _create(name, mode)
+    return Found(data is not None and data.st_size > 0, lock is not None)
 
 
-def _examine(path: str, mode: int) -> os.stat_result | None:
+def create_missing(path: str, mode: int) -> None:
+    """Create the folder, the data file and the lock file, as far as they do not exist. Raises an `OpenError`."""
+    folder = os.path.dirname(path)
+    _make_folder(folder)
+    created = [_create(name, mode) for name in (path, path + LOCK_SUFFIX)]
+    if any(created):
+        _sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
+
+
+def _examine_one(path: str, mode: int) -> os.stat_result | None:
     """Return the status of a file that may be opened, or None if there is none."""
     try:
         found = os.lstat(path)
@@ -81,6 +89,7 @@ def _examine(path: str, mode: int) -> os.stat_result | None:
             f"{path} belongs to user {found.st_uid}, this process is user {os.geteuid()}. "
             "Run as that user; or share the file on purpose with mode=0660 in every process."
         )
+    _check_access(path)
     return found
 
 
@@ -112,16 +121,28 @@ def _make_folder(folder: str) -> None:
         raise _explained(error, folder) from error
 
 
-def _create(path: str, mode: int) -> None:
-    """Create an empty file. The umask is overruled: a store shared by ``mode=0660`` has to be what it was told."""
+def _create(path: str, mode: int) -> bool:
+    """Create an empty file, if there is none; return whether this process did.
+
+    The umask is overruled: a store shared by ``mode=0660`` has to be what it was told.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except FileExistsError:
-        return  # another process was faster
+        return False
     except OSError as error:
         raise _explained(error, path) from error
     try:
         os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -40,12 +40,13 @@ class Gate:
             os.register_at_fork(
                 before=self._before_fork,
                 after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork_in_child,
+                after_in_child=self.after_fork_in_child,
             )
 
     def _start_anew(self) -> None:
+        self.pid = os.getpid()
         #: Guards the set of members; held all the while somebody is alone, so that no new member can join.
-        self._register = threading.Lock()
+        self._register = threading.RLock()
         self._members: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
         #: The present thread's (under gevent and eventlet: greenlet's) own lock.
         self._local = threading.local()
@@ -85,7 +86,7 @@ class Gate:
             yield self._take_all(held, timeout)
 
     def _take_all(self, held: ExitStack, timeout: float = -1) -> bool:
-        def take(lock: "threading.Lock | threading.RLock") -> bool:
+        def take(lock: "threading.RLock") -> bool:
             taken = lock.acquire(timeout=timeout)
             if taken:
                 held.callback(lock.release)
@@ -111,7 +112,8 @@ class Gate:
         if held is not None:
             held.close()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Begin anew in a child. Called by Python, or by whoever notices that `pid` is no longer the process's."""
         self._start_anew()
         self._tell(lambda watcher: watcher.after_fork_in_child())
 
