@@ -249,20 +249,18 @@ class _Write(_Read, WriteTransaction):
     __slots__ = ()
 
     def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
-        key, now = self._store._prefix + key, self._store._clock()
-        deadline = _deadline(ttl, now)
-        if unless_prefix:
-            present = records.lookup(self._raw, key, now)
-            if present is not None and present.startswith(unless_prefix):
-                return False
-        self._store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
-        records.put(self._raw, key, bytes(value), deadline)
-        return True
+        return self._put(key, value, ttl, unless_prefix or None)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        if records.entry(self._raw, self._store._prefix + key, self._store._clock()) is not None:
-            return False
-        return self.set(key, value, ttl)
+        return self._put(key, value, ttl, b"")  # every value begins with nothing
+
+    def _put(self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None) -> bool:
+        store = self._store
+        key, now = store._prefix + key, store._clock()
+        if not isinstance(value, bytes):
+            value = bytes(memoryview(value))  # bytes() alone would take a number for a length
+        store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
+        return records.put(self._raw, key, value, _deadline(ttl, now), now, unless_prefix)
 
     def delete(self, key: bytes) -> bool:
         self._store._environment.make_room(self._raw, None)

@@ -1,11 +1,11 @@
-"""Records: a key leads to a value with a deadline. Expiry index, counters and values that are cut up.
+"""Records: a key leads to a value with a deadline. With the expiry index and counters.
 
 All of it lies in one tree, because each tree that a commit touches costs pages. The first byte of a key says what
 stands there:
 
     k <key>                  a record
     h <BLAKE2b of the key>   a record whose key is too long for LMDB; the value begins with the key
-    p <id> <number>          a piece of a large value
+    p <id> <number>          a piece of a large value (pieces.py)
     x <deadline> <k... h...> an entry of the expiry index, ordered by deadline; no value
 
 A record that can expire has exactly one entry in the index, at or before its deadline. Overwriting it with a later
@@ -16,7 +16,6 @@ Functions take a raw transaction and know nothing of environments; the clock com
 """
 
 import math
-import os
 import struct
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -24,6 +23,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from lmdbresults.errors import NotACounter, RecordDamaged
+from lmdbresults.store import pieces
 from lmdbresults.store.environment import FORMAT_KEY, Transaction
 
 __all__ = [
@@ -46,7 +46,7 @@ NEVER: Final = 0.0
 #: The deadline of a large value that a sweep is taking down in steps: before any present time.
 _DOOMED: Final = 5e-324
 
-_RECORD, _HASHED, _PIECE, _INDEX = b"k", b"h", b"p", b"x"
+_RECORD, _HASHED, _INDEX = b"k", b"h", b"x"
 
 #: LMDB allows 511 bytes; an index entry holds a record's key behind 9 bytes of its own.
 _LONGEST_KEY: Final = 511 - 9 - 1
@@ -60,15 +60,10 @@ _IS_CUT: Final = 2
 
 _DEADLINE: Final = struct.Struct(">d")
 _KEY_LENGTH: Final = struct.Struct(">I")
-#: What stands in place of a large value: the id of its pieces, its length, its checksum.
-_PIECES: Final = struct.Struct(">8sQI")
-_PIECE_NUMBER: Final = struct.Struct(">I")
-#: Four pages of 4 KiB less LMDB's page header. Larger runs are hard to find in a fragmented file: a put of 100 kB
-#: took 10.9 ms as one run and 38 µs in pieces.
-_PIECE_BYTES: Final = 4 * 4096 - 16
 #: A page of a scan ends when it holds so many bytes.
 _PAGE_BYTES: Final = 4 << 20
-_LARGEST_WHOLE: Final = _PIECE_BYTES - _BODY
+#: What is longer is cut into pieces.
+_LARGEST_WHOLE: Final = pieces.PIECE_BYTES - _BODY
 
 
 class Entry(NamedTuple):
@@ -171,36 +166,39 @@ def _damaged(key: bytes, why: str) -> RecordDamaged:
 def _value(txn: Transaction, key: bytes, found: Entry) -> bytes:
     if not found.flags & _IS_CUT:
         return found.body
-    group, length, checksum = _PIECES.unpack(found.body)
-    value = b"".join(data for _, data in _pieces(txn, group))
-    if len(value) != length or crc32(value) != checksum:
+    value = pieces.fetch(txn, found.body)
+    if value is None:
         raise _damaged(key, "its pieces do not match its checksum")
     return value
-
-
-def _pieces(txn: Transaction, group: bytes) -> Iterator[tuple[bytes, bytes]]:
-    first = _PIECE + group
-    cursor = txn.cursor()
-    if cursor.set_range(first):
-        for place, data in cursor:
-            if not place.startswith(first):
-                break
-            yield place, data
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-def put(txn: Transaction, key: bytes, value: bytes, deadline: float) -> None:
-    """Store a value that expires at ``deadline`` (0: never), whatever was there before."""
+def put(
+    txn: Transaction, key: bytes, value: bytes, deadline: float, now: float, unless_prefix: bytes | None = None
+) -> bool:
+    """Store a value that expires at ``deadline`` (0: never) and return True.
+
+    If there is a value already that begins with ``unless_prefix``, leave it and return False; b"" is in every value.
+    """
     place = _place(key)
     former = _former(txn, key, place)
+    if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
+        return False
     flags = _IS_HASHED if place[:1] == _HASHED else 0
-    if len(value) > _LARGEST_WHOLE - (len(key) if flags else 0):
-        value, flags = _cut(txn, value), flags | _IS_CUT
+    if len(value) > _LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0):
+        value, flags = pieces.cut(txn, value), flags | _IS_CUT
     if former is not None and former.flags & _IS_CUT:
-        _drop_pieces(txn, former)
+        pieces.drop(txn, former.body)
     _write(txn, key, place, Entry(deadline, _index(txn, place, former, deadline), flags, value))
+    return True
+
+
+def _protects(txn: Transaction, present: Entry, prefix: bytes, now: float) -> bool:
+    if present.is_expired(now):
+        return False
+    return pieces.begins_with(txn, present.body, prefix) if present.flags & _IS_CUT else present.body.startswith(prefix)
 
 
 def remove(txn: Transaction, key: bytes, now: float) -> bool:
@@ -235,7 +233,7 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
         raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
     if deadline is None:
         deadline = NEVER if found is None else found.deadline
-    put(txn, key, b"%d" % count, deadline)
+    put(txn, key, b"%d" % count, deadline, now)
     return count
 
 
@@ -261,24 +259,10 @@ def _write(txn: Transaction, key: bytes, place: bytes, record: Entry) -> None:
     txn.put(place, crc32(checked, crc32(key)).to_bytes(4, "big") + checked)
 
 
-def _cut(txn: Transaction, value: bytes) -> bytes:
-    """Write a value in pieces and return what stands in its place."""
-    group = os.urandom(8)
-    for number, start in enumerate(range(0, len(value), _PIECE_BYTES)):
-        txn.put(_PIECE + group + _PIECE_NUMBER.pack(number), value[start : start + _PIECE_BYTES])
-    return _PIECES.pack(group, len(value), crc32(value))
-
-
-def _drop_pieces(txn: Transaction, record: Entry) -> None:
-    group, _, _ = _PIECES.unpack(record.body)
-    for place in [place for place, _ in _pieces(txn, group)]:
-        txn.delete(place)
-
-
 def _take_down(txn: Transaction, place: bytes, record: Entry) -> None:
     """Delete what belongs to a record that is going."""
     if record.flags & _IS_CUT:
-        _drop_pieces(txn, record)
+        pieces.drop(txn, record.body)
     if record.indexed:
         txn.delete(_index_key(record.indexed, place))
 
@@ -357,10 +341,16 @@ def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int) -> t
     if not record.is_expired(now):  # it was given a later deadline since
         _write(txn, key, place, record._replace(indexed=_index(txn, place, None, record.deadline)))
         return 0, 1
-    pieces, left = _shorten(txn, key, place, record, budget) if record.flags & _IS_CUT else (0, 0)
-    if not left:
+    if not record.flags & _IS_CUT:
         txn.delete(place)
-    return int(not left), pieces + 1
+        return 1, 1
+    pieces_gone, rest = pieces.shorten(txn, record.body, budget)
+    if rest is None:
+        txn.delete(place)
+    else:  # half a value has to stay expired even if the clock is set back
+        indexed = _index(txn, place, None, _DOOMED)
+        _write(txn, key, place, Entry(_DOOMED, indexed, record.flags, rest))
+    return int(rest is None), pieces_gone + 1
 
 
 def _at(txn: Transaction, place: bytes) -> tuple[bytes, Entry | None]:
@@ -370,22 +360,6 @@ def _at(txn: Transaction, place: bytes) -> tuple[bytes, Entry | None]:
         return (b"", None) if data is None else (key := _key_at(place, data), _decode(key, data))
     except RecordDamaged:
         return b"", None
-
-
-def _shorten(txn: Transaction, key: bytes, place: bytes, record: Entry, budget: int) -> tuple[int, int]:
-    """Delete up to ``budget`` pieces of an expired value, the last ones first; return how many went and are left.
-
-    What is left is doomed: half a value has to stay expired even if the clock is set back.
-    """
-    group, length, checksum = _PIECES.unpack(record.body)
-    count = -(-length // _PIECE_BYTES)
-    left = max(count - budget, 0)
-    for number in range(left, count):
-        txn.delete(_PIECE + group + _PIECE_NUMBER.pack(number))
-    if left:
-        body = _PIECES.pack(group, left * _PIECE_BYTES, checksum)
-        _write(txn, key, place, Entry(_DOOMED, _index(txn, place, None, _DOOMED), record.flags, body))
-    return count - left, left
 
 
 # -- checking ----------------------------------------------------------------------------------------------------
@@ -398,8 +372,8 @@ def check(txn: Transaction) -> Iterator[str]:
         region = place[:1]
         if region in (_RECORD, _HASHED):
             yield from _check_record(txn, place, data, groups)
-        elif region == _PIECE:
-            if place[1:9] not in groups:
+        elif region == pieces.REGION:
+            if pieces.group_of(place[1:]) not in groups:
                 yield f"The piece {place!r} belongs to no record."
         elif region == _INDEX:
             _, record = _at(txn, place[1 + _DEADLINE.size :])
@@ -414,7 +388,7 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
         key = _key_at(place, data)
         record = _decode(key, data)
         if record.flags & _IS_CUT:
-            groups.add(record.body[:8])
+            groups.add(pieces.group_of(record.body))
             if record.deadline != _DOOMED:
                 _value(txn, key, record)
     except RecordDamaged as damage:
