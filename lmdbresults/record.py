@@ -4,6 +4,7 @@ State and times are read without touching the payload, so a tool that lists resu
 unpickles, what it lists. Golden bytes of every version stand under ``tests/golden``.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -67,6 +68,37 @@ class TaskRecord(NamedTuple):
         if type(record.state) is not str or not _is_sound(record.payload):
             raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: a field has the wrong type")
         return record
+
+    @classmethod
+    def from_meta(
+        cls, meta: Mapping[str, Any], encode: Callable[[Any, Mapping[str, Any] | None], Payload]
+    ) -> "TaskRecord":
+        """Take a meta apart: what the record has a field for, the result, and the rest.
+
+        ``encode(result, rest)`` returns the payload; the rest is None if there is none.
+        """
+        rest = dict(meta)
+        result, state = rest.pop("result"), rest.pop("status")
+        fields = {name: rest.pop(name, None) for name in cls._fields[2:-1]}
+        return cls(RECORD_VERSION, state, **fields, payload=encode(result, rest or None))
+
+    def to_meta(self, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
+        """Return the meta: what `from_meta` was given. ``decode(payload, body)`` returns the value in one body."""
+        meta = {
+            "status": self.state,
+            "result": decode(self.payload, self.payload.body),
+            "traceback": self.traceback,
+            "children": self.children,
+            "date_done": self.date_done,
+        }
+        if self.group_id is not None:
+            meta["group_id"] = self.group_id
+        if self.parent_id is not None:
+            meta["parent_id"] = self.parent_id
+        if self.payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
+            meta.update(name=self.name, worker=self.worker, queue=self.queue, retries=self.retries)
+            meta.update(decode(self.payload, self.payload.extra))
+        return meta
 
 
 def pack_payload(payload: Payload) -> bytes:

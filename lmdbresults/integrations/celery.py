@@ -5,7 +5,7 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from celery import states
 from celery.backends.base import KeyValueStoreBackend
@@ -16,16 +16,10 @@ from kombu.serialization import dumps, loads
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
-
-#: What Celery calls the fields of a record, where the names differ.
-_META_NAMES: Final = {"state": "status"}
-#: Fields that every meta has, and those that it has only with ``result_extended``.
-_ALWAYS: Final = ("date_done", "children", "traceback")
-_EXTENDED: Final = ("name", "worker", "queue", "retries")
 
 
 class LMDBBackend(KeyValueStoreBackend):
@@ -123,7 +117,7 @@ class LMDBBackend(KeyValueStoreBackend):
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         self.store.set(
             self.get_key_for_task(task_id),
-            self._record(meta).pack(),
+            TaskRecord.from_meta(meta, self._payload).pack(),
             self._expires_in(state),
             unless_prefix=SUCCESS_PREFIX,
         )
@@ -150,32 +144,7 @@ class LMDBBackend(KeyValueStoreBackend):
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
         """Return the meta in a stored record, its exception brought back to life."""
-        meta: dict[str, Any] = self.meta_from_decoded(self._meta(TaskRecord.unpack(payload)))
-        return meta
-
-    def _record(self, meta: dict[str, Any]) -> TaskRecord:
-        """Take a meta apart: what the record has a field for, the result, and the rest."""
-        result = meta.pop("result")
-        state = meta.pop("status")
-        fields = {name: meta.pop(name, None) for name in TaskRecord._fields[2:-1]}
-        return TaskRecord(RECORD_VERSION, state, **fields, payload=self._payload(result, meta or None))
-
-    def _meta(self, record: TaskRecord) -> dict[str, Any]:
-        payload = record.payload
-        meta = {
-            "status": record.state,
-            "result": self._decoded(payload, payload.body),
-            "traceback": record.traceback,
-            "children": record.children,
-            "date_done": record.date_done,
-        }
-        if record.group_id is not None:
-            meta["group_id"] = record.group_id
-        if record.parent_id is not None:
-            meta["parent_id"] = record.parent_id
-        if payload.extra is not None:
-            meta.update((name, getattr(record, name)) for name in _EXTENDED)
-            meta.update(self._decoded(payload, payload.extra))
+        meta: dict[str, Any] = self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
         return meta
 
     # -- payloads: they say themselves how they are encoded, so a reader need not be configured like the worker -----
