@@ -5,6 +5,7 @@ measure.py times the latter.
 """
 
 import argparse
+import signal
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ ENTRIES = (
     Entry("files", "file://", "none", peers.files),
     Entry("limit", "bare py-lmdb transaction, sync=False, no decoding", "none", peers.limit),
     Entry("SQLite", "db+sqlite://, WAL, synchronous=NORMAL, pooled", "checkpoint", peers.sqlite, 40),
-    Entry("ours, commit", "lmdb://, durability=commit", "commit", peers.ours("commit"), 40),
+    Entry("ours, commit", "lmdb://, durability=commit", "commit", peers.ours("commit"), 10),
 )
 
 
@@ -77,7 +78,7 @@ def check(contestant: Contestant, rng: Random) -> None:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.celery_backends", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=120, help="blocks a peer is measured in (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=100, help="blocks a peer is measured in (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of ids and order (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser.parse_args()
@@ -85,6 +86,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     """Open, check, measure, show."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does
     settings = options()
     rng = Random(settings.seed)
     with TemporaryDirectory(prefix="lmdbresults-bench-") as name, ExitStack() as stack:

@@ -51,7 +51,7 @@ def show(console: Console, header: Mapping[str, str], measured: Results, referen
 
 def configurations(rows: Rows) -> Table:
     """Who takes part, and how each is set up, or why it is missing."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("peer", "durability"):
         table.add_column(column, no_wrap=True)
     table.add_column("configuration")
@@ -63,11 +63,12 @@ def configurations(rows: Rows) -> Table:
 
 def timings(scenario: str, rows: Rows) -> Table:
     """One scenario."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in (scenario, "durability"):
         table.add_column(column, no_wrap=True)
-    for column in ("median", "p90", "p99", "ops/s", "ratio"):
+    for column in ("median", "p90", "p99", "ops/s"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
     for entry, found in rows:
         table.add_row(entry.name, entry.durability, *cells(entry, found))
     return table
@@ -76,7 +77,7 @@ def timings(scenario: str, rows: Rows) -> Table:
 def cells(entry: Entry, found: Figures | str) -> list[str]:
     """What the columns of a row say."""
     if isinstance(found, str):
-        return ["", "", "", "", found.partition(":")[0]]
+        return ["-", "-", "-", "-", found.partition(":")[0]]
     times = [f"{time:.1f}" for time in (found.median, found.p90, found.p99)]
     return [*times, f"{found.per_second:,.0f}", ratio(found.ratio, entry.comparable)]
 

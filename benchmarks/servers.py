@@ -17,7 +17,7 @@ def redis_server(folder: Path, *, timeout: float = 10.0) -> Iterator[Path]:
     """A Redis server that keeps everything in memory; yields the path of its socket."""
     binary = shutil.which("redis-server")
     if binary is None:
-        raise Unavailable("redis-server is not installed")
+        raise Unavailable("not installed: redis-server")
     socket = folder / "redis.sock"
     settings = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "save": "", "appendonly": "no"}
     settings |= {"dir": str(folder), "maxmemory": "1gb", "daemonize": "no"}

@@ -6,6 +6,7 @@ message names the thing, its present value and the cure.
 
 __all__ = [
     "AccessDenied",
+    "ChordError",
     "ConfigurationError",
     "ContentDisallowed",
     "DecodeError",
@@ -21,15 +22,20 @@ __all__ = [
     "NotACounter",
     "NotAFile",
     "NotLMDB",
+    "NotRegistered",
     "OpenError",
     "ReadOnlyPath",
     "RecordDamaged",
     "ResultError",
+    "ResultTimeout",
+    "SecurityError",
     "SerializationError",
     "StoreClosed",
     "StoreError",
     "StoreFull",
     "SymlinkRefused",
+    "TaskError",
+    "TaskRevokedError",
     "TooManyReaders",
     "UnknownOption",
     "UnknownSerializer",
@@ -166,3 +172,33 @@ class DecodeError(SerializationError, ValueError):
 
 class ContentDisallowed(SerializationError):
     """Raised when a payload has a content type that the reader does not accept (pickle, unless asked for)."""
+
+
+class SecurityError(SerializationError):
+    """Raised when a stored exception names something that is no exception class, as a forged result would."""
+
+
+# -- Tasks -------------------------------------------------------------------------------------------------------
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """Raised when a result is not there in time. It may come later."""
+
+
+class TaskError(ResultError):
+    """Raised when a task failed with an exception whose class is not imported here.
+
+    What is raised is a subclass with the name and the module of the original, made for the occasion.
+    """
+
+
+class TaskRevokedError(ResultError):
+    """Raised when a task was revoked before it ended."""
+
+
+class ChordError(ResultError):
+    """Raised when the body of a chord cannot run, because a part failed or its result is gone."""
+
+
+class NotRegistered(ResultError, LookupError):
+    """Raised when a task is named that the app does not know."""

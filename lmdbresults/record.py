@@ -61,8 +61,9 @@ class TaskRecord(NamedTuple):
         Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
         """
         try:
-            record = cls(*_unpack(data))
-            record = record._replace(payload=Payload(*record.payload))
+            fields = _unpack(data)
+            fields[-1] = Payload(*fields[-1])
+            record = cls(*fields)
         except TypeError as error:
             raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {error}") from error
         if type(record.state) is not str or not _is_sound(record.payload):
@@ -78,9 +79,22 @@ class TaskRecord(NamedTuple):
         ``encode(result, rest)`` returns the payload; the rest is None if there is none.
         """
         rest = dict(meta)
-        result, state = rest.pop("result"), rest.pop("status")
-        fields = {name: rest.pop(name, None) for name in cls._fields[2:-1]}
-        return cls(RECORD_VERSION, state, **fields, payload=encode(result, rest or None))
+        take = rest.pop
+        result = take("result")
+        fields = (
+            RECORD_VERSION,
+            take("status"),
+            take("date_done", None),
+            take("name", None),
+            take("worker", None),
+            take("queue", None),
+            take("retries", None),
+            take("group_id", None),
+            take("parent_id", None),
+            take("children", None),
+            take("traceback", None),
+        )
+        return cls(*fields, encode(result, rest or None))
 
     def to_meta(self, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
         """Return the meta: what `from_meta` was given. ``decode(payload, body)`` returns the value in one body."""

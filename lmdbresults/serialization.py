@@ -22,10 +22,20 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
-from lmdbresults.errors import ContentDisallowed, DecodeError, EncodeError, UnknownSerializer
+from lmdbresults.errors import ContentDisallowed, DecodeError, EncodeError, SecurityError, TaskError, UnknownSerializer
 from lmdbresults.record import Payload
 
-__all__ = ["DEFAULT_ACCEPT", "accepted_types", "compressions", "dumps", "loads", "serializers"]
+__all__ = [
+    "DEFAULT_ACCEPT",
+    "accepted_types",
+    "compressions",
+    "dumps",
+    "exception_from_portable",
+    "exception_to_picklable",
+    "exception_to_portable",
+    "loads",
+    "serializers",
+]
 
 #: Serializers whose decoding runs no code; what a reader accepts unless told otherwise.
 DEFAULT_ACCEPT: Final = ("json", "msgpack", "yaml")
@@ -146,6 +156,65 @@ def _to_json(value: Any) -> bytes:
 
 def _from_json(body: bytes) -> Any:
     return _decode_json(body.decode())
+
+
+# -- exceptions, in a form that every serializer can write ----------------------------------------------------------
+
+
+def exception_to_portable(error: BaseException, serializer: str = "json") -> dict[str, Any]:
+    """Return ``{exc_type, exc_message, exc_module}``. What the serializer has no form for becomes its repr."""
+    kind = type(error)
+    return {
+        "exc_type": kind.__qualname__,
+        "exc_message": [argument if _can_encode(argument, serializer) else repr(argument) for argument in error.args],
+        "exc_module": kind.__module__,
+    }
+
+
+def exception_from_portable(portable: Mapping[str, Any]) -> BaseException:
+    """Return an instance of the class that is named, if it is imported and an exception; else of a `TaskError`.
+
+    Nothing is ever imported or called because a stored name says so (CVE-2021-23727). Raises `SecurityError` if the
+    name belongs to something else than an exception class, `DecodeError` if ``portable`` describes no exception.
+    """
+    try:
+        name, module, message = str(portable["exc_type"]), portable.get("exc_module"), portable.get("exc_message", "")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"A stored exception is a mapping with exc_type, not {portable!r}") from error
+    kind = _imported_class(name, str(module)) if module else None
+    if kind is None:
+        kind = type(name.rpartition(".")[2], (TaskError,), {"__module__": str(module or TaskError.__module__)})
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise SecurityError(f"The stored result names {module}.{name} as its exception, which is no exception class.")
+    arguments = message if isinstance(message, list | tuple) else (message,)
+    try:
+        return kind(*arguments)
+    except Exception:  # a class may ask for other arguments than it keeps in .args
+        return TaskError(f"{module}.{name}: {', '.join(map(str, arguments))}")
+
+
+def exception_to_picklable(error: BaseException) -> BaseException:
+    """Return the exception itself if it survives pickling, else a `TaskError` that says what it was."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    except Exception:  # whatever a class's own hooks raise
+        return TaskError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
+    return error
+
+
+def _can_encode(value: Any, serializer: str) -> bool:
+    try:
+        dumps(value, serializer)
+    except EncodeError:
+        return False
+    return True
+
+
+def _imported_class(qualified_name: str, module: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for name in qualified_name.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
 # -- what there is -------------------------------------------------------------------------------------------------

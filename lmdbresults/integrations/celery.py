@@ -4,15 +4,19 @@
 replaces what has to be faster or safer, and inherits the rest, so that what Celery adds later works too.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from datetime import datetime, tzinfo
+from typing import Any, Final
 
 from celery import states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
 from kombu.compression import compress, decompress
-from kombu.serialization import dumps, loads
+from kombu.serialization import dumps, loads, registry
+from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
@@ -20,6 +24,14 @@ from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
+
+
+_JSON: Final = "application/json"
+#: kombu makes a new encoder, and a new decoder, for every value. These are the same ones, made once.
+_encode_json = kombu_json.JSONEncoder().encode
+_decode_json = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
+#: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
+_PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
 
 class LMDBBackend(KeyValueStoreBackend):
@@ -45,6 +57,9 @@ class LMDBBackend(KeyValueStoreBackend):
         for name, expires in (("result_expires", self.expires), ("result_failure_expires", self._failure_expires)):
             if expires is not None and expires < 0:
                 raise ImproperlyConfigured(f"{name} is {expires}: give seconds, or None or 0 for results that stay.")
+        #: Whether nobody has put another JSON in the place of kombu's.
+        self._reads_kombu_json = registry._decoders.get(_JSON) is kombu_json.loads
+        self._meta_clock = self._find_meta_clock()
         self.store = self._open(url)
 
     def _open(self, url: str | None) -> LMDBStore:
@@ -78,6 +93,11 @@ class LMDBBackend(KeyValueStoreBackend):
     def client(self) -> LMDBStore:
         """The open store. Celery 5.3 deletes a chord's counter by this name."""
         return self.store
+
+    def get_key_for_task(self, task_id: Any, key: str = "") -> bytes:
+        if type(task_id) is str and task_id and not key:  # nearly always; Celery's way handles everything else
+            return self.task_keyprefix + task_id.encode()  # type: ignore[no-any-return]
+        return super().get_key_for_task(task_id, key)  # type: ignore[no-any-return]
 
     def get(self, key: bytes) -> bytes | None:
         return self.store.get(key)
@@ -123,11 +143,63 @@ class LMDBBackend(KeyValueStoreBackend):
         )
         return result
 
+    def _find_meta_clock(self) -> tzinfo | None:
+        """Return the time zone of ``date_done``, if the installed Celery makes a meta as `_get_result_meta` does."""
+        if self.app.conf.find_value_for_key("extended", "result"):
+            return None
+        meta = super()._get_result_meta(None, states.SUCCESS, None, None)
+        if meta.keys() != _PLAIN_META or datetime.fromisoformat(meta["date_done"]).tzinfo is None:
+            return None
+        zone: tzinfo = self.app.timezone
+        return zone
+
+    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the meta of a result, as Celery does: by the same calls, less those whose outcome is known before.
+
+        Celery looks up ``result_extended`` and converts the time between zones for every result, which together cost
+        as much as storing it. Where that is not all it does, it is asked to do it.
+        """
+        if self._meta_clock is None or kwargs:
+            meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, **kwargs)
+            return meta
+        is_ready = state in self.READY_STATES
+        meta = {
+            "status": state,
+            "result": result,
+            "traceback": traceback,
+            "children": self.current_task_children(request),
+            "date_done": datetime.now(self._meta_clock).isoformat() if is_ready else None,
+        }
+        if request and getattr(request, "group", None):
+            meta["group_id"] = request.group
+        if request and getattr(request, "parent_id", None):
+            meta["parent_id"] = request.parent_id
+        return meta
+
+    def get_task_meta(self, task_id: Any, cache: bool = True) -> dict[str, Any]:
+        """Return the meta of a task.
+
+        Celery first warns if tasks run eagerly without being stored; here it does so if nothing is found, as finding
+        something shows that it was stored, and looking into the settings costs more than reading the result.
+        """
+        meta: dict[str, Any] | None = self._cache.get(task_id) if cache else None
+        if meta is not None:
+            return meta
+        if self.always_retry:
+            retried: dict[str, Any] = super().get_task_meta(task_id, cache)
+            return retried
+        meta = self._get_task_meta_for(task_id)
+        if meta["status"] == states.PENDING:
+            self._ensure_not_eager()
+        elif cache and meta["status"] == states.SUCCESS:
+            self._cache[task_id] = meta
+        return meta
+
     def _get_task_meta_for(self, task_id: Any) -> dict[str, Any]:
         data = self.store.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return {**self.decode_result(data), "task_id": bytes_to_str(task_id)}
+        return self._named(task_id, self.decode_result(data))
 
     def _mget_to_results(
         self,
@@ -135,12 +207,15 @@ class LMDBBackend(KeyValueStoreBackend):
         keys: Iterable[Any],
         READY_STATES: Any = states.READY_STATES,  # noqa: N803
     ) -> dict[str, dict[str, Any]]:
-        found = {}
-        for task_id, data in zip(keys, values, strict=True):
-            if data is not None and TaskRecord.unpack(data).state in READY_STATES:
-                name = bytes_to_str(task_id)
-                found[name] = {**self.decode_result(data), "task_id": name}
-        return found
+        return {
+            bytes_to_str(task_id): self._named(task_id, self.decode_result(data))
+            for task_id, data in zip(keys, values, strict=True)
+            if data is not None and TaskRecord.unpack(data).state in READY_STATES
+        }
+
+    def _named(self, task_id: Any, meta: dict[str, Any]) -> dict[str, Any]:
+        meta["task_id"] = bytes_to_str(task_id)  # the record does not repeat what is in its key
+        return meta
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
         """Return the meta in a stored record, its exception brought back to life."""
@@ -169,12 +244,21 @@ class LMDBBackend(KeyValueStoreBackend):
         return Payload(self.content_type, self.content_encoding, compression, body, extra_body)
 
     def _encoded(self, data: Any) -> bytes:
+        if self.encoder is kombu_json.dumps:
+            try:
+                text: str = _encode_json(data)
+                return text.encode()
+            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
+                pass
         body: bytes = ensure_bytes(dumps(data, serializer=self.serializer)[2])
         return body
 
     def _decoded(self, payload: Payload, body: bytes) -> Any:
         if payload.compression:
             body = decompress(body, payload.compression)
+        if payload.content_type == _JSON and _JSON in self.accept and self._reads_kombu_json:
+            with suppress(Exception):
+                return _decode_json(body.decode())
         return loads(body, payload.content_type, payload.content_encoding, accept=self.accept)
 
     # -- chords ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,14 @@ _CHECK_EVERY: Final = 512 << 10
 _TRIES: Final = 16
 
 
+class _Inside(threading.local):
+    """Whether the present thread is inside a ``with`` block of a transaction. The default lies in the class, because
+    looking for an attribute that a thread does not have yet costs half a microsecond.
+    """
+
+    transaction = False
+
+
 class Environment:
     """One file in one process. Threads may share it; transactions run through `read` and `write`."""
 
@@ -65,8 +73,7 @@ class Environment:
         #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
-        #: Whether the present thread is inside a ``with`` block of a transaction on this environment.
-        self._inside = threading.local()
+        self._inside = _Inside()
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class Environment:
         if os.getpid() != gate.pid:
             gate.after_fork_in_child()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
-        if getattr(self._inside, "transaction", False) or self._writer._is_owned():  # type: ignore[attr-defined]
+        if self._inside.transaction or self._writer._is_owned():  # type: ignore[attr-defined]
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )

@@ -94,19 +94,19 @@ class LMDBStore(Store):
             return txn.ttl(key)
 
     def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
-        return self.update(lambda txn: txn.set(key, value, ttl, unless_prefix=unless_prefix))
+        return self._apply(_Write.put, key, value, ttl, unless_prefix or None)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self.update(lambda txn: txn.add(key, value, ttl))
+        return self._apply(_Write.add, key, value, ttl)
 
     def delete(self, key: bytes) -> bool:
-        return self.update(lambda txn: txn.delete(key))
+        return self._apply(_Write.delete, key)
 
     def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        return self.update(lambda txn: txn.incr(key, by, ttl))
+        return self._apply(_Write.incr, key, by, ttl)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
-        return self.update(lambda txn: txn.expire(key, ttl))
+        return self._apply(_Write.expire, key, ttl)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -134,18 +134,22 @@ class LMDBStore(Store):
             raise
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        return self._apply(operation)
+
+    def _apply(self, operation: Callable[..., Result], *args: Any) -> Result:
         freed = 1
         while True:
             try:
-                result: Result = self._environment.write(self._run, operation)
-                return result
+                result: Result = self._environment.write(self._run, operation, args)
             except StoreFull:
                 if not freed:
                     raise
                 freed = self._reclaim()
+            else:
+                return result
 
-    def _run(self, raw: Transaction, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result: Result = operation(_Write(self, raw))
+    def _run(self, raw: Transaction, operation: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        result = operation(_Write(self, raw), *args)
         self._sweep_along(raw)
         return result
 
@@ -249,12 +253,12 @@ class _Write(_Read, WriteTransaction):
     __slots__ = ()
 
     def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
-        return self._put(key, value, ttl, unless_prefix or None)
+        return self.put(key, value, ttl, unless_prefix or None)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self._put(key, value, ttl, b"")  # every value begins with nothing
+        return self.put(key, value, ttl, b"")  # every value begins with nothing
 
-    def _put(self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None) -> bool:
+    def put(self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None) -> bool:
         store = self._store
         key, now = store._prefix + key, store._clock()
         if not isinstance(value, bytes):

@@ -84,7 +84,9 @@ class Entry(NamedTuple):
 def lookup(txn: Transaction, key: bytes, now: float) -> bytes | None:
     """Return the value, or None if there is none or it has expired. Raises `RecordDamaged`."""
     found = entry(txn, key, now)
-    return None if found is None else _value(txn, key, found)
+    if found is None:
+        return None
+    return _value(txn, key, found) if found.flags & _IS_CUT else found.body
 
 
 def entry(txn: Transaction, key: bytes, now: float) -> Entry | None:
@@ -93,7 +95,7 @@ def entry(txn: Transaction, key: bytes, now: float) -> Entry | None:
     if data is None:
         return None
     found = _decode(key, data)
-    return None if found.is_expired(now) else found
+    return None if NEVER < found.deadline <= now else found
 
 
 def page(
@@ -151,12 +153,10 @@ def _decode(key: bytes, data: bytes) -> Entry:
     if len(data) < _BODY:
         raise _damaged(key, "it is too short")
     checksum, deadline, indexed, flags = _HEAD.unpack_from(data)
-    if crc32(memoryview(data)[4:], crc32(key)) != checksum:
+    if crc32(data[4:], crc32(key)) != checksum:
         raise _damaged(key, "its checksum does not match")
-    body = data[_BODY:]
-    if flags & _IS_HASHED:
-        body = body[_KEY_LENGTH.size + len(key) :]
-    return Entry(deadline, indexed, flags, body)
+    start = _BODY + _KEY_LENGTH.size + len(key) if flags & _IS_HASHED else _BODY
+    return Entry(deadline, indexed, flags, data[start:])
 
 
 def _damaged(key: bytes, why: str) -> RecordDamaged:
@@ -183,11 +183,15 @@ def put(
     If there is a value already that begins with ``unless_prefix``, leave it and return False; b"" is in every value.
     """
     place = _place(key)
+    flags = _IS_HASHED if place[:1] == _HASHED else 0
+    fits = len(value) <= _LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0)
+    if fits and _write(txn, key, place, Entry(deadline, deadline, flags, value), overwrite=False):
+        _index(txn, place, None, deadline)
+        return True  # nothing was there: the usual case, for which no look is needed
     former = _former(txn, key, place)
     if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
         return False
-    flags = _IS_HASHED if place[:1] == _HASHED else 0
-    if len(value) > _LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0):
+    if not fits:
         value, flags = pieces.cut(txn, value), flags | _IS_CUT
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
@@ -253,10 +257,12 @@ def _former(txn: Transaction, key: bytes, place: bytes) -> Entry | None:
         return None
 
 
-def _write(txn: Transaction, key: bytes, place: bytes, record: Entry) -> None:
-    long_key = _KEY_LENGTH.pack(len(key)) + key if record.flags & _IS_HASHED else b""
-    checked = _AFTER_CHECKSUM.pack(record.deadline, record.indexed, record.flags) + long_key + record.body
-    txn.put(place, crc32(checked, crc32(key)).to_bytes(4, "big") + checked)
+def _write(txn: Transaction, key: bytes, place: bytes, record: Entry, *, overwrite: bool = True) -> bool:
+    """Put a record in its place; return False if there is one that must not be overwritten."""
+    checked = _AFTER_CHECKSUM.pack(record.deadline, record.indexed, record.flags) + record.body
+    if record.flags & _IS_HASHED:
+        checked = checked[: _AFTER_CHECKSUM.size] + _KEY_LENGTH.pack(len(key)) + key + record.body
+    return txn.put(place, crc32(checked, crc32(key)).to_bytes(4, "big") + checked, overwrite=overwrite)
 
 
 def _take_down(txn: Transaction, place: bytes, record: Entry) -> None:

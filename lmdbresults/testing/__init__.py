@@ -1,0 +1,22 @@
+"""The tests that every `Store` has to pass: for the stores of this package, and for whoever writes another one.
+
+In a test module, subclass `StoreConformance` and say how a store is made::
+
+    class TestMyStore(StoreConformance):
+        def make_store(self, clock):
+            return MyStore(clock=clock)
+
+Where that takes other fixtures, override the fixture ``store`` instead. For readable failures put
+``pytest.register_assert_rewrite("lmdbresults.testing")`` at the top of ``conftest.py``. Needs pytest, and no Celery.
+"""
+
+try:
+    from lmdbresults.testing.conformance import StoreConformance
+except ModuleNotFoundError as error:
+    if error.name != "pytest":
+        raise
+    raise ImportError("lmdbresults.testing needs pytest: pip install pytest") from error
+from lmdbresults.testing.clock import FakeClock
+from lmdbresults.testing.samples import KEY_LENGTHS, SIZES, sample
+
+__all__ = ["KEY_LENGTHS", "SIZES", "FakeClock", "StoreConformance", "sample"]

@@ -1,0 +1,60 @@
+"""What the tests store, how long its keys are, and each verb of a store once."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import shake_128
+from typing import Any, Final, TypeVar
+
+from lmdbresults.store.base import ReadTransaction, Store, WriteTransaction
+
+__all__ = ["KEY_LENGTHS", "READING", "SIZES", "VERBS", "WRITING", "in_threads", "sample", "through"]
+
+Result = TypeVar("Result")
+
+#: Around what a store may treat apart: nothing, a memory page, four of them with and without headers, megabytes.
+SIZES: Final = (0, 1, 4096, 16346, 16347, 16348, 16367, 16368, 16369, 32736, 32737, 1 << 20, 3_000_001)
+#: Around the limit of 511 bytes that LMDB has, and beyond four pages.
+KEY_LENGTHS: Final = (0, 1, 500, 501, 502, 511, 512, 4000, 17000)
+
+READING: Final[dict[str, Callable[[ReadTransaction], object]]] = {
+    "get": lambda txn: txn.get(b"key"),
+    "mget": lambda txn: txn.mget([b"key"]),
+    "ttl": lambda txn: txn.ttl(b"key"),
+}
+WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
+    "set": lambda txn: txn.set(b"key", b"2"),
+    "add": lambda txn: txn.add(b"new", b"2"),
+    "delete": lambda txn: txn.delete(b"key"),
+    "incr": lambda txn: txn.incr(b"key"),
+    "expire": lambda txn: txn.expire(b"key", 1.0),
+}
+VERBS: Final[dict[str, Callable[[Store], object]]] = {
+    **READING,
+    **WRITING,
+    "read": lambda store: store.read().__enter__(),
+    "write": lambda store: store.write().__enter__(),
+    "update": lambda store: store.update(lambda txn: None),
+    "scan": lambda store: list(store.scan()),
+    "sweep": lambda store: store.sweep(),
+    "check": lambda store: store.check(),
+    "stats": lambda store: store.stats(),
+}
+
+
+def sample(size: int, seed: int = 0) -> bytes:
+    """Return bytes of a given length, the same each time, in which no part repeats another."""
+    return shake_128(b"%d" % seed).digest(size)
+
+
+def through(store: Store, door: str, operation: Callable[[Any], Result]) -> Result:
+    """Run an operation in a transaction that is opened by ``read``, ``write`` or ``update``."""
+    if door == "update":
+        return store.update(operation)
+    with getattr(store, door)() as txn:
+        return operation(txn)
+
+
+def in_threads(count: int, work: Callable[[], Result]) -> list[Result]:
+    """Run the same work in so many threads at once; return what each returned."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(work) for _ in range(count)]]
