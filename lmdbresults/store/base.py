@@ -43,6 +43,13 @@ class ReadTransaction(ABC):
     def ttl(self, key: bytes) -> float | None:
         """Return the seconds that a key has left: infinity if it never expires, None if there is no such key."""
 
+    @abstractmethod
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs of key and value whose key begins with ``prefix``, in no promised order.
+
+        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen.
+        """
+
 
 class WriteTransaction(ReadTransaction):
     """What can be done in one transaction: all of it happens, or none. It reads its own writes."""
@@ -98,13 +105,6 @@ class Store(WriteTransaction):
 
         It may be called again after a first call was undone, for instance to make room, so it must have no effect
         of its own.
-        """
-
-    @abstractmethod
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs of key and value whose key begins with ``prefix``.
-
-        No snapshot is held between them: what is stored or deleted meanwhile may or may not be seen.
         """
 
     @abstractmethod

@@ -246,6 +246,14 @@ class _Read(ReadTransaction):
             return None
         return found.deadline - now if found.deadline else math.inf
 
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        own = self._store._prefix
+        start: bytes | None = b""
+        while start is not None:
+            pairs, start = records.page(self._raw, own + prefix, start, self._store._clock(), _SCAN_PAGE)
+            for key, value in pairs:
+                yield key[len(own) :], value
+
 
 class _Write(_Read, WriteTransaction):
     """The verbs of writing over a raw transaction."""

@@ -1,0 +1,308 @@
+"""The small App that plain workers use: settings, a register of tasks, signatures, dispatch.
+
+It is no task queue. A signature is a mapping that any queue can carry, and ``dispatch`` the method to override so that
+one carries it. As it stands, it runs the task here and now.
+"""
+
+import threading
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from lmdbresults.errors import ConfigurationError, NotRegistered, SerializationError, UnknownOption
+
+if TYPE_CHECKING:
+    from lmdbresults.backends.base import BaseBackend
+    from lmdbresults.results import AsyncResult
+
+__all__ = ["App", "Request", "Settings", "Signature", "Task", "current_request"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a backend asks its app, by the names that Celery gave it."""
+
+    result_serializer: str = "json"
+    """json, msgpack, yaml or pickle."""
+    result_compression: str | None = None
+    """A compression for payloads, such as zlib; None for none."""
+    accept_content: tuple[str, ...] = ("json", "msgpack")
+    """Serializers, or content types, that are read."""
+    result_accept_content: tuple[str, ...] | None = None
+    """The same, for results only."""
+    result_expires: float | timedelta | None = timedelta(days=1)
+    """How long a result is kept: seconds, a timedelta, or None (or 0) for ever."""
+    result_cache_max: int = -1
+    """Results kept in memory once they are SUCCESS; -1: none."""
+    result_persistent: bool | None = None
+    """Whether results outlive the backend; None: whatever the backend does."""
+    result_extended: bool = False
+    """Whether name, arguments, worker, queue and retries are stored with a result."""
+    result_chord_join_timeout: float = 3.0
+    """Seconds that the end of a chord waits for each result of its header."""
+    task_always_eager: bool = False
+    """Whether tasks run where they are called; then results are stored only with the next one."""
+    task_store_eager_result: bool = False
+    """Whether tasks that run eagerly store their results."""
+
+
+class Signature(dict[str, Any]):
+    """A task, its arguments and its options: a mapping of plain values, to be sent anywhere.
+
+    What arrives, as a plain mapping, becomes a signature again by ``app.signature(mapping)``.
+    """
+
+    def __init__(self, app: "App", mapping: Mapping[str, Any]) -> None:
+        super().__init__(
+            task=str(mapping["task"]),
+            args=tuple(mapping.get("args") or ()),
+            kwargs=dict(mapping.get("kwargs") or {}),
+            options=dict(mapping.get("options") or {}),
+            immutable=bool(mapping.get("immutable", False)),
+        )
+        self.app = app
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return str(self["task"])
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+        return tuple(self["args"])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return self["kwargs"]  # type: ignore[no-any-return]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is not for the task: its id, its group, its chord, its errbacks."""
+        return self["options"]  # type: ignore[no-any-return]
+
+    @property
+    def id(self) -> str | None:
+        """The id of the task, once the signature is frozen."""
+        return self.options.get("task_id")
+
+    def set(self, **options: Any) -> "Signature":
+        """Set options and return the signature itself."""
+        self.options.update(options)
+        return self
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> "Signature":
+        """Return a copy with ``args`` in front of its own (unless it is immutable), more keywords and options."""
+        copied = Signature(self.app, self)
+        if not self["immutable"]:
+            copied["args"] = (*args, *self.args)
+            copied["kwargs"].update(kwargs or {})
+        copied.options["link_error"] = list(self.options.get("link_error") or ())
+        return copied.set(**options)
+
+    def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Have ``errback`` called if the task fails; return it."""
+        self.options.setdefault("link_error", []).append(errback)
+        return errback
+
+    def freeze(self, task_id: str | None = None, **options: Any) -> "AsyncResult":
+        """Give the task its id, and options such as ``group_id`` and ``chord``; return the handle of its result."""
+        self.set(task_id=task_id or self.id or str(uuid.uuid4()), **options)
+        from lmdbresults.results import AsyncResult
+
+        return AsyncResult(str(self.id), self.app.backend)
+
+
+@dataclass(slots=True)
+class Request:
+    """What is known of a task while it runs. A backend asks for these names and no others."""
+
+    id: str
+    task: str = ""
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    group_index: int | None = None
+    chord: Mapping[str, Any] | None = None
+    """The body of the chord whose header the task belongs to."""
+    errbacks: Sequence[Mapping[str, Any]] = ()
+    parent_id: str | None = None
+    root_id: str | None = None
+    retries: int = 0
+    hostname: str | None = None
+    delivery_info: Mapping[str, Any] = field(default_factory=dict)
+    ignore_result: bool = False
+    children: list["AsyncResult"] = field(default_factory=list)
+    """Results of the tasks that this one has sent."""
+
+    @classmethod
+    def of(cls, signature: Signature, args: Iterable[Any] = ()) -> "Request":
+        """Return the request that a worker makes of a signature which it has received."""
+        options = signature.options
+        known = {f.name: options[f.name] for f in fields(cls) if f.name in options}
+        return cls(
+            **{
+                **known,
+                "id": signature.id or str(uuid.uuid4()),
+                "task": signature.task,
+                "args": signature.clone(args).args,
+                "kwargs": signature.kwargs,
+                "group": options.get("group_id"),
+                "errbacks": options.get("link_error") or (),
+            }
+        )
+
+
+_running: ContextVar[Request | None] = ContextVar("running", default=None)
+
+
+def current_request() -> Request | None:
+    """Return the request of the task that runs here, if any."""
+    return _running.get()
+
+
+@dataclass(slots=True)
+class Task:
+    """A function under a name. Calling it calls the function."""
+
+    name: str
+    run: Callable[..., Any]
+    options: Mapping[str, Any]
+    backend: "BaseBackend | None" = None
+    """Where its results go, if not to the backend of the app."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+class App:
+    """Settings, tasks and the way in which they get to a worker."""
+
+    def __init__(self, conf: Mapping[str, Any] | Settings | None = None) -> None:
+        self.conf = conf if isinstance(conf, Settings) else _settings(conf or {})
+        self.tasks: dict[str, Task] = {}
+        #: Set by the backend that is made for this app.
+        self.backend: BaseBackend | None = None
+        self._waiting = threading.local()
+
+    def now(self) -> datetime:
+        """Return the present time, in UTC."""
+        return datetime.now(timezone.utc)
+
+    def task(self, run: Callable[..., Any] | None = None, *, name: str | None = None, **options: Any) -> Any:
+        """Register a function as a task: ``@app.task``, or ``@app.task(name="...")``. The name defaults to its own."""
+        if run is None:
+            return lambda function: self.task(function, name=name, **options)
+        task = Task(name or run.__name__, run, options)
+        self.tasks[task.name] = task
+        return task
+
+    def signature(
+        self,
+        task: str | Task | Mapping[str, Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Signature:
+        """Return a new signature: of a task or its name with arguments, or of the mapping that another one was."""
+        if isinstance(task, Mapping):
+            return Signature(self, task).clone(args, kwargs, **options)
+        name = task.name if isinstance(task, Task) else task
+        return Signature(self, {"task": name, "args": args, "kwargs": kwargs, "options": options})
+
+    def send(self, signature: Signature, args: Iterable[Any] = ()) -> "AsyncResult":
+        """Dispatch a task as a child of the one that runs here, if any; return the handle of its result."""
+        parent = current_request()
+        result = signature.freeze()
+        if parent is not None:
+            signature.set(parent_id=parent.id, root_id=parent.root_id or parent.id)
+            parent.children.append(result)
+        self.dispatch(signature, tuple(args))
+        return result
+
+    def dispatch(self, signature: Signature, args: Sequence[Any] = ()) -> None:
+        """Get a task to a worker, ``args`` before its own. Override this to use a queue; here it runs at once.
+
+        A task that is dispatched by a running one begins when that has ended.
+        """
+        with self._in_turn() as waiting:
+            waiting.append((signature, args))
+
+    def run(self, signature: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
+        """Run a task here and store its result: what a worker does with each signature that it receives."""
+        request = Request.of(self.signature(signature), args)
+        task = self.tasks.get(request.task)
+        backend = (task.backend if task else None) or self.require_backend()
+        token = _running.set(request)
+        try:
+            if task is None:
+                raise NotRegistered(f"No task {request.task!r} is registered here; there are: {', '.join(self.tasks)}.")
+            result = task.run(*request.args, **request.kwargs)
+        except Exception as error:  # whatever the task raises is its result
+            backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
+        else:
+            self._done(backend, request, result)
+        finally:
+            _running.reset(token)
+
+    def _done(self, backend: "BaseBackend", request: Request, result: Any) -> None:
+        try:
+            backend.mark_as_done(request.id, result, request)
+        except SerializationError as error:  # a result that nobody could read is a failure that everybody can
+            backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
+
+    def chord(self, header: Iterable[Signature], body: Signature) -> "AsyncResult":
+        """Dispatch the header as a group; its last part dispatches the body with the list of results.
+
+        Returns the handle of the body's result.
+        """
+        backend = self.require_backend()
+        group_id, result = str(uuid.uuid4()), body.freeze()
+        tasks = list(header)
+        handles = [
+            task.freeze(group_id=group_id, group_index=index, chord=dict(body)) for index, task in enumerate(tasks)
+        ]
+        with self._in_turn():
+            backend.apply_chord((group_id, handles), body)
+            for task in tasks:
+                self.dispatch(task)
+        return result
+
+    def require_backend(self) -> "BaseBackend":
+        """Return the backend. Raises `ConfigurationError` if none was opened for this app."""
+        if self.backend is None:
+            raise ConfigurationError("The app has no backend: open one with open_backend(path, app=app).")
+        return self.backend
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[deque[tuple[Signature, Sequence[Any]]]]:
+        """Collect tasks; whoever entered first runs them, in their order, when the block ends."""
+        outer: deque[tuple[Signature, Sequence[Any]]] | None = getattr(self._waiting, "tasks", None)
+        if outer is not None:
+            yield outer
+            return
+        waiting = self._waiting.tasks = deque()
+        try:
+            yield waiting
+            while waiting:
+                self.run(*waiting.popleft())
+        finally:
+            del self._waiting.tasks
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    known = {f.name for f in fields(Settings)}
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        raise UnknownOption(f"Unknown setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
+    return Settings(**given)

@@ -1,0 +1,15 @@
+"""Result backends, usable without Celery: what Celery's base classes do, over a store of ours."""
+
+from lmdbresults.backends.base import Backend, BaseBackend, DisabledBackend
+from lmdbresults.backends.keyvalue import KeyValueStoreBackend
+from lmdbresults.backends.lmdb import LMDBBackend, StoreBackend, open_backend
+
+__all__ = [
+    "Backend",
+    "BaseBackend",
+    "DisabledBackend",
+    "KeyValueStoreBackend",
+    "LMDBBackend",
+    "StoreBackend",
+    "open_backend",
+]

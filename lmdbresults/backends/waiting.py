@@ -1,0 +1,87 @@
+"""Waiting for results by looking again: at once, then every ``interval`` seconds, by the monotonic clock."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lmdbresults import states
+from lmdbresults.backends.encoding import Meta
+from lmdbresults.errors import ResultTimeout
+from lmdbresults.results import AsyncResult, ResultSet
+
+__all__ = ["Waiting"]
+
+OnInterval = Callable[[], Any]
+
+
+class Waiting:
+    """Waiting in the present thread. Mixed into a backend that knows `get_task_meta` and `get_many`."""
+
+    get_task_meta: Callable[..., Meta]
+    get_many: Callable[..., Iterator[tuple[str, Meta]]]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether results are pushed to whoever waits, rather than looked for."""
+        return False
+
+    def wait_for(
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
+    ) -> Meta:
+        """Return the meta of a task once it has ended; a ``timeout`` of 0 looks once. Raises `ResultTimeout`."""
+        for _ in looks(timeout, interval, on_interval, f"Task {task_id}"):
+            meta = self.get_task_meta(task_id)
+            if meta["status"] in states.READY_STATES:
+                return meta
+        raise AssertionError("looks() raises when time is up")
+
+    def wait_for_pending(
+        self,
+        result: AsyncResult,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        on_interval: OnInterval | None = None,
+        callback: Callable[[str, Any], Any] | None = None,
+        propagate: bool = True,
+    ) -> Any:
+        """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``."""
+        self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def iter_native(
+        self,
+        result: ResultSet,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        on_message: Callable[[Meta], Any] | None = None,
+        on_interval: OnInterval | None = None,
+    ) -> Iterator[tuple[str, Meta]]:
+        """Yield ``(id, meta)`` of the tasks of a set as they end. Groups inside are not entered."""
+        ids = [part.id for part in result.results if isinstance(part, AsyncResult)]
+        return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
+
+    def add_pending_result(self, result: AsyncResult, weak: bool = False) -> AsyncResult:
+        """Say that somebody is going to wait for a result. Nothing needs to be done for those who look."""
+        return result
+
+    def remove_pending_result(self, result: AsyncResult) -> AsyncResult:
+        """Say that nobody is going to wait for a result any more."""
+        return result
+
+
+def looks(timeout: float | None, interval: float, on_interval: OnInterval | None, what: str) -> Iterator[int]:
+    """Yield whenever it is time to look, the first time at once. Raises `ResultTimeout` when time is up.
+
+    The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    number = 0
+    while True:
+        yield number
+        number += 1
+        left = interval if until is None else until - time.monotonic()
+        if left <= 0:
+            raise ResultTimeout(f"{what} has not ended within {timeout} seconds. It may end later.")
+        if on_interval is not None:
+            on_interval()
+        time.sleep(min(interval, left))
