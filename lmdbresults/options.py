@@ -20,6 +20,10 @@ DURABILITIES: Final = ("checkpoint", "commit", "none")
 
 #: A map below this leaves LMDB no room to copy the pages that a delete has to touch.
 MIN_SIZE: Final = 1 << 20
+#: Half of what a process can address.
+MAX_SIZE: Final = 64 << 40
+#: At 64 bytes each, a lock file of 64 MB.
+MAX_READERS: Final = 1_000_000
 
 _UNITS: Final[dict[str, int]] = {
     "": 1,
@@ -67,16 +71,17 @@ class Options:
     def __post_init__(self) -> None:
         _require(isinstance(self.path, str) and os.path.isabs(self.path), "path", self.path, "an absolute path")
         _require("\0" not in self.path, "path", self.path, "a path without NUL bytes")
-        _require(_is_int(self.max_size, MIN_SIZE), "max_size", self.max_size, "a whole number of at least 1 MiB")
+        _require(_is_encodable(self.path, os.fsencode), "path", self.path, "a name that the file system can have")
+        _require(_is_int(self.max_size, MIN_SIZE, MAX_SIZE), "max_size", self.max_size, "from 1 MiB to 64 TiB")
         _require(self.durability in DURABILITIES, "durability", self.durability, f"one of {', '.join(DURABILITIES)}")
         _require(
-            _is_int(self.mode, 0) and self.mode & ~0o666 == 0 and self.mode & 0o600 == 0o600,
+            _is_int(self.mode, 0, 0o777) and self.mode & ~0o666 == 0 and self.mode & 0o600 == 0o600,
             "mode",
-            oct(self.mode) if _is_int(self.mode, 0) else self.mode,
+            oct(self.mode) if isinstance(self.mode, int) else self.mode,
             "octal permission bits with at least 0600 and nothing beyond 0666",
         )
-        _require(_is_int(self.max_readers, 1), "max_readers", self.max_readers, "a whole number of at least 1")
-        _require(isinstance(self.global_keyprefix, str), "global_keyprefix", self.global_keyprefix, "text")
+        _require(_is_int(self.max_readers, 1, MAX_READERS), "max_readers", self.max_readers, "from 1 to a million")
+        _require(_is_encodable(self.global_keyprefix, str.encode), "global_keyprefix", self.global_keyprefix, "text")
         if self.global_keyprefix and self.global_keyprefix[-1] not in ":_-.":
             object.__setattr__(self, "global_keyprefix", self.global_keyprefix + "_")
 
@@ -101,7 +106,7 @@ def options_from_url(path_or_url: str | os.PathLike[str], **overrides: Any) -> O
     given = {**_query_options(query, text), **overrides}
     _reject_unknown(given, {f.name for f in fields(Options)} - {"path"})
     values = {name: _parse(name, value) for name, value in given.items()}
-    return Options(path=os.path.abspath(os.path.expanduser(path)), **values)
+    return Options(path=_absolute(path), **values)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -119,6 +124,13 @@ def _split(text: str) -> tuple[str, str]:
     _require(path.strip("/") != "", "URL" if separator else "path", text, "the path of a file, not just a folder")
     _require(not path.endswith("/"), "path", text, 'the path of a file: it must not end in "/"')
     return path, query
+
+
+def _absolute(path: str) -> str:
+    _require("\0" not in path, "path", path, "a path without NUL bytes")
+    expanded = os.path.expanduser(path)
+    _require(not expanded.startswith("~"), "path", path, "in the home of a user who exists (for a file ~x write ./~x)")
+    return os.path.abspath(expanded)
 
 
 def _decode(path: str, url: str) -> str:
@@ -170,8 +182,16 @@ def _mode(text: str) -> int:
     return int(text, 8)
 
 
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_int(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_encodable(text: Any, encode: Callable[[str], bytes]) -> bool:
+    try:
+        encode(text)
+    except (UnicodeEncodeError, TypeError):
+        return False
+    return isinstance(text, str)
 
 
 def _require(condition: bool, name: str, value: object, wanted: str) -> None:

@@ -168,19 +168,26 @@ class Environment:
         used = (self.handle().info()["last_pgno"] + 1) * self._page_size
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
-        if adds is not None and live + adds > self._limit:
+        fits = live + (adds or 0) <= self._limit
+        if adds is not None and not fits:
             raise StoreFull(
                 f"{self.path} holds {live} bytes of results, and {adds} more do not fit max_size={self._map_size}. "
                 "Raise max_size, let results expire sooner, or delete some."
             )
-        self._allocate(min(used + self._added + _HEADROOM, self._map_size), used, adding=adds is not None)
-        self._unchecked = 0
+        refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
+        if refusal is None and fits:
+            self._unchecked = 0  # else the next addition has to look again
+        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
+            raise faults.explained(refusal, self.options) from refusal
 
-    def _allocate(self, wanted: int, used: int, *, adding: bool) -> None:
-        """Have the file system set blocks aside. Only the holder of the write lock may: nobody else lets it grow."""
+    def _allocate(self, wanted: int, used: int) -> OSError | None:
+        """Have the file system set blocks aside; return why it refused.
+
+        Only the holder of the write lock may do so, because nobody else lets the file grow.
+        """
         size = os.fstat(self._descriptor).st_size
         if size >= wanted:
-            return
+            return None
         step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
         try:
             _extend(self._descriptor, size, min(wanted + step, self._map_size))
@@ -188,8 +195,22 @@ class Environment:
             try:
                 _extend(self._descriptor, size, wanted)
             except OSError as error:
-                if adding:
-                    raise faults.explained(error, self.options) from error
+                return error
+        return None
+
+    def _free_pages(self, live: int) -> int:
+        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
+        return os.fstat(self._descriptor).st_size - live
+
+    def has_been_replaced(self) -> bool:
+        """Return whether the path leads to another file by now than the one that is open here."""
+        with gate.shared():
+            if self._handle is None:
+                return False
+            try:
+                return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+            except FileNotFoundError:
+                return True
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
@@ -222,14 +243,14 @@ class Environment:
                 found = files.examine(self.path, self.options.mode)
                 if found.has_content and not found.has_lock:
                     self._look_inside()  # a foreign file is not to get a lock file from us
-                files.create_missing(self.path, self.options.mode)
+                files.create_missing(self.path, self.options.mode, self.options.max_readers)
                 self._handle = self._open_file()
             return self._handle
 
     def _look_inside(self) -> None:
         """See that a file that nobody has open is ours, without leaving a trace."""
         try:
-            with lmdb.open(self.path, subdir=False, readonly=True, lock=False, create=False) as handle:
+            with lmdb.open(os.fsencode(self.path), subdir=False, readonly=True, lock=False, create=False) as handle:
                 _check_format(handle, self.path)
         except lmdb.Error as error:
             self._fail(error)
@@ -261,7 +282,7 @@ class Environment:
         while True:
             try:
                 return lmdb.open(
-                    self.path,
+                    os.fsencode(self.path),
                     map_size=size,
                     subdir=False,
                     mode=self.options.mode,

@@ -1,6 +1,7 @@
 """LMDB's errors, translated once: which of ours they become, in which words, with which cure."""
 
 import errno
+import os
 from typing import Final
 
 import lmdb
@@ -16,12 +17,12 @@ from lmdbresults.errors import (
 )
 from lmdbresults.options import Options
 
-__all__ = ["explained"]
+__all__ = ["explained", "replaced"]
 
 
 def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
     """Return the error to raise in place of one of LMDB's, or of one of the disk."""
-    if isinstance(error, lmdb.DiskError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+    if _means_no_room(error, options.path):
         return StoreFull(
             f"The disk of {options.path} is full. Free space on it; deleting results makes room for results only."
         )
@@ -29,14 +30,30 @@ def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
         if isinstance(error, kind):
             return wanted(text.format(path=options.path, options=options))
     if "already open" in str(error):
-        return FileReplaced(
-            f"{options.path} was deleted or replaced while this process has the former file open: "
-            "close every store on it, or restart the process."
-        )
+        return replaced(options.path)
     return StoreError(f"{options.path}: {error}")
 
 
+def replaced(path: str) -> FileReplaced:
+    """Return the error for a file that is no longer the one that this process has open."""
+    return FileReplaced(
+        f"{path} was deleted or replaced while this process has the former file open: "
+        "close every store on it, or restart the process."
+    )
+
+
+def _means_no_room(error: lmdb.Error | OSError, path: str) -> bool:
+    code = error.code if isinstance(error, lmdb.Error) else error.errno
+    if code != errno.EIO:
+        return code in _NO_ROOM
+    # What LMDB says if the disk took only a part of what was to be written.
+    disk = os.statvfs(os.path.dirname(path))
+    return disk.f_bavail * disk.f_frsize < _NEARLY_NOTHING
+
+
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Less than a commit may write.
+_NEARLY_NOTHING: Final = 1 << 20
 
 _EXPLANATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
     lmdb.MapFullError: (

@@ -8,7 +8,10 @@ import errno
 import os
 import stat
 import struct
+import sys
+import threading
 import time
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from lmdbresults.errors import (
@@ -19,6 +22,8 @@ from lmdbresults.errors import (
     NotLMDB,
     OpenError,
     ReadOnlyPath,
+    StoreError,
+    StoreFull,
     SymlinkRefused,
     WrongOwner,
 )
@@ -33,6 +38,10 @@ _DATA_VERSION: Final = 1
 _META: Final = struct.Struct("=16xII8xQI")
 _LAST_PAGE: Final = struct.Struct("=136xQQ")
 _META_BYTES: Final = 152
+
+#: The sizes of which LMDB makes its lock file: for itself and for each reader.
+_LOCK_HEAD_BYTES: Final = 128
+_READER_BYTES: Final = 64
 
 
 def canonical(path: str) -> str:
@@ -58,12 +67,16 @@ def examine(path: str, mode: int) -> Found:
     return Found(data is not None and data.st_size > 0, lock is not None)
 
 
-def create_missing(path: str, mode: int) -> None:
-    """Create the folder, the data file and the lock file, as far as they do not exist. Raises an `OpenError`."""
+def create_missing(path: str, mode: int, max_readers: int) -> None:
+    """Create the folder, the lock file and the data file, as far as they do not exist.
+
+    Raises an `OpenError`, or `StoreFull` if the disk has no room for the lock file.
+    """
     folder = os.path.dirname(path)
     _make_folder(folder)
-    created = [_create(name, mode) for name in (path, path + LOCK_SUFFIX)]
-    if any(created):
+    if not os.path.lexists(path + LOCK_SUFFIX):
+        _create_lock(path + LOCK_SUFFIX, mode, max_readers)
+    if _create(path, mode):
         _sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
 
 
@@ -79,7 +92,7 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
         raise NotAFile(f"{path} is {_kind(found.st_mode)}. A store is a file: give the path of one, which may be new.")
-    if found.st_nlink > 1:
+    if found.st_nlink > 1 and not path.endswith(LOCK_SUFFIX):
         raise NotAFile(
             f"{path} has {found.st_nlink} names (hard links). The lock lies beside a name, so processes that use "
             "different names would destroy each other's data: remove the other names, or copy the file."
@@ -139,6 +152,31 @@ def _create(path: str, mode: int) -> bool:
     return True
 
 
+def _create_lock(path: str, mode: int, max_readers: int) -> None:
+    """Create the lock file with its blocks.
+
+    LMDB would make it sparse and write to it through a map, which on a full disk is SIGBUS. It takes over whatever
+    size it finds, so the file has to appear with its final one: hence the other name first, and a link, which unlike
+    renaming replaces nothing.
+    """
+    draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        if not _create(draft, mode):
+            os.unlink(draft)  # of a process that died here, with the number that is ours now
+            _create(draft, mode)
+        with open(draft, "wb") as file:
+            file.write(bytes(_LOCK_HEAD_BYTES + max_readers * _READER_BYTES))
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        with suppress(OSError):
+            os.unlink(draft)
+
+
 def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -195,12 +233,14 @@ def _page_size(meta: bytes, path: str) -> int:
         magic, version, _, page_size = _META.unpack_from(meta)
         if magic == _MAGIC and version == _DATA_VERSION and page_size.bit_count() == 1 and page_size >= 256:
             return int(page_size)
-        if magic == _MAGIC and version != _DATA_VERSION:
-            raise NotLMDB(f"{path} has LMDB data format {version}; a store has format {_DATA_VERSION} (LMDB 0.9).")
+    if _MAGIC.to_bytes(4, sys.byteorder) in meta[:64]:
+        raise NotLMDB(f"{path} has another LMDB data format than a store, which has that of LMDB 0.9. Check the path.")
     raise NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
 
 
-def _explained(error: OSError, path: str) -> OpenError:
+def _explained(error: OSError, path: str) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"The disk has no room for {path}. Free space on it.")
     if error.errno in (errno.EACCES, errno.EPERM):
         return AccessDenied(
             f"Process user {os.geteuid()} may not use {path}: give it permission for the file and its folder."

@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from lmdbresults.errors import StoreClosed, StoreFull
+from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records
 from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.environment import Environment, Transaction
+from lmdbresults.store.pieces import PIECE_BYTES
 from lmdbresults.store.register import register
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
 Result = TypeVar("Result")
 
-#: How much a write sweeps along the way: more than it adds, so that the store shrinks to what has not expired, and
-#: little enough to stay in the order of the write itself (each record that goes dirties a page: about 5 µs).
+#: What a write sweeps along the way, besides twice what it adds: so the store shrinks to what has not expired, and
+#: the time stays in the order of the write itself (each record that goes dirties a page: about 5 µs).
 _SWEEP_PER_WRITE: Final = 8
 #: Seconds after which a writer looks at the index again; another process may have stored something short-lived.
 _LOOK_AGAIN: Final = 1.0
@@ -122,36 +123,55 @@ class LMDBStore(Store):
     @contextmanager
     def write(self) -> Iterator[WriteTransaction]:
         try:
-            with self._environment.transaction(write=True) as raw:
-                txn = _Write(self, raw)
-                try:
-                    yield txn
-                    self._sweep_along(raw)
-                finally:
-                    txn.end()
+            with self._transaction() as txn:
+                yield txn
         except StoreFull:
             self._reclaim()  # what the block did cannot be done again from here; the caller's next try has more room
             raise
 
-    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        return self._apply(operation)
+    @contextmanager
+    def _transaction(self) -> Iterator[WriteTransaction]:
+        with self._environment.transaction(write=True) as raw:
+            txn = _Write(self, raw)
+            try:
+                yield txn
+                self._sweep_along(raw, txn.changes)
+            finally:
+                txn.end()
 
-    def _apply(self, operation: Callable[..., Result], *args: Any) -> Result:
-        freed = 1
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        result: Result = self._make_room_for(self._run_foreign, operation)
+        return result
+
+    def _run_foreign(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        """Run what is not ours, and may do anything, fork included: in a transaction that is prepared for it."""
+        with self._transaction() as txn:
+            return operation(txn)
+
+    def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
+        """Run a method of `_Write` in a transaction of its own."""
+        try:
+            result: Result = self._environment.write(self._run, verb, args)
+        except StoreFull:
+            result = self._make_room_for(self._environment.write, self._run, verb, args)
+        return result
+
+    def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+        txn = _Write(self, raw)
+        result = verb(txn, *args)
+        self._sweep_along(raw, txn.changes)
+        return result
+
+    def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
+        """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep."""
+        more = True
         while True:
             try:
-                result: Result = self._environment.write(self._run, operation, args)
+                return attempt(*args)
             except StoreFull:
-                if not freed:
+                if not more:
                     raise
-                freed = self._reclaim()
-            else:
-                return result
-
-    def _run(self, raw: Transaction, operation: Callable[..., Result], args: tuple[Any, ...]) -> Result:
-        result = operation(_Write(self, raw), *args)
-        self._sweep_along(raw)
-        return result
+                more = self._reclaim()
 
     # -- expiry --------------------------------------------------------------------------------------------------
 
@@ -163,30 +183,41 @@ class LMDBStore(Store):
             if removed:
                 time.sleep(_SWEEP_PAUSE)
             most = _SWEEP_BATCH if limit is None else min(limit - removed, _SWEEP_BATCH)
-            gone, more = self._environment.write(self._sweep_batch, most, _SWEEP_BATCH)
+            gone, more = self._sweep_batch(most, _SWEEP_BATCH)
             removed += gone
         return removed
 
-    def _sweep_batch(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool]:
+    def _sweep_batch(self, limit: int, budget: int) -> tuple[int, bool]:
+        """Sweep in one transaction; in a smaller one if not even the pages that it copies find room."""
+        while True:
+            try:
+                return self._environment.write(self._sweep_records, limit, budget)
+            except StoreFull:
+                if budget == 1:
+                    raise
+                budget = max(budget // 8, 1)
+
+    def _sweep_records(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool]:
         self._environment.make_room(raw, None)
         return records.sweep(raw, self._clock(), limit, budget)
 
-    def _sweep_along(self, raw: Transaction) -> None:
-        """Sweep a little if something may have expired since the last look. Also looks if the clock was set back."""
+    def _sweep_along(self, raw: Transaction, changes: int) -> None:
+        """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
         now = self._clock()
         if self._looked_at <= now < self._look_again_at:
             return
-        _, more = records.sweep(raw, now, _SWEEP_PER_WRITE, _SWEEP_PER_WRITE)
+        budget = _SWEEP_PER_WRITE + 2 * changes
+        _, more = records.sweep(raw, now, budget, budget)
         self._looked_at = now
         self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
 
-    def _reclaim(self) -> int:
-        """Make room by what has expired and by what dead readers pin; return how many records went."""
+    def _reclaim(self) -> bool:
+        """Make room by what has expired and by what dead readers pin; return whether there was anything to sweep."""
         self._environment.clear_dead_readers()
-        removed, _ = self._environment.write(self._sweep_batch, _RECLAIM_BATCH, _RECLAIM_BATCH)
+        _, more = self._sweep_batch(_RECLAIM_BATCH, _RECLAIM_BATCH)
         for _ in range(2):
             self._environment.write(records.touch)
-        return removed
+        return more
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -217,8 +248,13 @@ class LMDBStore(Store):
 
     def close(self) -> None:
         environment, self._environment = self._environment, _CLOSED
-        if environment is not _CLOSED:
+        if environment is _CLOSED:
+            return
+        try:
             register.release(environment)
+        except NestedTransaction:
+            self._environment = environment
+            raise
 
 
 class _Read(ReadTransaction):
@@ -258,7 +294,13 @@ class _Read(ReadTransaction):
 class _Write(_Read, WriteTransaction):
     """The verbs of writing over a raw transaction."""
 
-    __slots__ = ()
+    __slots__ = ("changes",)
+
+    def __init__(self, store: LMDBStore, raw: Transaction) -> None:
+        self._store = store
+        self._raw = raw
+        #: Records and pieces that were added: what sweeping has to keep up with.
+        self.changes = 0
 
     def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
         return self.put(key, value, ttl, unless_prefix or None)
@@ -272,6 +314,7 @@ class _Write(_Read, WriteTransaction):
         if not isinstance(value, bytes):
             value = bytes(memoryview(value))  # bytes() alone would take a number for a length
         store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
+        self.changes += 1 + len(value) // PIECE_BYTES
         return records.put(self._raw, key, value, _deadline(ttl, now), now, unless_prefix)
 
     def delete(self, key: bytes) -> bool:
@@ -282,6 +325,7 @@ class _Write(_Read, WriteTransaction):
         key, now = self._store._prefix + key, self._store._clock()
         deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
         self._store._environment.make_room(self._raw, len(key) + _RECORD_COST)
+        self.changes += 1
         return records.increment(self._raw, key, by, deadline, now)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:

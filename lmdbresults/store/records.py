@@ -64,6 +64,8 @@ _KEY_LENGTH: Final = struct.Struct(">I")
 _PAGE_BYTES: Final = 4 << 20
 #: What is longer is cut into pieces.
 _LARGEST_WHOLE: Final = pieces.PIECE_BYTES - _BODY
+#: What is not longer stays whole even beside a very long key.
+_SMALLEST_CUT: Final = 1024
 
 
 class Entry(NamedTuple):
@@ -184,7 +186,7 @@ def put(
     """
     place = _place(key)
     flags = _IS_HASHED if place[:1] == _HASHED else 0
-    fits = len(value) <= _LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0)
+    fits = len(value) <= max(_LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0), _SMALLEST_CUT)
     if fits and _write(txn, key, place, Entry(deadline, deadline, flags, value), overwrite=False):
         _index(txn, place, None, deadline)
         return True  # nothing was there: the usual case, for which no look is needed

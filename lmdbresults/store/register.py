@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lmdbresults.errors import ConfigurationError
 from lmdbresults.options import Options
-from lmdbresults.store import files
+from lmdbresults.store import faults, files
 from lmdbresults.store.environment import Environment
 from lmdbresults.store.gate import gate
 
@@ -41,6 +41,8 @@ class Register:
                 environment = Environment(replace(options, path=path))
                 environment.open()
                 self._environments[path] = environment
+            elif environment.has_been_replaced():
+                raise faults.replaced(path)
             _require_same(environment.options, options)
             environment.users += 1
         return environment
