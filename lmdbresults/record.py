@@ -133,15 +133,27 @@ def unpack_payload(data: bytes) -> Payload:
 
 
 def _pack(fields: tuple[Any, ...]) -> bytes:
-    # default=str: an id given as UUID, or a lazily translated name, is kept as its text.
-    packed: bytes
     try:
-        packed = msgpack.packb(fields, default=str)
+        return _packed(fields, "strict")
     except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
-        packed = msgpack.packb(fields, default=str, unicode_errors="surrogatepass")
+        return _packed(fields, "surrogatepass")
+
+
+def _packed(fields: tuple[Any, ...], unicode_errors: str) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(fields, default=_as_text, unicode_errors=unicode_errors)
+    except UnicodeEncodeError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise EncodeError(f"A field of the record cannot be written by msgpack: {error}") from error
     return packed
+
+
+def _as_text(value: Any) -> str:
+    """Return the text of an id that was given as UUID, or of a name that is translated late."""
+    if isinstance(value, int):
+        raise OverflowError(f"{value} has more than 64 bits")
+    return str(value)
 
 
 def _unpack(data: bytes) -> list[Any]:

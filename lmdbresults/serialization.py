@@ -7,6 +7,7 @@ content type. Pickle runs code when it is read: it is written and read only by t
 import base64
 import bz2
 import functools
+import inspect
 import json
 import lzma
 import pickle
@@ -86,6 +87,7 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
+    accept = list(accept)
     if payload.content_type not in accepted_types(accept):
         raise ContentDisallowed(
             f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
@@ -183,7 +185,7 @@ def exception_from_portable(portable: Mapping[str, Any]) -> BaseException:
         raise DecodeError(f"A stored exception is a mapping with exc_type, not {portable!r}") from error
     kind = _imported_class(name, str(module)) if module else None
     if kind is None:
-        kind = type(name.rpartition(".")[2], (TaskError,), {"__module__": str(module or TaskError.__module__)})
+        kind = _made_up_class(name.rpartition(".")[2], str(module or TaskError.__module__))
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise SecurityError(f"The stored result names {module}.{name} as its exception, which is no exception class.")
     arguments = message if isinstance(message, list | tuple) else (message,)
@@ -210,10 +212,14 @@ def _can_encode(value: Any, serializer: str) -> bool:
     return True
 
 
+def _made_up_class(name: str, module: str) -> type[TaskError]:
+    return type(name, (TaskError,), {"__module__": module}) if name.isidentifier() else TaskError
+
+
 def _imported_class(qualified_name: str, module: str) -> Any:
     found: Any = sys.modules.get(module)
     for name in qualified_name.split("."):
-        found = getattr(found, name, None)
+        found = inspect.getattr_static(found, name, None)  # runs no __getattr__, which may import and do anything
     return found
 
 
@@ -225,7 +231,7 @@ def serializers() -> Mapping[str, Serializer]:
     """Return the serializers by name: json, msgpack, pickle, and yaml where PyYAML is installed."""
     found = {
         "json": Serializer("application/json", _to_json, _from_json, "utf-8"),
-        "msgpack": Serializer("application/x-msgpack", msgpack.packb, msgpack.unpackb),
+        "msgpack": Serializer("application/x-msgpack", msgpack.packb, _from_msgpack),
         "pickle": Serializer("application/x-python-serialize", pickle.dumps, pickle.loads),
     }
     if find_spec("yaml"):
@@ -250,6 +256,10 @@ def compressions() -> Mapping[str, Compression]:
         content_type = {"brotli": "application/x-brotli", "zstd": "application/zstd"}[name]
         found[name] = Compression(content_type, module.compress, module.decompress)
     return found
+
+
+def _from_msgpack(body: bytes) -> Any:
+    return msgpack.unpackb(body, strict_map_key=False)  # what was written with keys of other types is to come back
 
 
 def _to_yaml(value: Any) -> bytes:
