@@ -8,13 +8,21 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import lmdb
 import msgpack
 
-from lmdbresults.errors import ForeignFile, ForkedStore, NestedTransaction, NewerFormat, StoreFull
+from lmdbresults.errors import (
+    ForeignFile,
+    ForkedStore,
+    NestedTransaction,
+    NewerFormat,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+)
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.store import faults, files
 from lmdbresults.store.gate import gate
@@ -61,7 +69,8 @@ class Environment:
         #: How many stores use it; guarded by the register below.
         self.users = 0
         self._handle: lmdb.Environment | None = None
-        self._unusable = ""
+        #: Why the file can never be opened again by this object; None if it can.
+        self._unusable: StoreError | None = None
         #: Bytes that the present write transaction adds, and bytes written since room was last looked at.
         self._added = self._unchecked = 0
         self._start_anew()
@@ -109,44 +118,47 @@ class Environment:
     def transaction(self, write: bool) -> Iterator[Transaction]:
         """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
         self._guard()
-        owner, txn = os.getpid(), None
-        with ExitStack() as stack:
-            try:
-                txn = self._begin(stack, write)
-                self._inside.transaction = True
-                yield txn
-                if os.getpid() == owner:
-                    txn.commit()
-            except BaseException as error:
-                if txn is not None and os.getpid() == owner:
-                    _abort(txn)
-                if isinstance(error, lmdb.Error):
-                    self._fail(error)
-                raise
-            finally:
-                self._inside.transaction = False
-                if os.getpid() != owner:
-                    _leave_untouched(txn)
-        self._refuse_unusable()
-
-    def _begin(self, stack: ExitStack, write: bool) -> Transaction:
         tries_left = _TRIES
         while True:
-            try:
-                stack.enter_context(gate.shared())
-                if write:
-                    stack.enter_context(self._writer)
+            # Plain locks in a plain `with`: no exception out of a signal handler finds a moment to leave one held.
+            with gate.shared(), self._writer if write else nullcontext():
+                try:
+                    txn = (self._handle or self._open()).begin(write=write)
+                except lmdb.Error as error:
+                    failure = error
+                else:
                     self._added = 0
-                return (self._handle or self._open()).begin(write=write)
-            except lmdb.Error as error:
-                stack.close()
-                tries_left -= 1
-                self._recover(error, tries_left)
+                    yield from self._lend(txn)
+                    return
+            tries_left -= 1
+            self._recover(failure, tries_left)
+
+    def _lend(self, txn: Transaction) -> Iterator[Transaction]:
+        """Yield a transaction once, and end it; a child that was forked meanwhile must not."""
+        owner = os.getpid()
+        try:
+            self._inside.transaction = True
+            yield txn
+            if os.getpid() == owner:
+                txn.commit()
+        except BaseException as error:
+            if os.getpid() == owner:
+                _abort(txn)
+            if isinstance(error, lmdb.Error):
+                self._fail(error)
+            raise
+        finally:
+            self._inside.transaction = False
+            if os.getpid() != owner:
+                _leave_untouched(txn)
+        if os.getpid() != owner:
+            self._refuse_unusable()
 
     def _guard(self) -> None:
         """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
         if os.getpid() != gate.pid:
             gate.after_fork_in_child()
+        gate.refuse_while_alone()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
         if self._inside.transaction or self._writer._is_owned():  # type: ignore[attr-defined]
             raise NestedTransaction(
@@ -161,6 +173,7 @@ class Environment:
         ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
         `StoreFull`, for an addition only.
         """
+        self._refuse_unusable()  # in a child that was forked in the midst of this transaction
         self._added += adds or 0
         self._unchecked += _COMMIT_COST + (adds or 0)
         if self._unchecked < self._check_every:
@@ -226,7 +239,7 @@ class Environment:
 
     def close_at_exit(self) -> None:
         """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
-        if self._handle is None or gate.is_shared_by_me():
+        if self._handle is None:
             return
         with gate.exclusive(timeout=1.0) as alone:
             if alone:
@@ -238,14 +251,23 @@ class Environment:
         if self._opening._is_owned():  # type: ignore[attr-defined]
             raise NestedTransaction(f"{self.path} is being opened by this thread: a signal handler cannot use it now.")
         with self._opening:
-            if self._handle is None:
+            tries_left = _TRIES
+            while self._handle is None:
                 self._refuse_unusable()
-                found = files.examine(self.path, self.options.mode)
-                if found.has_content and not found.has_lock:
-                    self._look_inside()  # a foreign file is not to get a lock file from us
-                files.create_missing(self.path, self.options.mode, self.options.max_readers)
-                self._handle = self._open_file()
+                self._prepare_path()
+                try:
+                    self._handle = self._open_file()
+                except lmdb.Error as error:
+                    tries_left -= 1
+                    if not (isinstance(error, lmdb.MapResizedError) and tries_left):  # grown while it was being opened
+                        self._fail(error)
             return self._handle
+
+    def _prepare_path(self) -> None:
+        found = files.examine(self.path, self.options.mode)
+        if found.has_content and not found.has_lock:
+            self._look_inside()  # a foreign file is not to get a lock file from us
+        files.create_missing(self.path, self.options.mode, self.options.max_readers)
 
     def _look_inside(self) -> None:
         """See that a file that nobody has open is ours, without leaving a trace."""
@@ -256,19 +278,14 @@ class Environment:
             self._fail(error)
 
     def _open_file(self) -> lmdb.Environment:
-        try:
-            handle = self._map()
-        except lmdb.Error as error:
-            self._fail(error)
+        handle = self._map()
         try:
             handle.reader_check()
             _check_format(handle, self.path)
             _make_ours(handle)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except BaseException as error:
+        except BaseException:
             handle.close()
-            if isinstance(error, lmdb.Error):
-                self._fail(error)
             raise
         self._page_size = handle.stat()["psize"]
         self._map_size = min(self.options.max_size, handle.info()["map_size"])
@@ -298,11 +315,21 @@ class Environment:
                 if size < MIN_SIZE:
                     raise
 
+    def retire(self) -> bool:
+        """Close the file for good, as nobody uses it; the caller holds the gate exclusively.
+
+        Return whether the file can be opened by another object: not after a fork that left it unusable.
+        """
+        self.let_go()
+        if self._unusable is None:
+            self._unusable = StoreClosed(f"The store on {self.path} is closed. Open it again with open_store().")
+        return isinstance(self._unusable, StoreClosed)
+
     def let_go(self) -> None:
         """Close the file. The caller holds the gate exclusively."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.close()
             os.close(self._descriptor)
 
     def before_fork(self) -> None:
@@ -315,19 +342,20 @@ class Environment:
         if self._handle is not None:
             _leave_untouched(self._handle)
             self._handle = None
-            self._unusable = (
+            self._unusable = ForkedStore(
                 f"{self.path} was in use when this process was forked, inside a transaction or by code outside Python, "
                 "so it cannot be used here. Fork outside transactions; with uWSGI set lazy-apps = true."
             )
 
     def handle(self) -> lmdb.Environment:
         """Return LMDB's own environment, inside a transaction, where nobody can close it."""
+        self._refuse_unusable()
         assert self._handle is not None, "only called inside a transaction"
         return self._handle
 
     def _refuse_unusable(self) -> None:
-        if self._unusable:
-            raise ForkedStore(self._unusable)
+        if self._unusable is not None:
+            raise type(self._unusable)(*self._unusable.args)
 
     # -- errors --------------------------------------------------------------------------------------------------
 
@@ -353,8 +381,9 @@ class Environment:
             return (self._handle or self._open()).reader_check()
 
     def _fail(self, error: lmdb.Error) -> NoReturn:
-        if isinstance(error, lmdb.PanicError) and not gate.is_shared_by_me():
-            self.close()  # after a fatal error of LMDB only a new handle helps
+        if isinstance(error, lmdb.PanicError):
+            with suppress(NestedTransaction):
+                self.close()  # after a fatal error of LMDB only a new handle helps
         raise faults.explained(error, self.options) from error
 
 

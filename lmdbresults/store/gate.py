@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
 from lmdbresults.errors import NestedTransaction
@@ -30,6 +30,15 @@ class ForkAware(Protocol):
         """Start anew; nothing that belonged to the parent may be touched."""
 
 
+class _Own(threading.local):
+    """What belongs to a thread (under gevent and eventlet: to a greenlet)."""
+
+    lock: "threading.RLock | None" = None
+    """Its lock, once it has had a transaction."""
+    is_alone = False
+    """Whether it keeps all others out, or is about to."""
+
+
 class Gate:
     """A lock that many may share, cheaply, and one may hold alone, dearly."""
 
@@ -45,11 +54,12 @@ class Gate:
 
     def _start_anew(self) -> None:
         self.pid = os.getpid()
+        #: Whether some thread keeps all others out.
+        self._is_taken = False
         #: Guards the set of members; held all the while somebody is alone, so that no new member can join.
         self._register = threading.RLock()
         self._members: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
-        #: The present thread's (under gevent and eventlet: greenlet's) own lock.
-        self._local = threading.local()
+        self._own = _Own()
 
     def watch_forks(self, watcher: ForkAware) -> None:
         """Call the watcher around every fork from now on, for as long as it lives."""
@@ -57,18 +67,26 @@ class Gate:
 
     def shared(self) -> "threading.RLock":
         """Return the lock that the present thread holds during a transaction."""
-        try:
-            lock: threading.RLock = self._local.lock
-        except AttributeError:
+        lock = self._own.lock
+        if lock is None:
             with self._register:
                 lock = threading.RLock()
                 self._members.add(lock)
-            self._local.lock = lock
+            self._own.lock = lock
         return lock
 
-    def is_shared_by_me(self) -> bool:
-        """Return whether the present thread is inside a transaction."""
-        return self.shared()._is_owned()  # type: ignore[attr-defined,no-any-return]
+    def refuse_inside(self) -> None:
+        """Raise `NestedTransaction` if the present thread is inside a transaction, or has everybody wait already."""
+        if self._own.is_alone or _is_mine(self.shared()):
+            raise NestedTransaction(
+                "This has to wait until no transaction is open in the process, so it cannot happen inside one: "
+                "leave the transaction first."
+            )
+
+    def refuse_while_alone(self) -> None:
+        """Raise `NestedTransaction` if a signal handler comes while its thread opens, closes or forks."""
+        if self._is_taken and self._own.is_alone:
+            raise NestedTransaction("This thread is closing or forking: a signal handler cannot use a store now.")
 
     @contextmanager
     def exclusive(self, timeout: float = -1) -> Iterator[bool]:
@@ -77,40 +95,52 @@ class Gate:
         Yields False, holding nothing, if one lock takes longer than ``timeout`` seconds (-1: wait). Raises
         `NestedTransaction` if the caller is inside a transaction: two who waited like that would wait for each other.
         """
-        if self.is_shared_by_me():
-            raise NestedTransaction(
-                "This has to wait until no transaction is open in the process, so it cannot happen inside one: "
-                "leave the transaction first."
-            )
-        with ExitStack() as held:
-            yield self._take_all(held, timeout)
+        self.refuse_inside()
+        try:
+            alone = self._take_all(timeout)
+            if not alone:
+                self._give_all_back()
+            yield alone
+        finally:
+            try:
+                self._give_all_back()
+            finally:  # once more, if a signal handler has raised in its midst, as Celery's soft time limit does
+                self._give_all_back()
 
-    def _take_all(self, held: ExitStack, timeout: float = -1) -> bool:
-        def take(lock: "threading.RLock") -> bool:
-            taken = lock.acquire(timeout=timeout)
-            if taken:
-                held.callback(lock.release)
-            return taken
-
+    def _take_all(self, timeout: float = -1) -> bool:
+        self._own.is_alone = True
+        if not self._register.acquire(timeout=timeout):
+            return False
+        self._is_taken = True
         # The members are listed only once the register is held, which keeps new ones out.
-        if take(self._register) and all(take(lock) for lock in list(self._members)):
-            return True
-        held.close()
-        return False
+        return all(lock.acquire(timeout=timeout) for lock in list(self._members))
+
+    def _give_all_back(self) -> None:
+        """Release what this thread has taken, be it all or not."""
+        for lock in list(self._members):
+            if _is_mine(lock):
+                lock.release()
+        if _is_mine(self._register):
+            self._is_taken = False
+            self._register.release()
+        self._own.is_alone = False
 
     # -- fork ----------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        if self.is_shared_by_me():
-            return  # a fork inside a transaction: nothing can be let go, so the child will find its stores unusable
-        self._local.forking = ExitStack()
-        self._take_all(self._local.forking)
+        try:
+            self.refuse_inside()
+        except NestedTransaction:
+            return  # nothing can be let go, so the child will find its stores unusable
+        self._take_all()
         self._tell(lambda watcher: watcher.before_fork())
 
     def _after_fork_in_parent(self) -> None:
-        held = self._local.__dict__.pop("forking", None)
-        if held is not None:
-            held.close()
+        if self._own.is_alone:
+            try:
+                self._give_all_back()
+            finally:
+                self._give_all_back()
 
     def after_fork_in_child(self) -> None:
         """Begin anew in a child. Called by Python, or by whoever notices that `pid` is no longer the process's."""
@@ -120,6 +150,11 @@ class Gate:
     def _tell(self, message: Callable[[ForkAware], None]) -> None:
         for watcher in list(self._watchers):
             message(watcher)
+
+
+def _is_mine(lock: threading.RLock) -> bool:
+    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
+    return owned
 
 
 gate = Gate()

@@ -4,7 +4,7 @@ import atexit
 import threading
 from dataclasses import replace
 
-from lmdbresults.errors import ConfigurationError
+from lmdbresults.errors import ConfigurationError, NestedTransaction
 from lmdbresults.options import Options
 from lmdbresults.store import faults, files
 from lmdbresults.store.environment import Environment
@@ -35,15 +35,14 @@ class Register:
         Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
         """
         path = files.canonical(options.path)
+        self._refuse_reentry()
         with gate.shared(), self._lock:
-            environment = self._environments.get(path)
-            if environment is None:
-                environment = Environment(replace(options, path=path))
-                environment.open()
-                self._environments[path] = environment
-            elif environment.has_been_replaced():
+            environment = self._environments.get(path) or Environment(replace(options, path=path))
+            if environment.has_been_replaced():
                 raise faults.replaced(path)
             _require_same(environment.options, options)
+            environment.open()
+            self._environments[path] = environment
             environment.users += 1
         return environment
 
@@ -51,9 +50,13 @@ class Register:
         """Give an environment back; the last user closes the file."""
         with gate.exclusive(), self._lock:
             environment.users -= 1
-            if not environment.users:
+            if not environment.users and environment.retire():
                 del self._environments[environment.path]
-                environment.let_go()
+
+    def _refuse_reentry(self) -> None:
+        gate.refuse_while_alone()
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
 
     def _close_all(self) -> None:
         for environment in list(self._environments.values()):
