@@ -202,14 +202,18 @@ class Environment:
         if size >= wanted:
             return None
         step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
-        try:
-            _extend(self._descriptor, size, min(wanted + step, self._map_size))
-        except OSError:
+        disk = os.fstatvfs(self._descriptor)
+        available = size + disk.f_bavail * disk.f_frsize
+        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for target in (min(wanted + step, self._map_size, available), wanted):
             try:
-                _extend(self._descriptor, size, wanted)
+                _extend(self._descriptor, size, target)
             except OSError as error:
-                return error
-        return None
+                refusal = error
+            else:
+                return None
+        return refusal
 
     def _free_pages(self, live: int) -> int:
         """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
@@ -254,13 +258,17 @@ class Environment:
             tries_left = _TRIES
             while self._handle is None:
                 self._refuse_unusable()
-                self._prepare_path()
                 try:
+                    self._prepare_path()
                     self._handle = self._open_file()
+                except StoreError:
+                    raise
                 except lmdb.Error as error:
                     tries_left -= 1
                     if not (isinstance(error, lmdb.MapResizedError) and tries_left):  # grown while it was being opened
                         self._fail(error)
+                except OSError as error:
+                    raise faults.explained(error, self.options) from error
             return self._handle
 
     def _prepare_path(self) -> None:

@@ -43,6 +43,9 @@ _META_BYTES: Final = 152
 _LOCK_HEAD_BYTES: Final = 128
 _READER_BYTES: Final = 64
 
+#: What has to be free for a new file.
+_LEAST_SPACE: Final = 1 << 20
+
 
 def canonical(path: str) -> str:
     """Return the path with the links among its folders resolved: one name for each file that is not a link itself."""
@@ -70,10 +73,12 @@ def examine(path: str, mode: int) -> Found:
 def create_missing(path: str, mode: int, max_readers: int) -> None:
     """Create the folder, the lock file and the data file, as far as they do not exist.
 
-    Raises an `OpenError`, or `StoreFull` if the disk has no room for the lock file.
+    Raises an `OpenError`, or `StoreFull` if the disk has no room for them.
     """
     folder = os.path.dirname(path)
     _make_folder(folder)
+    if not os.path.exists(path) or not os.path.getsize(path):
+        _require_space(folder, path)
     if not os.path.lexists(path + LOCK_SUFFIX):
         _create_lock(path + LOCK_SUFFIX, mode, max_readers)
     if _create(path, mode):
@@ -150,6 +155,13 @@ def _create(path: str, mode: int) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _require_space(folder: str, path: str) -> None:
+    """Refuse to begin a file that the disk has no room for: LMDB would leave half a first page behind."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < _LEAST_SPACE:
+        raise StoreFull(f"The disk has no room for {path}: a new store takes {_LEAST_SPACE} bytes. Free space on it.")
 
 
 def _create_lock(path: str, mode: int, max_readers: int) -> None:
