@@ -1,6 +1,8 @@
 """Task results in one LMDB file, without a server: a store, and a result backend for Celery."""
 
 from lmdbresults import errors, states
+from lmdbresults.app import App
+from lmdbresults.backends import DisabledBackend, LMDBBackend, open_backend
 from lmdbresults.errors import (
     ConfigurationError,
     OpenError,
@@ -11,6 +13,7 @@ from lmdbresults.errors import (
     StoreFull,
 )
 from lmdbresults.options import Options
+from lmdbresults.results import AsyncResult, GroupResult, ResultSet
 from lmdbresults.store import LMDBStore, Store, open_store
 
 __all__ = [
@@ -19,6 +22,14 @@ __all__ = [
     "Options",
     "Store",
     "open_store",
+    # backends
+    "App",
+    "AsyncResult",
+    "DisabledBackend",
+    "GroupResult",
+    "LMDBBackend",
+    "ResultSet",
+    "open_backend",
     # states and errors
     "ConfigurationError",
     "OpenError",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmdbresults.errors import ConfigurationError, NotRegistered, SerializationError, UnknownOption
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lmdbresults.results import AsyncResult
 
 __all__ = ["App", "Request", "Settings", "Signature", "Task", "current_request"]
+
+#: The tasks of a chord that come before its body, in groups or not.
+Header: TypeAlias = "Iterable[Signature | Header]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +48,11 @@ class Settings:
     result_extended: bool = False
     """Whether name, arguments, worker, queue and retries are stored with a result."""
     result_chord_join_timeout: float = 3.0
-    """Seconds that the end of a chord waits for each result of its header."""
+    """Seconds that the end of a chord waits for the results of its header."""
     task_always_eager: bool = False
-    """Whether tasks run where they are called; then results are stored only with the next one."""
+    """Says that tasks run where they are called, and store nothing: then whoever reads a result is warned."""
     task_store_eager_result: bool = False
-    """Whether tasks that run eagerly store their results."""
+    """Says that they do store it."""
 
 
 class Signature(dict[str, Any]):
@@ -59,11 +62,14 @@ class Signature(dict[str, Any]):
     """
 
     def __init__(self, app: "App", mapping: Mapping[str, Any]) -> None:
+        options = dict(mapping.get("options") or {})
+        if "link_error" in options:
+            options["link_error"] = _listed(options["link_error"])
         super().__init__(
             task=str(mapping["task"]),
             args=tuple(mapping.get("args") or ()),
             kwargs=dict(mapping.get("kwargs") or {}),
-            options=dict(mapping.get("options") or {}),
+            options=options,
             immutable=bool(mapping.get("immutable", False)),
         )
         self.app = app
@@ -107,12 +113,11 @@ class Signature(dict[str, Any]):
         if not self["immutable"]:
             copied["args"] = (*args, *self.args)
             copied["kwargs"].update(kwargs or {})
-        copied.options["link_error"] = list(self.options.get("link_error") or ())
         return copied.set(**options)
 
     def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
         """Have ``errback`` called if the task fails; return it."""
-        self.options.setdefault("link_error", []).append(errback)
+        self.options["link_error"] = [*_listed(self.options.get("link_error")), errback]
         return errback
 
     def freeze(self, task_id: str | None = None, **options: Any) -> "AsyncResult":
@@ -146,9 +151,12 @@ class Request:
     """Results of the tasks that this one has sent."""
 
     @classmethod
-    def of(cls, signature: Signature, args: Iterable[Any] = ()) -> "Request":
-        """Return the request that a worker makes of a signature which it has received."""
-        options = signature.options
+    def of(cls, signature: Signature, args: Iterable[Any] = (), defaults: Mapping[str, Any] | None = None) -> "Request":
+        """Return the request that a worker makes of a signature which it has received.
+
+        ``defaults`` are the options of the task, which those of the signature overrule.
+        """
+        options = {**(defaults or {}), **signature.options}
         known = {f.name: options[f.name] for f in fields(cls) if f.name in options}
         return cls(
             **{
@@ -158,7 +166,7 @@ class Request:
                 "args": signature.clone(args).args,
                 "kwargs": signature.kwargs,
                 "group": options.get("group_id"),
-                "errbacks": options.get("link_error") or (),
+                "errbacks": _listed(options.get("link_error")),
             }
         )
 
@@ -178,6 +186,7 @@ class Task:
     name: str
     run: Callable[..., Any]
     options: Mapping[str, Any]
+    """Options of all its signatures, such as ``ignore_result``, unless one of them says otherwise."""
     backend: "BaseBackend | None" = None
     """Where its results go, if not to the backend of the app."""
 
@@ -186,14 +195,23 @@ class Task:
 
 
 class App:
-    """Settings, tasks and the way in which they get to a worker."""
+    """Settings, tasks and the way in which they get to a worker.
+
+    It pickles without its tasks and its backend: another process registers and opens them anew.
+    """
 
     def __init__(self, conf: Mapping[str, Any] | Settings | None = None) -> None:
         self.conf = conf if isinstance(conf, Settings) else _settings(conf or {})
         self.tasks: dict[str, Task] = {}
-        #: Set by the backend that is made for this app.
+        #: Set by the first backend that is made for this app.
         self.backend: BaseBackend | None = None
         self._waiting = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("tasks", "backend", "_waiting")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, tasks={}, backend=None, _waiting=threading.local())
 
     def now(self) -> datetime:
         """Return the present time, in UTC."""
@@ -221,8 +239,12 @@ class App:
         return Signature(self, {"task": name, "args": args, "kwargs": kwargs, "options": options})
 
     def send(self, signature: Signature, args: Iterable[Any] = ()) -> "AsyncResult":
-        """Dispatch a task as a child of the one that runs here, if any; return the handle of its result."""
+        """Dispatch a task as a child of the one that runs here, if any; return the handle of its result.
+
+        The signature stays as it is: each time that it is sent it gets an id, unless it was frozen with one.
+        """
         parent = current_request()
+        signature = signature.clone()
         result = signature.freeze()
         if parent is not None:
             signature.set(parent_id=parent.id, root_id=parent.root_id or parent.id)
@@ -240,8 +262,9 @@ class App:
 
     def run(self, signature: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
         """Run a task here and store its result: what a worker does with each signature that it receives."""
-        request = Request.of(self.signature(signature), args)
-        task = self.tasks.get(request.task)
+        received = self.signature(signature)
+        task = self.tasks.get(received.task)
+        request = Request.of(received, args, task.options if task else None)
         backend = (task.backend if task else None) or self.require_backend()
         token = _running.set(request)
         try:
@@ -261,17 +284,29 @@ class App:
         except SerializationError as error:  # a result that nobody could read is a failure that everybody can
             backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
 
-    def chord(self, header: Iterable[Signature], body: Signature) -> "AsyncResult":
+    def chord(self, header: "Header", body: Signature) -> "AsyncResult":
         """Dispatch the header as a group; its last part dispatches the body with the list of results.
 
-        Returns the handle of the body's result.
+        A list inside the header is a group, for which the body gets a list. Returns the handle of the body's result.
+        What is dispatched are copies, so that a signature may occur several times.
         """
-        backend = self.require_backend()
-        group_id, result = str(uuid.uuid4()), body.freeze()
-        tasks = list(header)
-        handles = [
-            task.freeze(group_id=group_id, group_index=index, chord=dict(body)) for index, task in enumerate(tasks)
-        ]
+        from lmdbresults.results import GroupResult
+
+        backend, group_id, parent = self.require_backend(), str(uuid.uuid4()), current_request()
+        lineage = {} if parent is None else {"parent_id": parent.id, "root_id": parent.root_id or parent.id}
+        body = body.clone().set(**lineage)
+        result = body.freeze()
+        tasks: list[Signature] = []
+
+        def freeze(part: "Signature | Header") -> "AsyncResult | GroupResult":
+            if not isinstance(part, Signature):
+                return GroupResult(str(uuid.uuid4()), [freeze(each) for each in part], backend)
+            tasks.append(part.clone().set(**lineage))
+            return tasks[-1].freeze(group_id=group_id, group_index=len(tasks) - 1, chord=dict(body))
+
+        handles = [freeze(part) for part in header]
+        if parent is not None:
+            parent.children.append(result)
         with self._in_turn():
             backend.apply_chord((group_id, handles), body)
             for task in tasks:
@@ -298,6 +333,11 @@ class App:
                 self.run(*waiting.popleft())
         finally:
             del self._waiting.tasks
+
+
+def _listed(errbacks: Any) -> list[Mapping[str, Any]]:
+    """Return errbacks as a list of their own; one may be given by itself."""
+    return [errbacks] if isinstance(errbacks, Mapping) else list(errbacks or ())
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:

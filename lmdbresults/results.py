@@ -3,20 +3,31 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmdbresults import states
-from lmdbresults.errors import ConfigurationError, ResultTimeout
+from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError
 
 if TYPE_CHECKING:
     from lmdbresults.backends.base import BaseBackend
 
-__all__ = ["AsyncResult", "GroupResult", "ResultSet", "result_from_tuple"]
+__all__ = ["AsyncResult", "GroupResult", "ResultSet", "result_from_tuple", "settle"]
 
 OnInterval = Callable[[], Any]
+Callback = Callable[[str, Any], Any]
 Self = TypeVar("Self", bound="ResultSet")
+
+
+def settle(task_id: str, meta: Mapping[str, Any], propagate: bool = True, callback: Callback | None = None) -> Any:
+    """Return the result in a meta, and call ``callback(id, result)``; or raise a failure that is to ``propagate``."""
+    result = meta.get("result")
+    if propagate and meta["status"] in states.PROPAGATE_STATES:
+        raise result if isinstance(result, BaseException) else TaskError(f"Task {task_id} failed, nobody said why.")
+    if callback is not None:
+        callback(task_id, result)
+    return result
 
 
 class AsyncResult:
@@ -60,12 +71,11 @@ class AsyncResult:
         propagate: bool = True,
         interval: float = 0.5,
         on_interval: OnInterval | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
+        callback: Callback | None = None,
     ) -> Any:
         """Wait for the result and return it; raise what the task raised, unless told not to ``propagate``.
 
-        ``callback(id, result)`` is called with a result that is no failure. Raises `ResultTimeout` after ``timeout``
-        seconds.
+        ``callback(id, result)`` is called with what is returned. Raises `ResultTimeout` after ``timeout`` seconds.
         """
         return self.backend.wait_for_pending(
             self, timeout=timeout, interval=interval, on_interval=on_interval, propagate=propagate, callback=callback
@@ -74,19 +84,13 @@ class AsyncResult:
     wait = get
 
     def __await__(self) -> Generator[Any, None, Any]:
-        while not self.ready():
+        while (meta := self._meta())["status"] not in states.READY_STATES:
             yield from asyncio.sleep(0.05).__await__()
-        return self.get(timeout=0)
+        return settle(self.id, meta)
 
-    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
+    def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> Any:
         """Return the result as it is now; raise it if it is a failure and is to ``propagate``."""
-        meta = self._meta()
-        result: Any = meta.get("result")
-        if propagate and meta["status"] in states.PROPAGATE_STATES:
-            raise result
-        if callback is not None:
-            callback(self.id, result)
-        return result
+        return settle(self.id, self._meta(), propagate, callback)
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -223,8 +227,7 @@ class ResultSet:
     def __eq__(self, other: object) -> bool:
         return other.results == self.results if isinstance(other, ResultSet) else NotImplemented
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = None  # type: ignore[assignment]  # equal by its results, which change
 
     def add(self, result: "AsyncResult | GroupResult") -> None:
         """Append a result that is not in the set yet."""
@@ -264,7 +267,7 @@ class ResultSet:
         timeout: float | None = None,
         propagate: bool = True,
         interval: float = 0.5,
-        callback: Callable[[str, Any], Any] | None = None,
+        callback: Callback | None = None,
         on_interval: OnInterval | None = None,
     ) -> list[Any]:
         """Wait for all and return the list of results, in order; raise the first failure that is met.
@@ -286,7 +289,7 @@ class ResultSet:
         timeout: float | None = None,
         propagate: bool = True,
         interval: float = 0.5,
-        callback: Callable[[str, Any], Any] | None = None,
+        callback: Callback | None = None,
         on_message: Callable[[dict[str, Any]], Any] | None = None,
         on_interval: OnInterval | None = None,
     ) -> list[Any]:
@@ -294,11 +297,7 @@ class ResultSet:
         until = None if timeout is None else time.monotonic() + timeout
         values: dict[str, Any] = {}
         for id_, meta in self.iter_native(timeout, interval, on_message, on_interval):
-            if propagate and meta["status"] in states.PROPAGATE_STATES:
-                raise meta["result"]
-            values[id_] = meta["result"]
-            if callback is not None:
-                callback(id_, meta["result"])
+            values[id_] = settle(id_, meta, propagate, callback)
         left = None if until is None else max(until - time.monotonic(), 0.0)
         return [
             result.join_native(left, propagate, interval) if isinstance(result, ResultSet) else values[result.id]
@@ -321,12 +320,10 @@ class ResultSet:
 
     def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
         """Yield the results of the tasks as they end, in whatever order that is."""
-        for _, meta in self.iter_native(timeout, interval):
-            if propagate and meta["status"] in states.PROPAGATE_STATES:
-                raise meta["result"]
-            yield meta["result"]
+        for id_, meta in self.iter_native(timeout, interval):
+            yield settle(id_, meta, propagate)
 
-    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> None:
+    def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> None:
         """Raise the first failure among the results that are there."""
         for result in self.results:
             result.maybe_throw(propagate=propagate, callback=callback)
@@ -342,6 +339,8 @@ class GroupResult(ResultSet):
         backend: "BaseBackend | None" = None,
         parent: "AsyncResult | GroupResult | None" = None,
     ) -> None:
+        if not id:
+            raise ValueError("A group needs an id.")
         super().__init__(results, backend)
         self.id = str(id)
         self.parent = parent
@@ -357,7 +356,7 @@ class GroupResult(ResultSet):
             return (self.id, self.results) == (other.id, other.results)
         return self.id == other if isinstance(other, str) else NotImplemented
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return hash(self.id)
 
     @property

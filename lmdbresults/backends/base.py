@@ -4,10 +4,11 @@ The names and their meaning are those of Celery's base module. Encoding, the end
 their own; a backend over get and set is in keyvalue.py.
 """
 
+import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, Final, NoReturn, cast
 
 from lmdbresults import serialization, states
 from lmdbresults.app import App, current_request
@@ -16,10 +17,14 @@ from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.encoding import Encoding, Meta
 from lmdbresults.backends.endings import Endings
 from lmdbresults.backends.waiting import Waiting
-from lmdbresults.errors import ResultTimeout
+from lmdbresults.errors import ConfigurationError, ResultTimeout
 from lmdbresults.results import GroupResult
 
 __all__ = ["Backend", "BaseBackend", "DisabledBackend"]
+
+
+#: What stands between the user and the host of a URL.
+_PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*:)[^/?#]*(?=@)")
 
 
 class Backend(Encoding, Endings):
@@ -51,18 +56,22 @@ class Backend(Encoding, Endings):
         url: str | None = None,
     ) -> None:
         self.app = App() if app is None else app
+        if getattr(self.app, "backend", self) is None:
+            self.app.backend = self
         conf = self.app.conf
         self.serializer: str = serializer or conf.result_serializer
         self.compression: str | None = getattr(conf, "result_compression", None)
+        serialization.dumps(None, self.serializer, self.compression)  # an unknown name is refused here, not later
         self.accept = serialization.accepted_types(
-            accept or getattr(conf, "result_accept_content", None) or conf.accept_content
+            _first(accept, getattr(conf, "result_accept_content", None), conf.accept_content)
         )
-        self._cache = ResultCache(max_cached_results or conf.result_cache_max)
+        self._cache = ResultCache(_first(max_cached_results, conf.result_cache_max))
         self.expires = self.prepare_expires(expires, expires_type)
+        self.persistent = self.prepare_persistent()
         self.url = url
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_again, (type(self), self.app.conf, self._settings())
+        return _make_again, (type(self), self.app, self._settings())
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments, but for the app, that make such a backend in another process."""
@@ -75,8 +84,9 @@ class Backend(Encoding, Endings):
         }
 
     def as_uri(self, include_password: bool = False) -> str:
-        """Return the URL, its password hidden unless asked for. The URL of a file has none."""
-        return self.url or ""
+        """Return the URL, its password hidden unless asked for."""
+        url = self.url or ""
+        return url if include_password else _PASSWORD.sub(r"\1**", url)
 
     # -- settings ---------------------------------------------------------------------------------------------------
 
@@ -85,18 +95,20 @@ class Backend(Encoding, Endings):
         value: float | timedelta | None,
         type: Callable[[float], Any] | None = None,  # noqa: A002 - as in Celery
     ) -> Any:
-        """Return seconds, converted by ``type``: of the setting for None, of a timedelta. 0 and None are never."""
+        """Return seconds, converted by ``type``: of the setting for None, of a timedelta. 0 and None are never.
+
+        Raises `ConfigurationError` for a time that is negative or no number.
+        """
         expires = self.app.conf.result_expires if value is None else value
         if isinstance(expires, timedelta):
             expires = expires.total_seconds()
+        if expires is not None and not expires >= 0:
+            raise ConfigurationError(f"Results expire in {expires}: give seconds, or None or 0 for results that stay.")
         return type(expires) if type is not None and expires is not None else expires
 
     def prepare_persistent(self, enabled: bool | None = None) -> bool:
         """Return the argument, else the setting, else what this kind of backend does."""
-        for choice in (enabled, self.app.conf.result_persistent):
-            if choice is not None:
-                return bool(choice)
-        return self.persistent
+        return bool(_first(enabled, self.app.conf.result_persistent, self.persistent))
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -153,8 +165,9 @@ class Backend(Encoding, Endings):
         return self.get_task_meta(task_id).get("children")
 
     def reload_task_result(self, task_id: str) -> None:
-        """Read a result past the cache, and into it."""
-        self._cache[task_id] = self.get_task_meta(task_id, cache=False)
+        """Read a result past the cache, and into it once it is SUCCESS: any other state may still change."""
+        self._cache.discard(task_id)
+        self.get_task_meta(task_id)
 
     def is_cached(self, task_id: str) -> bool:
         """Return whether a result is in the cache."""
@@ -162,11 +175,12 @@ class Backend(Encoding, Endings):
 
     def forget(self, task_id: str) -> None:
         """Drop a result from the cache and from the store."""
-        self._cache.pop(task_id, None)
+        self._cache.discard(task_id)
         self._forget(task_id)
 
     def save_group(self, group_id: str, result: GroupResult) -> GroupResult:
         """Store the ids of a group."""
+        self._cache.discard(group_id)
         self._save_group(group_id, result)
         return result
 
@@ -188,13 +202,12 @@ class Backend(Encoding, Endings):
 
     def reload_group_result(self, group_id: str) -> None:
         """Read a group past the cache, and into it."""
-        meta = self.get_group_meta(group_id, cache=False)
-        if meta is not None:
-            self._cache[group_id] = meta
+        self._cache.discard(group_id)
+        self.get_group_meta(group_id)
 
     def delete_group(self, group_id: str) -> None:
         """Drop a group from the cache and from the store."""
-        self._cache.pop(group_id, None)
+        self._cache.discard(group_id)
         self._delete_group(group_id)
 
     def current_task_children(self, request: Any = None) -> list[Any] | None:
@@ -222,6 +235,9 @@ class Backend(Encoding, Endings):
 
     def _forget(self, task_id: str) -> None:
         raise self._missing("_forget")
+
+    def get_many(self, task_ids: Iterable[str], *args: Any, **kwargs: Any) -> Iterator[tuple[str, Meta]]:
+        raise self._missing("get_many")
 
     def _save_group(self, group_id: str, result: GroupResult) -> None:
         raise self._missing("_save_group")
@@ -302,8 +318,13 @@ class DisabledBackend(BaseBackend):
     ensure_chords_allowed = apply_chord = add_to_chord = set_chord_size = fallback_chord_unlock = _is_disabled
 
 
-def _make_again(kind: type[Backend], conf: Any, settings: Mapping[str, Any]) -> Backend:
-    return kind(app=App(conf), **settings)
+def _make_again(kind: type[Backend], app: Any, settings: Mapping[str, Any]) -> Backend:
+    return kind(app=app, **settings)
+
+
+def _first(*choices: Any) -> Any:
+    """Return the first that is not None, or None."""
+    return next((choice for choice in choices if choice is not None), None)
 
 
 def _extended(request: Any) -> Meta:

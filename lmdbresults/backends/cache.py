@@ -1,33 +1,54 @@
 """Results that have been read before."""
 
-import threading
 from collections import OrderedDict
 from typing import Any
 
 __all__ = ["ResultCache"]
 
 
-class ResultCache(OrderedDict[str, Any]):
-    """The metas that were used last, up to ``limit`` of them. -1: none, 0: any number."""
+class ResultCache:
+    """The metas that were used last, by id, up to ``limit`` of them. -1: none, 0: any number.
+
+    It has no lock, which a fork in another thread could leave taken for ever: each step is one that is atomic, and
+    none minds that another thread has come in between.
+    """
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
         self.limit = limit
-        #: Guards the order, which reading changes too.
-        self._lock = threading.Lock()
+        self._metas: OrderedDict[str, Any] = OrderedDict()
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a meta, which is then the one that was used last, or the default."""
-        with self._lock:
-            if key in self:
-                self.move_to_end(key)
-            return super().get(key, default)
+    def __len__(self) -> int:
+        return len(self._metas)
 
-    def __setitem__(self, key: str, meta: Any) -> None:
+    def __contains__(self, id_: object) -> bool:
+        return str(id_) in self._metas
+
+    def get(self, id_: object) -> Any:
+        """Return a meta, which is then the one that was used last, or None."""
+        try:
+            self._metas.move_to_end(str(id_))
+            return self._metas[str(id_)]
+        except KeyError:
+            return None
+
+    def __setitem__(self, id_: object, meta: Any) -> None:
         if self.limit == -1:
             return
-        with self._lock:
-            super().__setitem__(key, meta)
-            self.move_to_end(key)
-            while self.limit and len(self) > self.limit:
-                del self[next(iter(self))]
+        self.discard(id_)  # so that it goes to the end
+        self._metas[str(id_)] = meta
+        while self.limit and len(self._metas) > self.limit:
+            self._drop_the_oldest()
+
+    def _drop_the_oldest(self) -> None:
+        try:
+            self._metas.popitem(last=False)
+        except KeyError:  # another thread was faster
+            return
+
+    def discard(self, id_: object) -> None:
+        """Drop a meta, if it is there."""
+        self._metas.pop(str(id_), None)
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._metas.clear()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmdbresults import serialization, states
-from lmdbresults.errors import DecodeError
+from lmdbresults.errors import DecodeError, EncodeError
 from lmdbresults.record import Payload, pack_payload, unpack_payload
 from lmdbresults.results import AsyncResult, GroupResult
 
@@ -60,9 +60,14 @@ class Encoding:
 
     def _payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
         payload = serialization.dumps(data, self.serializer, self.compression)
-        if extra is None:
-            return payload
-        return payload._replace(extra=serialization.dumps(extra, self.serializer, self.compression).body)
+        return payload if extra is None else payload._replace(extra=self._extra_body(extra))
+
+    def _extra_body(self, extra: Mapping[str, Any]) -> bytes:
+        try:
+            return serialization.dumps(extra, self.serializer, self.compression).body
+        except EncodeError:  # arguments that only their queue can carry must not cost the task its result
+            described = {name: repr(value) for name, value in extra.items()}
+            return serialization.dumps(described, self.serializer, self.compression).body
 
     def _decoded(self, payload: Payload, body: bytes) -> Any:
         return serialization.loads(payload._replace(body=body), self.accept)

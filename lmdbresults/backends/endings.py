@@ -85,7 +85,7 @@ class Endings:
 
     def fail_from_current_stack(self, task_id: str, exc: BaseException | None = None) -> str:
         """Mark a task as failed with the traceback of the exception in flight; return that as text."""
-        error = exc or sys.exc_info()[1]
+        error = sys.exc_info()[1] if exc is None else exc
         if error is None:
             raise RuntimeError("fail_from_current_stack() needs an exception: give it one, or call it in an except.")
         text = "".join(traceback_module.format_exception(error))  # text, so that no frame is kept alive
@@ -94,44 +94,52 @@ class Endings:
 
     # -- errbacks --------------------------------------------------------------------------------------------------
 
-    def _call_errbacks(self, request: Any, exc: BaseException, traceback: str | None) -> None:
-        """Call what takes ``(request, exc, traceback)`` here; dispatch the rest as a group, with the failed id."""
-        to_dispatch = []
-        for errback in (self.app.signature(errback) for errback in request.errbacks):
-            task = self.app.tasks.get(errback.task)
-            if task is None or not _takes_more_than_one(task.run, errback):
-                to_dispatch.append(errback)
-                continue
-            try:
-                task.run(request, exc, traceback, *errback.args, **errback.kwargs)
-            except Exception:  # one errback that fails must not keep the others from being called
-                logger.exception("The errback %r of task %s raised an exception.", errback.task, request.id)
-        group_id = str(uuid.uuid4())
-        for index, errback in enumerate(to_dispatch):
-            errback.freeze(
-                group_id=group_id, group_index=index, parent_id=request.id, root_id=request.root_id or request.id
-            )
-            self.app.dispatch(errback, (request.id,))
+    def _call_errbacks(self, request: Any, exc: BaseException, traceback: str | None) -> list[Exception]:
+        """Call what takes ``(request, exc, traceback)`` here; dispatch the rest as a group, with the failed id.
+
+        Returns what they raised, which stops none of the others.
+        """
+        group_id, raised = str(uuid.uuid4()), []
+        for index, errback in enumerate(request.errbacks):
+            error = self._call_errback(errback, request, exc, traceback, group_id=group_id, group_index=index)
+            if error is not None:
+                raised.append(error)
+        return raised
+
+    def _call_errback(
+        self, errback: Mapping[str, Any], request: Any, exc: BaseException, traceback: str | None, **group: Any
+    ) -> Exception | None:
+        try:
+            signature = self.app.signature(errback)
+            task = self.app.tasks.get(signature.task)
+            if task is not None and _takes_more_than_one(task.run, signature):
+                task.run(request, exc, traceback, *signature.args, **signature.kwargs)
+            else:
+                signature.freeze(parent_id=request.id, root_id=request.root_id or request.id, **group)
+                self.app.dispatch(signature, (request.id,))
+        except Exception as error:  # returned, not kept: a name for it here would keep its frames, and itself, alive
+            logger.exception("The errback %r of task %s raised an exception.", errback.get("task"), request.id)
+            return error
+        return None
 
     def chord_error_from_stack(self, callback: Mapping[str, Any], exc: BaseException | None = None) -> None:
         """Let the body of a chord fail: call its errbacks, and mark it as failed on the backend of its task.
 
-        An errback that cannot be dispatched becomes the failure.
+        An errback that raises becomes the failure, so that somebody sees it.
         """
-        body: Signature = self.app.signature(callback)
-        error = exc or sys.exc_info()[1] or ChordError("The chord failed.")
-        task_id = body.id or body.freeze().id
-        task = self.app.tasks.get(body.task)
-        request = Request(str(task_id), body.task, errbacks=body.options.get("link_error") or ())
-        try:
-            self._call_errbacks(request, error, None)
-        except Exception as errback_error:  # said to be the failure, so that somebody sees it
-            error = errback_error
-        (getattr(task, "backend", None) or self).fail_from_current_stack(str(task_id), error)
+        request = Request.of(self.app.signature(callback))
+        failure = sys.exc_info()[1] if exc is None else exc
+        if failure is None:
+            failure = ChordError("The chord failed.")
+        raised = self._call_errbacks(request, failure, None)
+        backend = getattr(self.app.tasks.get(request.task), "backend", None) or self
+        backend.fail_from_current_stack(request.id, raised[0] if raised else failure)
 
 
 def _takes_more_than_one(run: Callable[..., Any], errback: Signature) -> bool:
     """Return whether an errback has room for more than the id of the task, beside the arguments that it brings."""
+    if errback.get("immutable"):  # it wants no arguments but its own
+        return False
     return any(_can_be_called(run, (*[None] * count, *errback.args), errback.kwargs) for count in (2, 3))
 
 

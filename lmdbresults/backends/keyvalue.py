@@ -1,27 +1,33 @@
 """A backend over get and set: keys, records, groups, and chords that count in the store."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from lmdbresults import states
-from lmdbresults.app import Signature
+from lmdbresults.app import Request, Signature
 from lmdbresults.backends import unlock
 from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.waiting import OnInterval, looks
 from lmdbresults.errors import ChordError
-from lmdbresults.record import TaskRecord
-from lmdbresults.results import AsyncResult, GroupResult, ResultSet, result_from_tuple
+from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
+from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 
-__all__ = ["KeyValueStoreBackend", "count_tasks"]
+__all__ = ["KeyValueStoreBackend", "chord_size", "count_tasks", "part_key"]
 
 logger = logging.getLogger(__name__)
 
 
 def _to_bytes(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
+
+
+def _separated(prefix: str) -> str:
+    """Return a prefix for all keys with a separator at its end, as `Options.global_keyprefix` has it."""
+    return prefix if not prefix or prefix[-1] in ":_-." else prefix + "_"
 
 
 class KeyValueStoreBackend(BaseBackend):
@@ -43,7 +49,7 @@ class KeyValueStoreBackend(BaseBackend):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
-            setattr(self, name, self.key_t(self.global_keyprefix) + self.key_t(getattr(self, name)))
+            setattr(self, name, self.key_t(_separated(self.global_keyprefix)) + self.key_t(getattr(self, name)))
         unlock.register(self)
 
     # -- what a store defines ----------------------------------------------------------------------------------------
@@ -92,8 +98,8 @@ class KeyValueStoreBackend(BaseBackend):
         return self.key_t(prefix) + self.key_t(str(id_) if isinstance(id_, UUID) else id_) + self.key_t(key)
 
     def _strip_prefix(self, key: str | bytes) -> str:
-        name = self.key_t(key)
-        for prefix in (self.key_t(self.task_keyprefix), self.key_t(self.group_keyprefix)):
+        name = _to_bytes(key)
+        for prefix in (_to_bytes(self.task_keyprefix), _to_bytes(self.group_keyprefix)):
             if name.startswith(prefix):
                 return name[len(prefix) :].decode()
         return name.decode()
@@ -101,8 +107,10 @@ class KeyValueStoreBackend(BaseBackend):
     # -- results -----------------------------------------------------------------------------------------------------
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
-        if self._get_task_meta_for(task_id)["status"] != states.SUCCESS:
-            self.set(self.get_key_for_task(task_id), self._record(result, state, traceback, request))
+        key = self.get_key_for_task(task_id)
+        present = self.get(key)
+        if present is None or not present.startswith(SUCCESS_PREFIX):
+            self.set(key, self._record(result, state, traceback, request))
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         return TaskRecord.from_meta(self._meta(result, state, traceback, request), self._payload).pack()
@@ -135,9 +143,11 @@ class KeyValueStoreBackend(BaseBackend):
         Ends after ``max_iterations`` looks, if given. Raises `ResultTimeout` after ``timeout`` seconds.
         """
         pending = dict.fromkeys(map(str, task_ids))
-        for task_id in [task_id for task_id in pending if self.is_cached(task_id)]:
-            del pending[task_id]
-            yield task_id, self.get_task_meta(task_id)
+        for task_id in list(pending):
+            cached = self._cache.get(task_id)
+            if cached is not None and cached.get("status") in READY_STATES:
+                del pending[task_id]
+                yield task_id, cached
         for look in looks(timeout, interval, on_interval, f"{len(pending)} tasks") if pending else ():
             found = self._look_for(list(pending), READY_STATES)
             for task_id, meta in found.items():
@@ -206,118 +216,162 @@ class KeyValueStoreBackend(BaseBackend):
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
         """Begin a chord, before its header is dispatched. ``header_result_args`` are those of `GroupResult`.
 
+        A group inside the header counts as many parts as it has tasks; all of them return under the id of the header.
         The body of an empty header is dispatched at once.
         """
         self.ensure_chords_allowed()
         group_id, results = header_result_args[:2]
         header = GroupResult(group_id, results, self)
-        if not header.results:
-            self._dispatch_body(self.app.signature(body), [])
-        elif self.implements_incr:
-            self._open_chord(header)
-        else:
+        if not count_tasks(header):  # nobody will return a part of a header that is empty, or of empty groups
+            self._dispatch_body(self.app.signature(body), self._join(header, 0.0))
+            return
+        self._open_chord(header)
+        if not self.implements_incr:
             self.fallback_chord_unlock(header, body, **kwargs)
 
     def _open_chord(self, header: GroupResult) -> None:
-        for part in ("", ".size", ".ended"):  # a header that is applied again is a new chord
-            self.delete(self.get_key_for_chord(header.id, part))
+        self._delete_count(header)  # a header that is applied again is a new chord
+        self.delete(self.get_key_for_chord(header.id, ".ended"))
+        self.set_chord_size(header.id, count_tasks(header))
         self.save_group(header.id, header)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Say how many parts a chord waits for, if not as many as there are tasks in its header."""
+        """Say how many parts a chord waits for, if not as many as there are tasks in its header.
+
+        The next part that returns is the first to be measured by it.
+        """
         self.set(self.get_key_for_chord(group_id, ".size"), b"%d" % chord_size)
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part, by its place in the header and its id; the one that completes the header ends the chord."""
         if not self.implements_incr or not request.group:
             return
-        count = self._count_part(request.group, f".part.{request.group_index}.{request.id}")
-        if count is None:
-            return
-        body = self.app.signature(request.chord)
+        missing = self._count_part(request)
+        if missing == 0:
+            self._complete_chord(request.group, self.app.signature(request.chord))
+        elif missing is None or missing < 0:
+            logger.warning(
+                "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
+                request.id,
+                request.group,
+            )
+
+    def _count_part(self, request: Any) -> int | None:
+        """Return how many parts are missing after this one; None if it does not count, 0 if the chord is unknown."""
+        if self.chord_has_ended(request.group):
+            return None
+        if self.incr(self.get_key_for_chord(request.group, part_key(request.group_index, request.id))) > 1:
+            return None
+        count = self.incr(self.get_key_for_chord(request.group))
+        size = chord_size(self.get(self.get_key_for_chord(request.group, ".size")), request)
+        return 0 if size is None else size - count
+
+    def chord_has_ended(self, group_id: str) -> bool:
+        """Return whether a chord has ended not long ago."""
+        return self.get(self.get_key_for_chord(group_id, ".ended")) is not None
+
+    def _complete_chord(self, group_id: str, body: Signature) -> None:
+        header, failure = None, ChordError(f"GroupResult {group_id} no longer exists")
         try:
-            header = self.restore_group(request.group, cache=False)
+            header = self.restore_group(group_id, cache=False)
         except Exception as error:  # whatever is wrong with what was saved, the body must not wait for ever
-            self._fail_body(_unknown(request.group), body, ChordError(f"Cannot restore group: {error!r}"), error)
-            return
-        if header is None:
-            self._fail_body(_unknown(request.group), body, ChordError(f"GroupResult {request.group} no longer exists"))
-            return
-        size = self._chord_size(request, header)
-        if count == size:
+            failure = _chord_error(f"Cannot restore group {group_id}: {error!r}", error)
+        if header is not None:
             self.finish_chord(header, body)
-        elif count > size:
-            logger.warning("Chord %s has %d parts instead of %d.", request.group, count, size)
-
-    def _count_part(self, group_id: str, part: str) -> int | None:
-        """Return how many parts there are with this one; None for a duplicate, or if the chord has ended."""
-        if self.get(self.get_key_for_chord(group_id, ".ended")) is not None:
-            return None
-        if self.incr(self.get_key_for_chord(group_id, part)) > 1:
-            return None
-        return self.incr(self.get_key_for_chord(group_id))
-
-    def _chord_size(self, request: Any, header: GroupResult) -> int:
-        stored = self.get(self.get_key_for_chord(request.group, ".size"))
-        if stored is not None:
-            return int(stored)
-        return int(request.chord.get("chord_size") or count_tasks(header))
+            return
+        self._end_chord(GroupResult(group_id, ()))
+        if body.id is None or self.get_state(body.id) not in self.READY_STATES:
+            self._fail_body(body, failure)
+        else:  # a duplicate of a part, so late that nobody remembers the chord
+            logger.warning("A part of chord %s returned long after its end.", group_id)
 
     def finish_chord(self, header: GroupResult, body: Any) -> None:
         """Join the header and dispatch the body with the list of results, or let it fail."""
+        values, failure = self._joined(header)
+        self._end_chord(header)
         signature = self.app.signature(body)
-        try:
-            values = header.join(timeout=self.app.conf.result_chord_join_timeout, propagate=True)
-        except Exception as error:  # a part failed, with whatever it raised, or its result is gone
-            self._fail_body(header, signature, ChordError(_culprit(header, error)), error)
-        else:
-            self._end_chord(header)
+        if failure is None:
             self._dispatch_body(signature, values)
+        else:
+            self._fail_body(signature, failure)
+
+    def _joined(self, header: GroupResult) -> tuple[list[Any], ChordError | None]:
+        """Return the values of a header, or what the body is to fail with."""
+        try:
+            return self._join(header, time.monotonic() + self.app.conf.result_chord_join_timeout), None
+        except ChordError as error:
+            return [], error
+        except Exception as error:  # a result is gone, or cannot be read
+            return [], _chord_error(f"Join error: {error!r}", error)
+
+    def _join(self, result: AsyncResult | GroupResult, until: float) -> Any:
+        """Return the value of a part, or the list of those of a group. Raises `ChordError` if one has failed.
+
+        What a part has raised is not raised here: it may be a SystemExit, which would end the worker.
+        """
+        if isinstance(result, GroupResult):
+            return [self._join(part, until) for part in result.results]
+        meta = self.wait_for(result.id, timeout=max(until - time.monotonic(), 0.0))
+        if meta["status"] in states.PROPAGATE_STATES:
+            raise ChordError(f"Dependency {result.id} raised {meta['result']!r}") from meta["result"]
+        return meta["result"]
 
     def _dispatch_body(self, body: Signature, values: list[Any]) -> None:
         try:
             self.app.dispatch(body, (values,))
         except Exception as error:  # of a queue that nobody here knows
-            logger.exception("The body %r of a chord could not be dispatched.", body.task)
-            failure = ChordError(f"Callback error: {error!r}")
-            failure.__cause__ = error
-            self.chord_error_from_stack(body, failure)
+            self._fail_body(body, _chord_error(f"Callback error: {error!r}", error))
 
-    def _fail_body(
-        self, header: GroupResult, body: Signature, failure: ChordError, cause: BaseException | None = None
-    ) -> None:
-        failure.__cause__ = cause
-        logger.error("Chord %s failed: %s", header.id, failure)
-        self._end_chord(header)
+    def _fail_body(self, body: Signature, failure: ChordError) -> None:
+        """Store the failure of a body and call its errbacks. Its part returns, if it is in a chord in its turn."""
+        logger.error("The body %s[%s] of a chord failed: %s", body.task, body.id, failure)
         self.chord_error_from_stack(body, failure)
+        self._return_part(Request.of(body), states.FAILURE, failure)
 
     def _end_chord(self, header: GroupResult) -> None:
         """Delete what the chord has left, and remember for a while that it has ended."""
         ended = self.get_key_for_chord(header.id, ".ended")
         self.set(ended, b"1")
-        self.expire(ended, self._ended_ttl())
-        for index, result in enumerate(header.results):
-            self.delete(self.get_key_for_chord(header.id, f".part.{index}.{result.id}"))
-        for part in ("", ".size"):
-            self.delete(self.get_key_for_chord(header.id, part))
+        if self.implements_incr:  # a store that cannot count need not know how to expire either
+            self.expire(ended, self._ended_ttl())
+        self._delete_count(header)
         self.delete_group(header.id)
+
+    def _delete_count(self, header: GroupResult) -> None:
+        parts = (part_key(index, task.id) for index, task in enumerate(_tasks(header)))
+        for name in ("", ".size", *parts):
+            self.delete(self.get_key_for_chord(header.id, name))
 
     def _ended_ttl(self) -> float:
         return max(self._ENDED_TTL, 2 * float(self.app.conf.result_chord_join_timeout))
 
 
-def _unknown(group_id: str) -> GroupResult:
-    return GroupResult(group_id, ())
+def _chord_error(message: str, cause: Exception) -> ChordError:
+    error = ChordError(message)
+    error.__cause__ = cause
+    return error
 
 
-def count_tasks(result: AsyncResult | ResultSet) -> int:
+def part_key(index: int | None, task_id: str) -> str:
+    """Return the end of the key that says that a part has returned: the task at this place of the header."""
+    return f".part.{index}.{task_id}"
+
+
+def chord_size(stored: bytes | None, request: Any) -> int | None:
+    """Return how many parts a chord waits for: as was set, else as the request says; None if nobody knows."""
+    size = request.chord.get("chord_size") if stored is None else stored
+    return None if size is None else int(size)
+
+
+def _tasks(result: AsyncResult | GroupResult) -> Iterator[AsyncResult]:
+    """Yield the tasks of a header in order, those of groups inside as well."""
+    if isinstance(result, GroupResult):
+        for part in result.results:
+            yield from _tasks(part)
+    else:
+        yield result
+
+
+def count_tasks(result: AsyncResult | GroupResult) -> int:
     """Return how many parts a header has: a group inside counts as many as it has tasks."""
-    return sum(map(count_tasks, result.results)) if isinstance(result, ResultSet) else 1
-
-
-def _culprit(header: GroupResult, error: BaseException) -> str:
-    """Say which part of a header is to blame for an error."""
-    for result in header.results:
-        if result.failed() and isinstance(result, AsyncResult):
-            return f"Dependency {result.id} raised {result.result!r}"
-    return f"Join error: {error!r}"
+    return sum(1 for _ in _tasks(result))

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from lmdbresults.app import App
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
-from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
+from lmdbresults.backends.keyvalue import KeyValueStoreBackend, chord_size, count_tasks, part_key
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
-from lmdbresults.options import Options
-from lmdbresults.record import SUCCESS_PREFIX
+from lmdbresults.options import Options, options_from_url
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
-from lmdbresults.store import Store, WriteTransaction, open_store
+from lmdbresults.store import LMDBStore, Store, WriteTransaction
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
 
@@ -33,6 +33,9 @@ class StoreBackend(KeyValueStoreBackend):
         if self._store is None:
             raise StoreClosed("The backend was closed. Open it again.")
         return self._store
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "store": self._store}
 
     def process_cleanup(self) -> None:
         """Close the store."""
@@ -66,19 +69,35 @@ class StoreBackend(KeyValueStoreBackend):
         record = self._record(result, state, traceback, request)
         self.store.set(self.get_key_for_task(task_id), record, self.expires, unless_prefix=SUCCESS_PREFIX)
 
+    def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
+        """Return the same bytes as the general way does, which puts a meta together and takes it apart again.
+
+        That is 1.5 µs of the 25 that it takes to store a result. The extended form is left to it.
+        """
+        if request is not None and self.app.conf.result_extended:
+            return super()._record(result, state, traceback, request)
+        group_id, parent_id = (None, None) if request is None else (request.group, request.parent_id)
+        date_done = self.app.now().isoformat() if state in self.READY_STATES else None
+        children = self.current_task_children(request)
+        unknown = (None, None, None, None)  # name, worker, queue, retries
+        payload = self._payload(result)
+        fields = (RECORD_VERSION, state, date_done, *unknown, group_id, parent_id, children, traceback, payload)
+        return TaskRecord(*fields).pack()
+
     # -- chords --------------------------------------------------------------------------------------------------------
 
     def _open_chord(self, header: GroupResult) -> None:
         key, group = self.get_key_for_chord(header.id), self._encoded_group(header)
 
         def open_(txn: WriteTransaction) -> None:
-            _delete_all(txn, key)  # a header that is applied again is a new chord
+            _delete_count(txn, key)  # a header that is applied again is a new chord
+            txn.delete(key + b".ended")
             txn.set(key + b".size", b"%d" % count_tasks(header), self.expires)
             txn.set(self.get_key_for_group(header.id), group, self.expires)
 
         self.store.update(open_)
 
-    def add_to_chord(self, chord_id: str, result: AsyncResult) -> None:
+    def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
         """Let a chord that is running wait for one more part, the last of its header.
 
         Raises `ChordError` if there is no such chord, or it has ended.
@@ -86,25 +105,31 @@ class StoreBackend(KeyValueStoreBackend):
         key, group_key = self.get_key_for_chord(chord_id), self.get_key_for_group(chord_id)
 
         def add(txn: WriteTransaction) -> bool:
-            meta = self.decode(txn.get(group_key))
-            if meta is None:
+            group, size = txn.get(group_key), txn.get(key + b".size")
+            if group is None or size is None or txn.get(key + b".ended") is not None:
                 return False
-            header = self.group_from_tuple(meta["result"])
-            header.add(result)
-            txn.set(group_key, self._encoded_group(header), self.expires)
-            txn.incr(key + b".size", count_tasks(result), self.expires)
+            header = self.group_from_tuple(self.decode(group)["result"])
+            if result not in header.results:
+                header.add(result)
+                txn.set(group_key, self._encoded_group(header), self.expires)
+                txn.set(key + b".size", b"%d" % (int(size) + count_tasks(result)), self.expires)
             return True
 
         if not self.store.update(add):
             raise ChordError(f"The chord {chord_id} does not exist, or has ended: nothing can be added to it.")
 
-    def _count_part(self, group_id: str, part: str) -> int | None:
-        key = self.get_key_for_chord(group_id)
+    def _count_part(self, request: Any) -> int | None:
+        key = self.get_key_for_chord(request.group)
+        part = key + self.key_t(part_key(request.group_index, request.id))
 
         def count(txn: WriteTransaction) -> int | None:
-            if txn.get(key + b".ended") is not None or not txn.add(key + self.key_t(part), b"", self.expires):
+            if txn.get(key + b".ended") is not None or not txn.add(part, b"", self.expires):
                 return None
-            return txn.incr(key, ttl=self.expires)
+            parts = txn.incr(key, ttl=self.expires)
+            missing = (chord_size(txn.get(key + b".size"), request) or 0) - parts
+            if missing <= 0:  # from here on nothing counts, nothing can be added, and nobody else ends the chord
+                txn.set(key + b".ended", b"1", self._ended_ttl())
+            return max(missing, 0)
 
         return self.store.update(count)
 
@@ -112,31 +137,35 @@ class StoreBackend(KeyValueStoreBackend):
         key = self.get_key_for_chord(header.id)
 
         def end(txn: WriteTransaction) -> None:
-            _delete_all(txn, key)
+            _delete_count(txn, key)
             txn.delete(self.get_key_for_group(header.id))
             txn.set(key + b".ended", b"1", self._ended_ttl())
 
         self.store.update(end)
-        self._cache.pop(header.id, None)
+        self._cache.discard(header.id)
 
 
 class LMDBBackend(StoreBackend):
     """The backend in one LMDB file. Usable from threads, across forks, and in another process after pickling."""
 
-    def __init__(self, url: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        self._options = dict(options or {})
-        store = open_store(url, **self._options)
-        super().__init__(store=store, url=os.fspath(url), **kwargs)
+    def __init__(
+        self, url: str | os.PathLike[str], *, options: Options | Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        #: Kept in full: a relative path, or ``~``, leads elsewhere once the process has another folder or user.
+        self._options = options if isinstance(options, Options) else options_from_url(url, **(options or {}))
+        super().__init__(store=LMDBStore(self._options), url=os.fspath(url), **kwargs)
 
     @property
     def store(self) -> Store:
         """The store, opened again if it was closed."""
         if self._store is None:
-            self._store = open_store(str(self.url), **self._options)
+            self._store = LMDBStore(self._options)
         return self._store
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "options": self._options}
+        settings = super()._settings()
+        del settings["store"]  # opened anew by these options
+        return {**settings, "options": self._options}
 
 
 #: What `open_backend` takes besides the options of the store.
@@ -163,13 +192,12 @@ def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options
     else:
         store_options = {name: options[name] for name in _STORE_OPTIONS if name in options}
         backend = LMDBBackend(path_or_url, app=app, options=store_options, **settings)
-    if getattr(app, "backend", None) is None:
-        app.backend = backend
     return backend
 
 
-def _delete_all(txn: WriteTransaction, key: bytes) -> None:
-    """Delete a chord's counter, and all that stands under its name followed by a dot."""
+def _delete_count(txn: WriteTransaction, key: bytes) -> None:
+    """Delete what a chord has counted, and up to what."""
     txn.delete(key)
-    for name, _ in list(txn.scan(key + b".")):
+    txn.delete(key + b".size")
+    for name, _ in list(txn.scan(key + b".part.")):
         txn.delete(name)

@@ -1,8 +1,10 @@
 """The end of a chord for a store that cannot count: a task that looks whether the header is ready."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from lmdbresults.app import Task
 from lmdbresults.results import GroupResult
 
 if TYPE_CHECKING:
@@ -13,25 +15,37 @@ __all__ = ["NAME", "register", "signature"]
 NAME: Final = "lmdbresults.chord_unlock"
 
 
-def register(backend: "KeyValueStoreBackend") -> None:
+def register(backend: "KeyValueStoreBackend", *, sleep: Callable[[float], object] = time.sleep) -> None:
     """Give the app of a backend the task."""
     app = backend.app
     if NAME in app.tasks:
         return
 
-    def unlock(header: Any, body: Any, countdown: float) -> None:
+    def unlock(header: Any, body: Any, countdown: float, until: float | None = None) -> None:
         group = backend.group_from_tuple(header)
-        if group.ready():
+        if backend.chord_has_ended(group.id):
+            return  # this look was delivered twice
+        now = app.now().timestamp()
+        if until is None and backend.expires:
+            until = now + backend.expires
+        if (until is not None and now >= until) or _is_ready(group):
             backend.finish_chord(group, body)
         else:
-            time.sleep(countdown)
-            app.dispatch(signature(app, group, body, countdown))
+            sleep(countdown)
+            app.dispatch(signature(app, group, body, countdown, until))
 
-    app.task(unlock, name=NAME)
+    app.tasks[NAME] = Task(NAME, unlock, {})
 
 
-def signature(app: Any, header: GroupResult, body: Any, countdown: float) -> Any:
-    """Return the signature of the task for one chord."""
-    unlock = app.signature(NAME, (header.as_tuple(), dict(body), countdown))
+def _is_ready(group: GroupResult) -> bool:
+    try:
+        return group.ready()
+    except Exception:  # a result that cannot be read never will be: the end of the chord says so
+        return True
+
+
+def signature(app: Any, header: GroupResult, body: Any, countdown: float, until: float | None = None) -> Any:
+    """Return the signature of the task for one chord. It gives up at ``until``, or when a result would expire."""
+    unlock = app.signature(NAME, (header.as_tuple(), dict(body), countdown, until))
     unlock.set(ignore_result=True)
     return unlock

@@ -1,5 +1,6 @@
 """Waiting for results by looking again: at once, then every ``interval`` seconds, by the monotonic clock."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from lmdbresults import states
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.errors import ResultTimeout
-from lmdbresults.results import AsyncResult, ResultSet
+from lmdbresults.results import AsyncResult, ResultSet, settle
 
 __all__ = ["Waiting"]
 
@@ -29,7 +30,7 @@ class Waiting:
         self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
     ) -> Meta:
         """Return the meta of a task once it has ended; a ``timeout`` of 0 looks once. Raises `ResultTimeout`."""
-        for _ in looks(timeout, interval, on_interval, f"Task {task_id}"):
+        for _ in looks(timeout, interval, on_interval, f"task {task_id}"):
             meta = self.get_task_meta(task_id)
             if meta["status"] in states.READY_STATES:
                 return meta
@@ -45,8 +46,8 @@ class Waiting:
         propagate: bool = True,
     ) -> Any:
         """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``."""
-        self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
-        return result.maybe_throw(propagate=propagate, callback=callback)
+        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        return settle(result.id, meta, propagate, callback)
 
     def iter_native(
         self,
@@ -69,19 +70,26 @@ class Waiting:
         return result
 
 
-def looks(timeout: float | None, interval: float, on_interval: OnInterval | None, what: str) -> Iterator[int]:
+def looks(
+    timeout: float | None,
+    interval: float,
+    on_interval: OnInterval | None,
+    what: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Iterator[int]:
     """Yield whenever it is time to look, the first time at once. Raises `ResultTimeout` when time is up.
 
     The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
     """
-    until = None if timeout is None else time.monotonic() + timeout
+    until = math.inf if timeout is None else clock() + timeout
     number = 0
     while True:
         yield number
         number += 1
-        left = interval if until is None else until - time.monotonic()
-        if left <= 0:
-            raise ResultTimeout(f"{what} has not ended within {timeout} seconds. It may end later.")
+        if clock() >= until:
+            raise ResultTimeout(f"No end of {what} within {timeout} seconds. It may come later.")
         if on_interval is not None:
             on_interval()
-        time.sleep(min(interval, left))
+        sleep(max(min(interval, until - clock()), 0))

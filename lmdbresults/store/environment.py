@@ -118,39 +118,29 @@ class Environment:
     def transaction(self, write: bool) -> Iterator[Transaction]:
         """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
         self._guard()
-        tries_left = _TRIES
+        owner, tries_left = os.getpid(), _TRIES
         while True:
+            txn = failure = None
             # Plain locks in a plain `with`: no exception out of a signal handler finds a moment to leave one held.
             with gate.shared(), self._writer if write else nullcontext():
                 try:
                     txn = (self._handle or self._open()).begin(write=write)
+                    self._added = 0
+                    self._inside.transaction = True
+                    yield txn
+                    if os.getpid() == owner:
+                        txn.commit()
                 except lmdb.Error as error:
                     failure = error
-                else:
-                    self._added = 0
-                    yield from self._lend(txn)
-                    return
+                finally:
+                    self._inside.transaction = False
+                    _finish(txn, is_ours=os.getpid() == owner)
+            if failure is None:
+                break
+            if txn is not None:
+                self._fail(failure)  # in the block, which cannot be run again from here
             tries_left -= 1
             self._recover(failure, tries_left)
-
-    def _lend(self, txn: Transaction) -> Iterator[Transaction]:
-        """Yield a transaction once, and end it; a child that was forked meanwhile must not."""
-        owner = os.getpid()
-        try:
-            self._inside.transaction = True
-            yield txn
-            if os.getpid() == owner:
-                txn.commit()
-        except BaseException as error:
-            if os.getpid() == owner:
-                _abort(txn)
-            if isinstance(error, lmdb.Error):
-                self._fail(error)
-            raise
-        finally:
-            self._inside.transaction = False
-            if os.getpid() != owner:
-                _leave_untouched(txn)
         if os.getpid() != owner:
             self._refuse_unusable()
 
@@ -260,7 +250,7 @@ class Environment:
                 self._refuse_unusable()
                 try:
                     self._prepare_path()
-                    self._handle = self._open_file()
+                    self._open_file()
                 except StoreError:
                     raise
                 except lmdb.Error as error:
@@ -285,22 +275,22 @@ class Environment:
         except lmdb.Error as error:
             self._fail(error)
 
-    def _open_file(self) -> lmdb.Environment:
+    def _open_file(self) -> None:
         handle = self._map()
         try:
             handle.reader_check()
             _check_format(handle, self.path)
             _make_ours(handle)
+            self._page_size = handle.stat()["psize"]
+            self._map_size = min(self.options.max_size, handle.info()["map_size"])
+            reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
+            self._limit = self._map_size - reserve
+            self._unchecked = self._check_every = min(_CHECK_EVERY, reserve // 8)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except BaseException:
+            self._handle = handle
+        except BaseException:  # also one out of a signal handler: a traceback would keep the handle open
             handle.close()
             raise
-        self._page_size = handle.stat()["psize"]
-        self._map_size = min(self.options.max_size, handle.info()["map_size"])
-        reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
-        self._limit = self._map_size - reserve
-        self._unchecked = self._check_every = min(_CHECK_EVERY, reserve // 8)
-        return handle
 
     def _map(self) -> lmdb.Environment:
         size = self.options.max_size
@@ -437,10 +427,13 @@ def _extend(descriptor: int, size: int, wanted: int) -> None:
     os.ftruncate(descriptor, wanted)
 
 
-def _abort(txn: Transaction) -> None:
-    # A commit that failed has ended the transaction already.
-    with suppress(lmdb.Error):
-        txn.abort()
+def _finish(txn: Transaction | None, *, is_ours: bool) -> None:
+    """Abort what has not ended yet; a child that was forked in the midst of it must do nothing at all."""
+    if not is_ours:
+        _leave_untouched(txn)
+    elif txn is not None:
+        with suppress(lmdb.Error):
+            txn.abort()
 
 
 def _leave_untouched(inherited: object) -> None:

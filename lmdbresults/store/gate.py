@@ -37,6 +37,8 @@ class _Own(threading.local):
     """Its lock, once it has had a transaction."""
     is_alone = False
     """Whether it keeps all others out, or is about to."""
+    is_forking = False
+    """Whether it does so for a fork."""
 
 
 class Gate:
@@ -132,11 +134,13 @@ class Gate:
             self.refuse_inside()
         except NestedTransaction:
             return  # nothing can be let go, so the child will find its stores unusable
+        self._own.is_forking = True
         self._take_all()
         self._tell(lambda watcher: watcher.before_fork())
 
     def _after_fork_in_parent(self) -> None:
-        if self._own.is_alone:
+        if self._own.is_forking:  # not if a signal handler forks while its thread is alone for another reason
+            self._own.is_forking = False
             try:
                 self._give_all_back()
             finally:

@@ -40,7 +40,9 @@ def fetch(txn: Transaction, descriptor: bytes) -> bytes | None:
 
 
 def begins_with(txn: Transaction, descriptor: bytes, prefix: bytes) -> bool:
-    """Return whether the value begins with a prefix no longer than a piece, without putting it together."""
+    """Return whether the value begins with a prefix; put it together only if that is longer than a piece."""
+    if len(prefix) > PIECE_BYTES:
+        return (fetch(txn, descriptor) or b"").startswith(prefix)
     return txn.get(_place(group_of(descriptor), 0), b"").startswith(prefix)
 
 

@@ -235,7 +235,7 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
     """
     found = entry(txn, key, now)
     count = by + (0 if found is None else _number(key, found))
-    if not -(1 << 63) <= count < 1 << 63:
+    if not _fits_counter(count):
         raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
     if deadline is None:
         deadline = NEVER if found is None else found.deadline
@@ -245,9 +245,14 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
 
 def _number(key: bytes, found: Entry) -> int:
     digits = found.body[1:] if found.body[:1] == b"-" else found.body
-    if found.flags & _IS_CUT or not digits.isdigit() or len(digits) > 19:
-        raise NotACounter(f"What {key!r} holds is no whole number, so it cannot be counted up. Use another key.")
-    return int(found.body)
+    number = int(found.body) if digits.isdigit() and len(digits) < 20 and not found.flags & _IS_CUT else None
+    if number is None or not _fits_counter(number):
+        raise NotACounter(f"What {key!r} holds is no whole number of 64 bits, so it cannot be counted up.")
+    return number
+
+
+def _fits_counter(number: int) -> bool:
+    return -(1 << 63) <= number < 1 << 63
 
 
 def _former(txn: Transaction, key: bytes, place: bytes) -> Entry | None:

@@ -1,5 +1,7 @@
 """The tests that every `Store` has to pass: for the stores of this package, and for whoever writes another one.
 
+And a store in memory, which passes them: to test backends over, and to see what a store has to do.
+
 In a test module, subclass `StoreConformance` and say how a store is made::
 
     class TestMyStore(StoreConformance):
@@ -17,6 +19,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("lmdbresults.testing needs pytest: pip install pytest") from error
 from lmdbresults.testing.clock import FakeClock
+from lmdbresults.testing.memory import MemoryStore
 from lmdbresults.testing.samples import KEY_LENGTHS, SIZES, sample
 
-__all__ = ["KEY_LENGTHS", "SIZES", "FakeClock", "StoreConformance", "sample"]
+__all__ = ["KEY_LENGTHS", "SIZES", "FakeClock", "MemoryStore", "StoreConformance", "sample"]

@@ -125,3 +125,11 @@ class Expiry:
                     txn.set(b"%d %d" % (number, part), sample(size), ttl=5.0)
             clock.advance(1.0)
         assert store.sweep() <= 10 * records  # how much expired and was still there
+
+    def test_a_store_goes_on_sweeping_itself_after_the_clock_was_set_back(self, store: Store, clock: FakeClock) -> None:
+        store.set(b"key", b"value")
+        clock.set_back(3600.0)
+        for number in range(100):
+            store.set(b"%d" % number, b"value", ttl=5.0)
+            clock.advance(1.0)
+        assert store.sweep() <= 10

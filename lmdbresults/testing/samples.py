@@ -11,8 +11,9 @@ __all__ = ["KEY_LENGTHS", "READING", "SIZES", "VERBS", "WRITING", "in_threads", 
 
 Result = TypeVar("Result")
 
-#: Around what a store may treat apart: nothing, a memory page, four of them with and without headers, megabytes.
-SIZES: Final = (0, 1, 4096, 16346, 16347, 16348, 16367, 16368, 16369, 32736, 32737, 1 << 20, 3_000_001)
+#: Around what a store may treat apart: nothing, a memory page, four of them with and without headers, hundreds of
+#: those.
+SIZES: Final = (0, 1, 4096, 16346, 16347, 16348, 16367, 16368, 16369, 32736, 32737, 1 << 20, 5_000_001)
 #: Around the limit of 511 bytes that LMDB has, and beyond four pages.
 KEY_LENGTHS: Final = (0, 1, 500, 501, 502, 511, 512, 4000, 17000)
 
@@ -20,6 +21,7 @@ READING: Final[dict[str, Callable[[ReadTransaction], object]]] = {
     "get": lambda txn: txn.get(b"key"),
     "mget": lambda txn: txn.mget([b"key"]),
     "ttl": lambda txn: txn.ttl(b"key"),
+    "scan": lambda txn: list(txn.scan()),
 }
 WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
     "set": lambda txn: txn.set(b"key", b"2"),
@@ -34,7 +36,6 @@ VERBS: Final[dict[str, Callable[[Store], object]]] = {
     "read": lambda store: store.read().__enter__(),
     "write": lambda store: store.write().__enter__(),
     "update": lambda store: store.update(lambda txn: None),
-    "scan": lambda store: list(store.scan()),
     "sweep": lambda store: store.sweep(),
     "check": lambda store: store.check(),
     "stats": lambda store: store.stats(),

@@ -32,6 +32,7 @@ class Transactions:
             assert txn.ttl(b"a") == math.inf
             assert txn.delete(b"b") is True
             assert txn.mget([b"a", b"b"]) == [sample(50_000), None]
+            assert list(txn.scan()) == [(b"a", sample(50_000))]
 
     @pytest.mark.parametrize("door", ["write", "update"])
     def test_an_exception_undoes_the_whole_transaction(self, store: Store, door: str) -> None:
@@ -62,6 +63,7 @@ class Transactions:
             in_threads(1, lambda: [store.set(key, b"new") for key in (b"a", b"b")])
             assert txn.mget([b"a", b"b"]) == [b"old", None]
             assert txn.ttl(b"b") is None
+            assert list(txn.scan()) == [(b"a", b"old")]
         assert store.mget([b"a", b"b"]) == [b"new", b"new"]
 
     @pytest.mark.parametrize("inner", VERBS)

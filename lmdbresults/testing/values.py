@@ -90,6 +90,12 @@ class Values:
         assert store.get(b"key") == b"done" + sample(size)
         assert store.ttl(b"key") == pytest.approx(10.0)
 
+    @pytest.mark.parametrize("length", [16_347, 16_348, 20_000, 50_000])
+    def test_unless_prefix_is_compared_to_its_end(self, store: Store, length: int) -> None:
+        store.set(b"key", sample(50_000))
+        assert store.set(b"key", b"late", unless_prefix=sample(length)) is False
+        assert store.set(b"key", b"late", unless_prefix=sample(length)[:-1] + b"\0") is True
+
     @pytest.mark.parametrize("present", [None, b"", b"don", b"Done!", b" done", sample(50_000)])
     def test_unless_prefix_lets_anything_else_be_replaced(self, store: Store, present: bytes | None) -> None:
         if present is not None:
@@ -139,8 +145,16 @@ class Counters:
         assert store.get(b"key") == b"%d" % limit
         assert store.incr(b"key", -step) == limit - step
 
+    @pytest.mark.parametrize(("value", "step"), [(1 << 63, -1), (-(1 << 63) - 1, 1)])
+    def test_a_number_beyond_64_bits_is_no_counter(self, store: Store, value: int, step: int) -> None:
+        store.set(b"key", b"%d" % value)
+        with pytest.raises(NotACounter):
+            store.incr(b"key", step)
+        assert store.get(b"key") == b"%d" % value
+
     @pytest.mark.parametrize(
-        "value", [b"", b"x", b"1.5", b" 1", b"1\n", b"+1", b"--1", b"-", b"1" * 20, b"\xd9\xa1", b"1" * 50_000]
+        "value",
+        [b"", b"x", b"1.5", b" 1", b"1\n", b"+1", b"--1", b"-", b"1" * 20, b"1" * 5000, b"\xd9\xa1", b"1" * 50_000],
     )
     def test_what_is_no_counter_is_left_as_it_is(self, store: Store, value: bytes) -> None:
         store.set(b"key", value)

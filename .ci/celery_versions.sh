@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Runs the Celery tests on each minor version of Celery that is supported, or on those that are named:
+#   .ci/celery_versions.sh 5.3.6 5.7.0
+# Each has a virtual environment under build/, made when it is first needed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[ $# -gt 0 ] || set -- '5.3.*' '5.4.*' '5.5.*' '5.6.*' '5.7.*'
+failed=()
+for version; do
+    venv="build/celery-${version//\*/x}"
+    printf '\n== Celery %s\n' "$version"
+    if [ ! -e "$venv/.ready" ]; then
+        "${PYTHON:-python3}" -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "celery==$version"
+        touch "$venv/.ready"
+    fi
+    "$venv/bin/python" -m pytest -p no:cacheprovider tests/celery || failed+=("$version")
+done
+
+[ ${#failed[@]} -eq 0 ] || { printf '\nfailed on Celery %s\n' "${failed[*]}"; exit 1; }

@@ -1,0 +1,243 @@
+"""MemoryStore: the port over a dict. The store to run tests over, and the example for whoever writes a store.
+
+A write works on a copy of the dict, which takes the place of the former one at the end. So an exception undoes
+everything, and who reads keeps the moment that it began with. It is slow once there are many keys.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from lmdbresults.errors import NestedTransaction, NotACounter, StoreClosed
+from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
+
+__all__ = ["MemoryStore"]
+
+Result = TypeVar("Result")
+
+
+class Record(NamedTuple):
+    """A value and when it expires: infinity for never."""
+
+    value: bytes
+    deadline: float
+
+
+class MemoryStore(Store):
+    """A `Store` for the threads of one process. Nothing is left of it when it is closed."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._records: dict[bytes, Record] | None = {}
+        #: Held during a write transaction: there is one at a time.
+        self._writer = threading.Lock()
+        #: Whether the present thread is in a transaction; nobody else sees this.
+        self._inside = threading.local()
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("A MemoryStore lives in one process: use an LMDBStore where several are to see the same.")
+
+    # -- single operations -----------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        with self.read() as txn:
+            return txn.get(key)
+
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        with self.read() as txn:
+            return txn.mget(keys)
+
+    def ttl(self, key: bytes) -> float | None:
+        with self.read() as txn:
+            return txn.ttl(key)
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        with self.read() as txn:
+            pairs = list(txn.scan(prefix))
+        yield from pairs
+
+    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+        with self.write() as txn:
+            return txn.set(key, value, ttl, unless_prefix=unless_prefix)
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        with self.write() as txn:
+            return txn.add(key, value, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        with self.write() as txn:
+            return txn.delete(key)
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+        with self.write() as txn:
+            return txn.incr(key, by, ttl)
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        with self.write() as txn:
+            return txn.expire(key, ttl)
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def read(self) -> Iterator[ReadTransaction]:
+        with self._entered():
+            txn = _Read(self._present(), self._clock)
+            try:
+                yield txn
+            finally:
+                txn.end()
+
+    @contextmanager
+    def write(self) -> Iterator[WriteTransaction]:
+        with self._entered(), self._writer:
+            records = dict(self._present())
+            txn = _Write(records, self._clock)
+            try:
+                yield txn
+            finally:
+                txn.end()
+            _sweep(records, self._clock())
+            self._records = records
+
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        with self.write() as txn:
+            return operation(txn)
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        if getattr(self._inside, "transaction", False):
+            raise NestedTransaction("This thread is already in a transaction on this store: use the methods of that.")
+        self._inside.transaction = True
+        try:
+            yield
+        finally:
+            self._inside.transaction = False
+
+    def _present(self) -> dict[bytes, Record]:
+        if self._records is None:
+            raise StoreClosed("The store is closed, and what it held is gone. Make a new one.")
+        return self._records
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        with self._entered(), self._writer:
+            records = dict(self._present())
+            removed = _sweep(records, self._clock(), limit)
+            self._records = records
+        return removed
+
+    def check(self) -> list[str]:
+        with self.read():
+            return []  # one dict, and nothing that is derived from it: there is nothing to contradict it
+
+    def stats(self) -> dict[str, int]:
+        """Return how many ``entries`` there are, those included that have expired and were not swept."""
+        with self._entered():
+            return {"entries": len(self._present())}
+
+    def close(self) -> None:
+        with self._entered(), self._writer:
+            self._records = None
+
+
+class _Read(ReadTransaction):
+    """The verbs of reading over one state of the dict."""
+
+    def __init__(self, records: dict[bytes, Record], clock: Callable[[], float]) -> None:
+        self._records: dict[bytes, Record] | None = records
+        self._clock = clock
+
+    def end(self) -> None:
+        self._records = None
+
+    def _open(self) -> dict[bytes, Record]:
+        if self._records is None:
+            raise StoreClosed("The transaction has ended: use it inside its with block only.")
+        return self._records
+
+    def _find(self, key: bytes) -> Record | None:
+        record = self._open().get(key)
+        return None if record is None or record.deadline <= self._clock() else record
+
+    def get(self, key: bytes) -> bytes | None:
+        record = self._find(key)
+        return record and record.value
+
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        return [self.get(key) for key in keys]
+
+    def ttl(self, key: bytes) -> float | None:
+        record = self._find(key)
+        return record and record.deadline - self._clock()
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        for key in [key for key in self._open() if key.startswith(prefix)]:
+            record = self._find(key)
+            if record is not None:
+                yield key, record.value
+
+
+class _Write(_Read, WriteTransaction):
+    """The verbs of writing over a copy of the dict."""
+
+    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+        present = self._find(key)
+        if unless_prefix and present is not None and present.value.startswith(unless_prefix):
+            return False
+        self._open()[key] = Record(bytes(memoryview(value)), self._deadline(ttl))
+        return True
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        return self._find(key) is None and self.set(key, value, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        existed = self._find(key) is not None
+        self._open().pop(key, None)
+        return existed
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+        present = self._find(key) or Record(b"0", math.inf)
+        count = _number(key, present.value) + by
+        if not _fits(count):
+            raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
+        deadline = present.deadline if isinstance(ttl, _Keep) else self._deadline(ttl)
+        self._open()[key] = Record(b"%d" % count, deadline)
+        return count
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        deadline, present = self._deadline(ttl), self._find(key)
+        if present is not None:
+            self._open()[key] = present._replace(deadline=deadline)
+        return present is not None
+
+    def _deadline(self, ttl: float | None) -> float:
+        if not ttl:
+            return math.inf
+        if not ttl > 0:
+            raise ValueError(f"ttl {ttl!r} will not do: it has to be a number of seconds, or None or 0 for no expiry.")
+        return self._clock() + ttl
+
+
+def _number(key: bytes, value: bytes) -> int:
+    digits = value[1:] if value[:1] == b"-" else value
+    number = int(value) if digits.isdigit() and len(digits) < 20 else None
+    if number is None or not _fits(number):
+        raise NotACounter(f"What {key!r} holds is no whole number of 64 bits, so it cannot be counted up.")
+    return number
+
+
+def _fits(number: int) -> bool:
+    return -(1 << 63) <= number < 1 << 63
+
+
+def _sweep(records: dict[bytes, Record], now: float, limit: int | None = None) -> int:
+    """Delete what has expired, up to a limit; return how many records that were."""
+    expired = list(islice((key for key, record in records.items() if record.deadline <= now), limit))
+    for key in expired:
+        del records[key]
+    return len(expired)

@@ -1,0 +1,27 @@
+"""The benchmarks run, and check what they measure."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PATIENCE
+
+pytest.importorskip("celery")
+pytest.importorskip("rich")
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_plain_backend_is_measured_beside_the_bare_transactions(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = ["--rounds", "1", "--existing", "10", "--json", report]
+    command = [sys.executable, "-m", "benchmarks.plain_backend", *arguments]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True)
+    results = json.loads(report.read_text())["results"]
+    assert results.keys() == {"store", "get"}
+    for rows in results.values():
+        assert [row["peer"] for row in rows] == ["ours", "bare, same puts", "bare, record only"]
+        assert all(row["median"] > 0 for row in rows)

@@ -1,0 +1,34 @@
+"""Nothing of Celery is imported unless it is asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_script
+
+FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine")
+
+IMPORTS = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import lmdbresults, lmdbresults.app, lmdbresults.backends, lmdbresults.results
+import lmdbresults.testing
+
+assert not set(sys.modules) & set(sys.argv[2:]), sorted(sys.modules)
+for name in sys.argv[2:]:
+    try:
+        __import__(name)
+    except AssertionError:
+        pass
+    else:
+        raise SystemExit(f"{name} was importable, so that nothing was tested")
+"""
+
+
+@pytest.mark.interface("no Celery")
+def test_the_package_imports_nothing_of_celery_even_where_it_is_installed(tmp_path: Path):
+    for name in FOREIGN:
+        (tmp_path / f"{name}.py").write_text("raise AssertionError(f'{__name__} was imported')")
+    run = run_script(IMPORTS, tmp_path, *FOREIGN)
+    assert run.returncode == 0, run.stderr

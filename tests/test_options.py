@@ -1,0 +1,230 @@
+"""Every way to say where a store lies and how it is opened, and every way to get that wrong."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lmdbresults import Options
+from lmdbresults.errors import ConfigurationError, UnknownOption
+from lmdbresults.options import options_from_url
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a present folder and a home of its own."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("lmdb:///var/lib/app/results.lmdb", "/var/lib/app/results.lmdb"),
+        ("lmdb:////var/lib/app/results.lmdb", "/var/lib/app/results.lmdb"),
+        ("LMDB:///var/results.lmdb", "/var/results.lmdb"),
+        ("lmdb:///var/results.lmdb?", "/var/results.lmdb"),
+        ("lmdb:///var/lib/../results.lmdb", "/var/results.lmdb"),
+        ("/var/results.lmdb", "/var/results.lmdb"),
+        (Path("/var/results.lmdb"), "/var/results.lmdb"),
+        ("lmdb:///a file/results.lmdb", "/a file/results.lmdb"),
+        ("lmdb:///a%20file/results.lmdb", "/a file/results.lmdb"),
+        ("/a file/results.lmdb", "/a file/results.lmdb"),
+        ("lmdb:///b%C3%BCcher/\u00fc.lmdb", "/b\u00fccher/\u00fc.lmdb"),
+        ("/b\u00fccher/\u65e5\u672c.lmdb", "/b\u00fccher/\u65e5\u672c.lmdb"),
+        ("lmdb:///50%25/what%3Fnot%23.lmdb", "/50%/what?not#.lmdb"),
+        ("/50%25/what?not=this.lmdb", "/50%25/what?not=this.lmdb"),
+        ("/odd://name.lmdb", "/odd:/name.lmdb"),
+    ],
+)
+def test_an_absolute_path(given: str, path: str):
+    assert options_from_url(given).path == path
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("lmdb://results.lmdb", "here/results.lmdb"),
+        ("lmdb://./results.lmdb", "here/results.lmdb"),
+        ("lmdb://data/results.lmdb", "here/data/results.lmdb"),
+        ("lmdb://../results.lmdb", "results.lmdb"),
+        ("results.lmdb", "here/results.lmdb"),
+        ("./data/results.lmdb", "here/data/results.lmdb"),
+        (Path("results.lmdb"), "here/results.lmdb"),
+        ("~/results.lmdb", "home/results.lmdb"),
+        ("lmdb://~/results.lmdb", "home/results.lmdb"),
+        ("./~/results.lmdb", "here/~/results.lmdb"),
+    ],
+)
+def test_a_path_relative_to_the_present_folder_or_home(given: str, path: str, tmp_path: Path):
+    assert options_from_url(given).path == str(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "value"),
+    [
+        ("", "max_size", 64 * GIB),
+        ("max_size=8GiB", "max_size", 8 * GIB),
+        ("max_size=8gib", "max_size", 8 * GIB),
+        ("max_size=500MB", "max_size", 500_000_000),
+        ("max_size=500+MB", "max_size", 500_000_000),
+        ("max_size=500%20MB", "max_size", 500_000_000),
+        ("max_size=1.5GiB", "max_size", GIB * 3 // 2),
+        ("max_size=2TiB", "max_size", 2048 * GIB),
+        ("max_size=2000000", "max_size", 2_000_000),
+        ("max_size=2000kB", "max_size", 2_000_000),
+        ("max_size=2000000B", "max_size", 2_000_000),
+        ("", "durability", "checkpoint"),
+        ("durability=commit", "durability", "commit"),
+        ("durability=none", "durability", "none"),
+        ("", "mode", 0o600),
+        ("mode=0660", "mode", 0o660),
+        ("mode=660", "mode", 0o660),
+        ("mode=0o640", "mode", 0o640),
+        ("", "max_readers", 1024),
+        ("max_readers=20", "max_readers", 20),
+        ("", "global_keyprefix", ""),
+        ("global_keyprefix=", "global_keyprefix", ""),
+        ("global_keyprefix=app", "global_keyprefix", "app_"),
+        ("global_keyprefix=app:", "global_keyprefix", "app:"),
+        ("global_keyprefix=b%C3%BC-", "global_keyprefix", "b\u00fc-"),
+        ("durability=none&mode=0660", "mode", 0o660),
+    ],
+)
+def test_an_option_in_a_url(query: str, name: str, value: object):
+    assert getattr(options_from_url(f"lmdb:///results.lmdb?{query}"), name) == value
+
+
+def test_options_given_in_code_win_over_those_of_the_url():
+    options = options_from_url("lmdb:///r.lmdb?durability=none&max_readers=5", durability="commit", max_size="2GiB")
+    assert (options.durability, options.max_readers, options.max_size) == ("commit", 5, 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("redis://localhost/0", "begins with lmdb://, not redis://"),
+        ("file:///results.lmdb", "begins with lmdb://"),
+        ("lmdb:results.lmdb", "lmdb:///absolute/path"),
+        ("lmdb:/results.lmdb", "lmdb:///absolute/path"),
+        ("", "the path of a file"),
+        ("/", "the path of a file"),
+        ("lmdb://", "the path of a file"),
+        ("lmdb:///", "the path of a file"),
+        ("lmdb:///var/folder/", 'must not end in "/"'),
+        ("folder/", 'must not end in "/"'),
+        (b"/results.lmdb", "text, not bytes"),
+        ("/results\0.lmdb", "without NUL"),
+        ("~\0/results.lmdb", "without NUL"),
+        ("lmdb:///results%00.lmdb", "without NUL"),
+        ("lmdb:///%ff.lmdb", "not UTF-8"),
+        ("/\ud800.lmdb", "path"),
+    ],
+)
+def test_a_path_that_cannot_be_understood_is_refused_with_a_cure(given: str, cure: str):
+    with pytest.raises(ConfigurationError) as caught:
+        options_from_url(given)
+    assert cure in str(caught.value)
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_refused():
+    with pytest.raises(ConfigurationError, match="~nobody-of-this-name"):
+        options_from_url("~nobody-of-this-name/results.lmdb")
+
+
+@pytest.mark.parametrize(
+    ("query", "cure"),
+    [
+        ("durability=sometimes", "checkpoint, commit, none"),
+        ("durability=", "checkpoint, commit, none"),
+        ("durability", "name=value"),
+        ("durability=none&&mode=0660", "name=value"),
+        ("durability=none&durability=commit", "each option once"),
+        ("durability=none&durability=none", "each option once"),
+        ("max_size=big", "as in 8GiB"),
+        ("max_size=8XB", "as in 8GiB"),
+        ("max_size=", "as in 8GiB"),
+        ("max_size=-8GiB", "as in 8GiB"),
+        ("max_size=1000", "from 1 MiB"),
+        ("max_size=99999999999TiB", "max_size"),
+        ("mode=0888", "octal"),
+        ("mode=rw", "octal"),
+        ("mode=-660", "octal"),
+        ("mode=0060", "at least 0600"),
+        ("mode=0700", "nothing beyond 0666"),
+        ("mode=4600", "nothing beyond 0666"),
+        ("max_readers=0", "from 1 to"),
+        ("max_readers=many", "max_readers"),
+        ("max_readers=9999999999", "max_readers"),
+        ("clock=now", "in code"),
+    ],
+)
+def test_an_option_that_will_not_do_is_refused_with_a_cure(query: str, cure: str):
+    with pytest.raises(ConfigurationError) as caught:
+        options_from_url(f"lmdb:///results.lmdb?{query}")
+    assert cure in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_size", None),
+        ("max_size", True),
+        ("max_size", 2e9),
+        ("mode", None),
+        ("mode", -1),
+        ("max_readers", 1.0),
+        ("global_keyprefix", b"app"),
+        ("global_keyprefix", "\ud800"),
+        ("durability", None),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_refused_by_name(name: str, value: object):
+    with pytest.raises(ConfigurationError, match=name):
+        options_from_url("/results.lmdb", **{name: value})
+
+
+@pytest.mark.parametrize("given", ["lmdb:///r.lmdb?sync=1", "lmdb:///r.lmdb?Mode=0600", "lmdb:///r.lmdb?path=/x"])
+def test_an_unknown_option_is_refused_with_a_list_of_the_known_ones(given: str):
+    with pytest.raises(UnknownOption) as caught:
+        options_from_url(given)
+    for known in {field.name for field in dataclasses.fields(Options)} - {"path"}:
+        assert known in str(caught.value)
+
+
+def test_a_misspelt_keyword_is_an_unknown_option_too():
+    with pytest.raises(UnknownOption, match="maxsize"):
+        options_from_url("/results.lmdb", maxsize=GIB)
+
+
+def test_options_are_frozen_and_compare_by_value_whatever_the_clock():
+    options = Options(path="/results.lmdb")
+    assert options.clock is time.time
+    assert options == Options(path="/results.lmdb", clock=lambda: 0.0)
+    assert options != Options(path="/results.lmdb", mode=0o660)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.mode = 0o660
+
+
+@pytest.mark.parametrize("path", ["results.lmdb", "", Path("/results.lmdb"), b"/results.lmdb"])
+def test_options_made_by_hand_want_an_absolute_path(path: object):
+    with pytest.raises(ConfigurationError, match="an absolute path"):
+        Options(path=path)
+
+
+@pytest.mark.parametrize(("durability", "syncs"), [("none", False), ("commit", True), ("checkpoint", True)])
+def test_what_each_durability_syncs(durability: str, syncs: bool):
+    assert Options(path="/results.lmdb", durability=durability).syncs is syncs
+
+
+def test_a_path_object_of_any_kind_is_taken():
+    class Elsewhere(os.PathLike):
+        def __fspath__(self) -> str:
+            return "/results.lmdb"
+
+    assert options_from_url(Elsewhere()).path == "/results.lmdb"
