@@ -50,13 +50,12 @@ def test_every_link_in_the_docs_leads_to_a_file():
 
 def test_every_file_that_the_design_describes_exists():
     house = re.search(r"## The house\n\n```\nlmdbresults/\n(.*?)```", DESIGN, flags=re.DOTALL).group(1)
-    folder = ROOT / "lmdbresults"
+    folder = section = ROOT / "lmdbresults"
     for line in house.splitlines():
-        indent, name = len(line) - len(line.lstrip()), line.split()[0]
-        where = folder if indent == 2 else folder / section
-        if name.endswith("/"):
-            section = name
-        assert (where / name).exists(), name
+        is_in_section = line.startswith("    ")
+        path = (section if is_in_section else folder) / line.split()[0]
+        assert path.exists(), path
+        section = section if is_in_section else path
 
 
 def test_every_error_that_the_docs_name_exists():

@@ -66,4 +66,3 @@ def test_samples_are_the_same_each_time_and_differ_by_size_and_seed_only():
     assert sample(1000) == sample(1000)
     assert len(sample(1000)) == 1000
     assert sample(1000) != sample(1000, seed=1)
-

@@ -146,8 +146,7 @@ class Environment:
 
     def _guard(self) -> None:
         """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
-        if os.getpid() != gate.pid:
-            gate.after_fork_in_child()
+        gate.notice_fork()
         gate.refuse_while_alone()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
         if self._inside.transaction or self._writer._is_owned():  # type: ignore[attr-defined]

@@ -190,7 +190,10 @@ def _create_lock(path: str, mode: int, max_readers: int) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # a folder that may be written and not listed cannot be synced either
     try:
         os.fsync(descriptor)
     finally:

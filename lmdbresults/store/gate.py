@@ -10,14 +10,20 @@ Order of locks: the register, the members, then the writer lock of an environmen
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from lmdbresults.errors import NestedTransaction
 
 __all__ = ["gate"]
+
+
+#: Seconds that a fork waits for the transactions of other threads. One that never ends may be waiting itself, for a lock
+#: that is held for the fork; then the child will find its stores unusable.
+_FORK_PATIENCE: Final = 10.0
 
 
 class ForkAware(Protocol):
@@ -79,11 +85,17 @@ class Gate:
 
     def refuse_inside(self) -> None:
         """Raise `NestedTransaction` if the present thread is inside a transaction, or has everybody wait already."""
+        self.notice_fork()
         if self._own.is_alone or _is_mine(self.shared()):
             raise NestedTransaction(
                 "This has to wait until no transaction is open in the process, so it cannot happen inside one: "
                 "leave the transaction first."
             )
+
+    def notice_fork(self) -> None:
+        """Begin anew if this is a child of a fork that Python's hooks have not seen."""
+        if os.getpid() != self.pid:
+            self.after_fork_in_child()
 
     def refuse_while_alone(self) -> None:
         """Raise `NestedTransaction` if a signal handler comes while its thread opens, closes or forks."""
@@ -94,7 +106,7 @@ class Gate:
     def exclusive(self, timeout: float = -1) -> Iterator[bool]:
         """Wait until no transaction is open in this process, and let none begin inside the block.
 
-        Yields False, holding nothing, if one lock takes longer than ``timeout`` seconds (-1: wait). Raises
+        Yields False, holding nothing, if that takes longer than about ``timeout`` seconds (-1: wait). Raises
         `NestedTransaction` if the caller is inside a transaction: two who waited like that would wait for each other.
         """
         self.refuse_inside()
@@ -114,8 +126,12 @@ class Gate:
         if not self._register.acquire(timeout=timeout):
             return False
         self._is_taken = True
+        until = time.monotonic() + timeout
         # The members are listed only once the register is held, which keeps new ones out.
-        return all(lock.acquire(timeout=timeout) for lock in list(self._members))
+        return all(
+            lock.acquire(timeout=timeout if timeout < 0 else max(until - time.monotonic(), 0))
+            for lock in list(self._members)
+        )
 
     def _give_all_back(self) -> None:
         """Release what this thread has taken, be it all or not."""
@@ -135,8 +151,8 @@ class Gate:
         except NestedTransaction:
             return  # nothing can be let go, so the child will find its stores unusable
         self._own.is_forking = True
-        self._take_all()
-        self._tell(lambda watcher: watcher.before_fork())
+        if self._take_all(_FORK_PATIENCE):
+            self._tell(lambda watcher: watcher.before_fork())
 
     def _after_fork_in_parent(self) -> None:
         if self._own.is_forking:  # not if a signal handler forks while its thread is alone for another reason
@@ -147,7 +163,7 @@ class Gate:
                 self._give_all_back()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew in a child. Called by Python, or by whoever notices that `pid` is no longer the process's."""
+        """Begin anew in a child."""
         self._start_anew()
         self._tell(lambda watcher: watcher.after_fork_in_child())
 

@@ -54,6 +54,7 @@ class Register:
                 del self._environments[environment.path]
 
     def _refuse_reentry(self) -> None:
+        gate.notice_fork()
         gate.refuse_while_alone()
         if self._lock._is_owned():  # type: ignore[attr-defined]
             raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
