@@ -7,6 +7,7 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from celery import states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
+from celery.utils.serialization import get_pickled_exception
 from kombu.compression import compress, decompress
 from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as kombu_json
@@ -222,6 +224,10 @@ class LMDBBackend(KeyValueStoreBackend):
         meta: dict[str, Any] = self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
         return meta
 
+    def exception_to_python(self, exc: Any) -> Any:
+        """Return an exception as an instance; also one that a writer with pickle had to wrap."""
+        return super().exception_to_python(get_pickled_exception(exc) if isinstance(exc, BaseException) else exc)
+
     # -- payloads: they say themselves how they are encoded, so a reader need not be configured like the worker -----
 
     def encode(self, data: Any) -> bytes:
@@ -269,13 +275,41 @@ class LMDBBackend(KeyValueStoreBackend):
         Celery counts a group inside the header as one part. It has as many as it has tasks.
         """
         if request.group and request.chord.get("chord_size") is None:
-            header = self.restore_group(request.group)
-            if header is not None:
-                request.chord["chord_size"] = _count_tasks(header)
-        super().on_chord_part_return(request, state, result, **kwargs)
+            with suppress(Exception):  # a group that cannot be read is restored, and complained of, once more below
+                request.chord["chord_size"] = _count_tasks(self.restore_group(request.group) or ())
+        token = _ends_chord.set(True)
+        try:
+            super().on_chord_part_return(request, state, result, **kwargs)
+        finally:
+            _ends_chord.reset(token)
+
+    def restore_group(self, group_id: str, cache: bool = True) -> Any:
+        group = super().restore_group(group_id, cache=cache)
+        if group is not None and _ends_chord.get():
+            return _Header(group.id, group.results, app=self.app)
+        return group
 
 
-def _count_tasks(result: Any) -> int:
-    if isinstance(result, GroupResult):
-        return sum(_count_tasks(part) for part in result.results)
-    return 1
+#: Whether the present thread returns a part of a chord.
+_ends_chord: ContextVar[bool] = ContextVar("ends_chord", default=False)
+
+
+class _Header(GroupResult):
+    """The header of a chord, as whoever ends the chord sees it."""
+
+    def join(self, *args: Any, **kwargs: Any) -> Any:
+        """Join without asking whether a task may wait.
+
+        Celery allows that by a variable which all threads share, so chords that end in two threads at once disturb
+        each other.
+        """
+        return super().join(*args, **{**kwargs, "disable_sync_subtasks": False})
+
+    def _failed_join_report(self) -> Any:
+        # Celery looks for what is in the cache, where failures are not.
+        return (part for part in self.results if part.state in states.PROPAGATE_STATES)
+
+
+def _count_tasks(header: Iterable[Any]) -> int | None:
+    """Return how many tasks there are in a header and the groups inside it; None if there are none."""
+    return sum(_count_tasks(part) or 0 if isinstance(part, GroupResult) else 1 for part in header) or None

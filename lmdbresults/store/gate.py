@@ -21,8 +21,8 @@ from lmdbresults.errors import NestedTransaction
 __all__ = ["gate"]
 
 
-#: Seconds that a fork waits for the transactions of other threads. One that never ends may be waiting itself, for a lock
-#: that is held for the fork; then the child will find its stores unusable.
+#: Seconds that a fork waits for the transactions of other threads. One that does not end may be waiting itself, for a
+#: lock that is held for the fork; then the child will find its stores unusable.
 _FORK_PATIENCE: Final = 10.0
 
 
