@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the Celery tests on each minor version of Celery that is supported, or on those that are named:
 #   .ci/celery_versions.sh 5.3.6 5.7.0
-# Each has a virtual environment under build/, made when it is first needed.
+# Each has a virtual environment under build/, made when it is first needed or setup.cfg has changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +10,7 @@ failed=()
 for version; do
     venv="build/celery-${version//\*/x}"
     printf '\n== Celery %s\n' "$version"
-    if [ ! -e "$venv/.ready" ]; then
+    if [ ! "$venv/.ready" -nt setup.cfg ]; then
         "${PYTHON:-python3}" -m venv "$venv"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "celery==$version"
         touch "$venv/.ready"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
+from lmdbresults.store import WriteTransaction
 from tests.processes import FORKS_WITH_THREADS, busy_threads, in_child, run_script
 from tests.stores import sound_store
 
@@ -184,6 +185,33 @@ def test_a_fork_that_python_does_not_see_is_noticed(store: LMDBStore) -> None:
         os._exit(7 if set(use_after_fork(store)) == {"ForkedStore"} else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert store.get(b"key") == b"value"
+
+
+@pytest.mark.parametrize("kind", ["update", "write"])
+def test_a_fork_that_python_does_not_see_is_noticed_at_the_end_of_a_transaction(store: LMDBStore, kind: str) -> None:
+    mine, statuses = os.getpid(), []
+
+    def work(txn: WriteTransaction) -> None:
+        txn.set(b"key", b"parent")
+        pid = ctypes.PyDLL(None).fork()
+        if pid:
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    try:
+        if kind == "update":
+            store.update(work)
+        else:
+            with store.write() as txn:
+                work(txn)
+    except errors.ForkedStore:
+        if os.getpid() != mine:
+            os._exit(7)
+        raise
+    finally:
+        if os.getpid() != mine:
+            os._exit(1)
+    assert statuses == [7]
+    assert store.get(b"key") == b"parent"
 
 
 def test_a_child_that_python_does_not_see_can_close_the_store_without_harm(store: LMDBStore) -> None:

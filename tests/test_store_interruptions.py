@@ -185,11 +185,14 @@ def read_block(store: LMDBStore) -> None:
         txn.mget([b"one", b"two"])
 
 
+#: What holds nothing even while the exception that has interrupted it is kept, as by a future.
+HOLD_NOTHING = ("get", "set", "set large", "incr", "update")
 OPERATIONS: dict[str, Callable[[LMDBStore], object]] = {
     "get": lambda store: store.get(b"large"),
     "set": lambda store: store.set(b"key", b"value", ttl=1e-9),
     "set large": lambda store: store.set(b"large", LARGE),
     "incr": lambda store: store.incr(b"n"),
+    "update": lambda store: store.update(lambda txn: txn.set(b"key", LARGE)),
     "read block": read_block,
     "write block": write_block,
     "scan": lambda store: list(store.scan()),
@@ -268,6 +271,8 @@ def interrupt(path: Path, operation: str, turns: int) -> int:
                 alarm(0)
             except Interruption:
                 interrupted += 1
+                if operation in HOLD_NOTHING:
+                    in_thread(store.set, b"from a thread", b"value")
                 with suppress(errors.NestedTransaction):  # the exception may still hold a block open, but never hangs
                     store.set(b"from the handler of the exception", b"value")
             in_thread(store.get, b"key")
@@ -281,6 +286,29 @@ def test_an_exception_out_of_a_signal_handler_leaves_no_lock_held(path: Path, op
     assert in_child(interrupt, path, operation, 200 if operation == "fork" else 1500) > 10
     with open_store(path, durability="none") as store:
         see_no_lock_held(store)
+
+
+def test_an_exception_that_comes_as_a_fork_ends_leaves_no_lock_held(path: Path) -> None:
+    """The signal is there when the first hook after the fork begins; logging has had its own by then."""
+    source = """
+import concurrent.futures.thread, ctypes, faulthandler, functools, logging, os, signal, sys, threading
+os.register_at_fork(after_in_parent=functools.partial(ctypes.CDLL(None)["raise"], signal.SIGALRM))
+from lmdbresults import open_store
+def handler(number, frame): raise TimeoutError
+signal.signal(signal.SIGALRM, handler)
+sys.unraisablehook = lambda _: print("interrupted")
+faulthandler.dump_traceback_later(20, exit=True)
+with open_store(sys.argv[1], durability="none") as store:
+    pid = os.fork()
+    if pid == 0: os._exit(0)
+    os.waitpid(pid, 0)
+    thread = threading.Thread(target=store.set, args=(b"key", b"value"))
+    thread.start()
+    thread.join()
+    print(store.get(b"key"))
+"""
+    done = run_script(source, path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nb'value'\n", "")
 
 
 def inject(path: Path, injections: int) -> int:

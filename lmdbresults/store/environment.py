@@ -142,6 +142,7 @@ class Environment:
             tries_left -= 1
             self._recover(failure, tries_left)
         if os.getpid() != owner:
+            gate.notice_fork()
             self._refuse_unusable()
 
     def _guard(self) -> None:

@@ -59,6 +59,8 @@ class Gate:
                 after_in_parent=self._after_fork_in_parent,
                 after_in_child=self.after_fork_in_child,
             )
+            # Once more, for a signal handler that raises as the first one begins: nothing else gives back the locks.
+            os.register_at_fork(after_in_parent=self._after_fork_in_parent)
 
     def _start_anew(self) -> None:
         self.pid = os.getpid()
@@ -156,11 +158,11 @@ class Gate:
 
     def _after_fork_in_parent(self) -> None:
         if self._own.is_forking:  # not if a signal handler forks while its thread is alone for another reason
-            self._own.is_forking = False
             try:
                 self._give_all_back()
             finally:
                 self._give_all_back()
+            self._own.is_forking = False
 
     def after_fork_in_child(self) -> None:
         """Begin anew in a child."""
