@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from lmdbresults.app import App, Signature
-from lmdbresults.backends import open_backend
+from lmdbresults import App, open_backend
+from lmdbresults.app import Signature
 
 
 class PoolApp(App):

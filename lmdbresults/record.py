@@ -194,5 +194,5 @@ def _prefix(state: str) -> bytes:
     return head + msgpack.packb(RECORD_VERSION) + msgpack.packb(state)  # type: ignore[no-any-return]
 
 
-#: What the bytes of a record in state SUCCESS begin with, in any version; a store compares without decoding.
+#: What the bytes of a record in state SUCCESS begin with; a store compares without decoding.
 SUCCESS_PREFIX: Final = _prefix(SUCCESS)

@@ -30,6 +30,11 @@ def test_the_readme_has_examples():
     assert len(python_blocks(README)) >= 2
 
 
+def test_the_readme_shows_the_pool_as_it_is():
+    shown = python_blocks(README)[-1]
+    assert (ROOT / "examples" / "pool.py").read_text().endswith(shown)
+
+
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z]+)", README))
