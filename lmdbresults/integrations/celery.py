@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
-from celery import states
+from celery import VERSION, states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
@@ -150,7 +150,7 @@ class LMDBBackend(KeyValueStoreBackend):
         if self.app.conf.find_value_for_key("extended", "result"):
             return None
         meta = super()._get_result_meta(None, states.SUCCESS, None, None)
-        if meta.keys() != _PLAIN_META or datetime.fromisoformat(meta["date_done"]).tzinfo is None:
+        if meta.keys() != _PLAIN_META or VERSION < (5, 5):  # which wrote the date in UTC, with or without saying so
             return None
         zone: tzinfo = self.app.timezone
         return zone
