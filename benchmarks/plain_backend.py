@@ -83,7 +83,7 @@ class BarePeer:
     def request(self, task_id: str) -> list[Put]:
         recorder, now = Recorder(), time.time()
         deadline = now + self.encoder.backend.expires
-        records.put(cast(Any, recorder), self.key(task_id), self.encoder.record(task_id), deadline, now)
+        records.put(cast(Any, recorder), self.key(task_id), self.encoder.record(task_id), deadline, now, [])
         return recorder.puts[: self.limit]
 
     def store(self, puts: list[Put]) -> None:

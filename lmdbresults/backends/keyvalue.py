@@ -11,7 +11,7 @@ from lmdbresults.app import Request, Signature
 from lmdbresults.backends import unlock
 from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
-from lmdbresults.backends.waiting import OnInterval, looks
+from lmdbresults.backends.waiting import OnInterval
 from lmdbresults.errors import ChordError
 from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
@@ -140,25 +140,33 @@ class KeyValueStoreBackend(BaseBackend):
     ) -> Iterator[tuple[str, Meta]]:
         """Yield ``(id, meta)`` of tasks as they become ready, each once, those in the cache first.
 
-        Ends after ``max_iterations`` looks, if given. Raises `ResultTimeout` after ``timeout`` seconds.
+        ``on_message(meta)`` is called for each of them, and for states on the way, such as one's own of progress; the
+        last one counts if several come at once. Ends after ``max_iterations`` looks, if given. Raises `ResultTimeout`
+        after ``timeout`` seconds.
         """
-        pending = dict.fromkeys(map(str, task_ids))
+        pending = dict.fromkeys(map(str, task_ids), "")
         for task_id in list(pending):
             cached = self._cache.get(task_id)
             if cached is not None and cached.get("status") in READY_STATES:
                 del pending[task_id]
                 yield task_id, cached
-        for look in looks(timeout, interval, on_interval, f"{len(pending)} tasks") if pending else ():
-            found = self._look_for(list(pending), READY_STATES)
-            for task_id, meta in found.items():
-                del pending[task_id]
-                if on_message is not None:
+        if not pending:
+            return
+        every_change = on_message is not None or not states.READY_STATES >= READY_STATES
+        looks = self._looks(pending, timeout, interval, on_interval, f"{len(pending)} tasks", every_change=every_change)
+        for look, changed in enumerate(looks, start=1):
+            wanted = list(pending) if changed is None else [id_ for id_ in changed if id_ in pending]
+            for task_id, meta in self._look_for(wanted, READY_STATES if on_message is None else None).items():
+                if on_message is not None and pending[task_id] != (said := repr(meta)):
+                    pending[task_id] = said
                     on_message(meta)
-                yield task_id, meta
-            if not pending or look + 1 == max_iterations:
+                if meta["status"] in READY_STATES:
+                    del pending[task_id]
+                    yield task_id, meta
+            if not pending or look == max_iterations:
                 return
 
-    def _look_for(self, task_ids: list[str], ready_states: frozenset[str]) -> dict[str, Meta]:
+    def _look_for(self, task_ids: list[str], ready_states: frozenset[str] | None) -> dict[str, Meta]:
         found = self._mget_to_results(
             self.mget([self.get_key_for_task(id_) for id_ in task_ids]), task_ids, ready_states
         )
@@ -171,9 +179,9 @@ class KeyValueStoreBackend(BaseBackend):
         self,
         values: Sequence[bytes | None] | Mapping[bytes, bytes | None],
         keys: Sequence[str],
-        READY_STATES: frozenset[str] = states.READY_STATES,  # noqa: N803
+        READY_STATES: frozenset[str] | None = states.READY_STATES,  # noqa: N803
     ) -> dict[str, Meta]:
-        """Return the metas that are ready by id, from what `mget` returned."""
+        """Return the metas that are ready by id, from what `mget` returned. None: those in any state."""
         if isinstance(values, Mapping):
             pairs: Iterable[tuple[str, bytes | None]] = ((self._strip_prefix(key), values[key]) for key in values)
         else:
@@ -183,11 +191,11 @@ class KeyValueStoreBackend(BaseBackend):
     def _filter_ready(
         self,
         values: Iterable[tuple[str, bytes | None]],
-        READY_STATES: frozenset[str] = states.READY_STATES,  # noqa: N803
+        READY_STATES: frozenset[str] | None = states.READY_STATES,  # noqa: N803
     ) -> Iterator[tuple[str, Meta]]:
-        """Yield ``(id, meta)`` of the records that are ready. The others are not decoded."""
+        """Yield ``(id, meta)`` of the records that are ready; None: in any state. The others are not decoded."""
         for id_, data in values:
-            if data is not None and TaskRecord.unpack(data).state in READY_STATES:
+            if data is not None and (READY_STATES is None or TaskRecord.unpack(data).state in READY_STATES):
                 yield id_, self.decode_result(data)
 
     # -- groups ------------------------------------------------------------------------------------------------------

@@ -1,18 +1,21 @@
 """The backend over a `Store`, and the one over an LMDB file."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
 from lmdbresults.app import App
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend, chord_size, count_tasks, part_key
+from lmdbresults.backends.news import News
+from lmdbresults.backends.waiting import OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
+from lmdbresults.store.listening import Hub, Listener
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
 
@@ -26,6 +29,7 @@ class StoreBackend(KeyValueStoreBackend):
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._store: Store | None = store
+        self._hub: Hub | None = None
 
     @property
     def store(self) -> Store:
@@ -39,6 +43,9 @@ class StoreBackend(KeyValueStoreBackend):
 
     def process_cleanup(self) -> None:
         """Close the store."""
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.close()
         store, self._store = self._store, None
         if store is not None:
             store.close()
@@ -67,7 +74,13 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
         record = self._record(result, state, traceback, request)
-        self.store.set(self.get_key_for_task(task_id), record, self.expires, unless_prefix=SUCCESS_PREFIX)
+        self.store.set(
+            self.get_key_for_task(task_id),
+            record,
+            self.expires,
+            unless_prefix=SUCCESS_PREFIX,
+            interim=state not in self.READY_STATES,
+        )
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         """Return the same bytes as the general way does, which puts a meta together and takes it apart again.
@@ -83,6 +96,29 @@ class StoreBackend(KeyValueStoreBackend):
         payload = self._payload(result)
         fields = (RECORD_VERSION, state, date_done, *unknown, group_id, parent_id, children, traceback, payload)
         return TaskRecord(*fields).pack()
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    @property
+    def hub(self) -> Hub:
+        """Where the threads of this process wait."""
+        if self._hub is None:
+            self._hub = Hub(self.store)
+        return self._hub
+
+    def _looks(
+        self,
+        pending: Mapping[str, object],
+        timeout: float | None,
+        interval: float,
+        on_interval: OnInterval | None,
+        what: str,
+        *,
+        every_change: bool = False,
+    ) -> Iterator[Collection[str] | None]:
+        with Listener(self.hub) as listener:
+            news = News(listener, self.get_key_for_task, pending, every_change)
+            yield from looks(timeout, interval, on_interval, what, pause=news.wait)
 
     # -- chords --------------------------------------------------------------------------------------------------------
 

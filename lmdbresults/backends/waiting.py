@@ -1,8 +1,11 @@
-"""Waiting for results by looking again: at once, then every ``interval`` seconds, by the monotonic clock."""
+"""Waiting for results: a look at once, then one whenever there is news, or every ``interval`` seconds where none comes.
+
+What there is to wait by is for `Waiting._looks` to say; here it is nothing but the monotonic clock.
+"""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from lmdbresults import states
@@ -30,11 +33,27 @@ class Waiting:
         self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
     ) -> Meta:
         """Return the meta of a task once it has ended; a ``timeout`` of 0 looks once. Raises `ResultTimeout`."""
-        for _ in looks(timeout, interval, on_interval, f"task {task_id}"):
+        for _ in self._looks({str(task_id): None}, timeout, interval, on_interval, f"task {task_id}"):
             meta = self.get_task_meta(task_id)
             if meta["status"] in states.READY_STATES:
                 return meta
-        raise AssertionError("looks() raises when time is up")
+        raise AssertionError("_looks() raises when time is up")
+
+    def _looks(
+        self,
+        pending: Mapping[str, object],
+        timeout: float | None,
+        interval: float,
+        on_interval: OnInterval | None,
+        what: str,
+        *,
+        every_change: bool = False,
+    ) -> Iterator[Collection[str] | None]:
+        """Yield whenever it is time to look, the first time at once: the ids of tasks that may have changed; None: any.
+
+        ``pending`` has the ids that are waited for, and may lose some between two looks. Raises `ResultTimeout`.
+        """
+        return looks(timeout, interval, on_interval, what)
 
     def wait_for_pending(
         self,
@@ -77,19 +96,19 @@ def looks(
     what: str,
     *,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], object] = time.sleep,
-) -> Iterator[int]:
-    """Yield whenever it is time to look, the first time at once. Raises `ResultTimeout` when time is up.
+    pause: Callable[[float], Collection[str] | None] = time.sleep,
+) -> Iterator[Collection[str] | None]:
+    """Yield what ``pause(seconds)`` returns whenever it is time to look; None the first time, which is at once.
 
     The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
+    Raises `ResultTimeout` when time is up.
     """
     until = math.inf if timeout is None else clock() + timeout
-    number = 0
+    changed = None
     while True:
-        yield number
-        number += 1
+        yield changed
         if clock() >= until:
             raise ResultTimeout(f"No end of {what} within {timeout} seconds. It may come later.")
         if on_interval is not None:
             on_interval()
-        sleep(max(min(interval, until - clock()), 0))
+        changed = pause(max(min(interval, until - clock()), 0))

@@ -5,12 +5,12 @@ atomic across threads and processes. What has expired is invisible at once, whet
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-__all__ = ["KEEP", "ReadTransaction", "Store", "WriteTransaction"]
+__all__ = ["KEEP", "Mailbox", "ReadTransaction", "Store", "WriteTransaction"]
 
 Result = TypeVar("Result")
 
@@ -55,10 +55,19 @@ class WriteTransaction(ReadTransaction):
     """What can be done in one transaction: all of it happens, or none. It reads its own writes."""
 
     @abstractmethod
-    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
         """Store a value, whatever was there before, and return True.
 
         ``unless_prefix`` protects a present value that begins with these bytes: then return False and change nothing.
+        ``interim`` says that this is not the value that is waited for: it wakes only those who asked for every change.
         Raises `StoreFull`, or ValueError for a ttl that is negative or no number.
         """
 
@@ -80,6 +89,46 @@ class WriteTransaction(ReadTransaction):
     @abstractmethod
     def expire(self, key: bytes, ttl: float | None) -> bool:
         """Count the time that a key has left from now; return whether there is such a key."""
+
+
+class Mailbox(ABC):
+    """Where the news arrives that keys have changed, from whichever process changed them.
+
+    News is a hint to look again. It may come for nothing, and it is lost with a process that dies between its commit
+    and the message; so whoever waits looks again after a while in any case, by `Store.moment`. Threads may share a
+    mailbox, as long as one at a time calls `drain`.
+    """
+
+    @abstractmethod
+    def register(
+        self, keys: Iterable[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
+    ) -> list[bytes]:
+        """Have a message arrive when a key changes next; return the keys that are not pending, so not registered.
+
+        ``is_pending(value)`` says of a value, or of None, whether it is still to be waited for. Value and registration
+        are looked at in one transaction, so no change goes unnoticed. ``every_change`` has messages arrive for
+        interim values too. A registration lasts until a value that is not interim, or `forget`.
+        """
+
+    @abstractmethod
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Take registrations back. What was not registered is skipped."""
+
+    @abstractmethod
+    def drain(self) -> Collection[bytes] | None:
+        """Return, without waiting, the keys of the messages that have arrived; None: any key may have changed."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return what becomes readable when messages arrive; -1 if none can, and one has to look again and again."""
+
+    @abstractmethod
+    def ring(self) -> None:
+        """Have `fileno` become readable, so that who waits for that looks up; `drain` returns nothing for it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take all registrations back. Closing twice is fine."""
 
 
 class Store(WriteTransaction):
@@ -121,6 +170,14 @@ class Store(WriteTransaction):
     @abstractmethod
     def stats(self) -> Any:
         """Return figures about the store; which ones depends on its kind."""
+
+    @abstractmethod
+    def mailbox(self) -> "Mailbox":
+        """Return a new mailbox, for one thread or event loop to read. Whoever asks for it closes it."""
+
+    @abstractmethod
+    def moment(self) -> int:
+        """Return a number that is another one after every change: while it stays, there is nothing new to see."""
 
     @abstractmethod
     def close(self) -> None:

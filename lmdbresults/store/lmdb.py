@@ -1,5 +1,6 @@
 """LMDBStore: environment and records behind the port."""
 
+import functools
 import math
 import os
 import time
@@ -10,11 +11,13 @@ from typing import Any, Final, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import records
-from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store import records, waiters
+from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.environment import Environment, Transaction
+from lmdbresults.store.mailbox import LMDBMailbox, WakeFolder
 from lmdbresults.store.pieces import PIECE_BYTES
 from lmdbresults.store.register import register
+from lmdbresults.store.waiters import News
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -33,6 +36,9 @@ _RECLAIM_BATCH: Final = 32
 #: What a record takes besides key and value: its head, its entry in the index, the nodes of both.
 _RECORD_COST: Final = 128
 _SCAN_PAGE: Final = 500
+#: Seconds that a vacant record stands in for one that is waited for. Then whoever waits is woken and registers again;
+#: of who was killed nothing is left.
+_WATCH_LIFE: Final = 3600.0
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
@@ -74,6 +80,7 @@ class LMDBStore(Store):
         #: When this store has last looked for expired records, and when it has to look again.
         self._looked_at = self._look_again_at = -math.inf
         self._environment: Environment = register.acquire(options)
+        self._wakes = WakeFolder(self._environment.path, options.mode)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options!r})"
@@ -94,8 +101,16 @@ class LMDBStore(Store):
         with self.read() as txn:
             return txn.ttl(key)
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
-        return self._apply(_Write.put, key, value, ttl, unless_prefix or None)
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
+        return self._apply(_Write.put, key, value, ttl, unless_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         return self._apply(_Write.add, key, value, ttl)
@@ -135,9 +150,10 @@ class LMDBStore(Store):
             txn = _Write(self, raw)
             try:
                 yield txn
-                self._sweep_along(raw, txn.changes)
+                self._sweep_along(raw, txn)
             finally:
                 txn.end()
+        self._wakes.send(txn.news)
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         result: Result = self._make_room_for(self._run_foreign, operation)
@@ -150,17 +166,20 @@ class LMDBStore(Store):
 
     def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
         """Run a method of `_Write` in a transaction of its own."""
+        result: Result
         try:
-            result: Result = self._environment.write(self._run, verb, args)
+            result, news = self._environment.write(self._run, verb, args)
         except StoreFull:
-            result = self._make_room_for(self._environment.write, self._run, verb, args)
+            result, news = self._make_room_for(self._environment.write, self._run, verb, args)
+        if news:
+            self._wakes.send(news)
         return result
 
-    def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+    def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
         txn = _Write(self, raw)
         result = verb(txn, *args)
-        self._sweep_along(raw, txn.changes)
-        return result
+        self._sweep_along(raw, txn)
+        return result, txn.news
 
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
         """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep."""
@@ -178,6 +197,7 @@ class LMDBStore(Store):
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         until = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self._environment.clear_dead_readers()
+        self._clear_dead_waiters()
         removed, more = 0, True
         while more and (limit is None or removed < limit) and time.monotonic() < until:
             if removed:
@@ -191,23 +211,26 @@ class LMDBStore(Store):
         """Sweep in one transaction; in a smaller one if not even the pages that it copies find room."""
         while True:
             try:
-                return self._environment.write(self._sweep_records, limit, budget)
+                removed, more, news = self._environment.write(self._sweep_records, limit, budget)
+                self._wakes.send(news)
+                return removed, more
             except StoreFull:
                 if budget == 1:
                     raise
                 budget = max(budget // 8, 1)
 
-    def _sweep_records(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool]:
+    def _sweep_records(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[News]]:
+        news: list[News] = []
         self._environment.make_room(raw, None)
-        return records.sweep(raw, self._clock(), limit, budget)
+        return *records.sweep(raw, self._clock(), limit, budget, news), news
 
-    def _sweep_along(self, raw: Transaction, changes: int) -> None:
+    def _sweep_along(self, raw: Transaction, txn: "_Write") -> None:
         """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
         now = self._clock()
         if self._looked_at <= now < self._look_again_at:
             return
-        budget = _SWEEP_PER_WRITE + 2 * changes
-        _, more = records.sweep(raw, now, budget, budget)
+        budget = _SWEEP_PER_WRITE + 2 * txn.changes
+        _, more = records.sweep(raw, now, budget, budget, txn.news)
         self._looked_at = now
         self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
 
@@ -218,6 +241,45 @@ class LMDBStore(Store):
         for _ in range(2):
             self._environment.write(records.touch)
         return more
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def mailbox(self) -> Mailbox:
+        return LMDBMailbox(self, self._wakes)
+
+    def moment(self) -> int:
+        return self._environment.read(Transaction.id)
+
+    def topic_of(self, key: bytes) -> bytes:
+        """Return what stands for a key in messages."""
+        return waiters.topic_of(records.place_of(self._prefix + key))
+
+    def watch(
+        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
+    ) -> list[bytes]:
+        """Register a mailbox for those keys that are pending, in one transaction; return the others."""
+        return self._apply(_Write.watch, keys, is_pending, box, every_change)
+
+    def unwatch(self, keys: list[bytes], box: bytes) -> None:
+        """Take the registrations of a mailbox back, in one transaction."""
+        places = [(records.place_of(self._prefix + key), box) for key in keys]
+        self._environment.write(self._unwatch, places)
+
+    def _unwatch(self, raw: Transaction, registrations: list[tuple[bytes, bytes]]) -> None:
+        self._environment.make_room(raw, None)
+        for place, box in registrations:
+            records.unwatch(raw, place, box)
+
+    def _clear_dead_waiters(self) -> None:
+        """Take back the registrations of processes that were killed, and remove their sockets."""
+        self._wakes.remove_dead()
+        is_alive = functools.cache(self._wakes.is_alive)
+        start: bytes | None = b""
+        while start is not None:
+            found, start = self._environment.read(waiters.page, start, _SCAN_PAGE)
+            dead = [(place, box) for place, box in found if not is_alive(box)]
+            if dead:
+                self._environment.write(self._unwatch, dead)
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -294,39 +356,66 @@ class _Read(ReadTransaction):
 class _Write(_Read, WriteTransaction):
     """The verbs of writing over a raw transaction."""
 
-    __slots__ = ("changes",)
+    __slots__ = ("changes", "news")
 
     def __init__(self, store: LMDBStore, raw: Transaction) -> None:
         self._store = store
         self._raw = raw
         #: Records and pieces that were added: what sweeping has to keep up with.
         self.changes = 0
+        #: What to tell whom once this is committed.
+        self.news: list[News] = []
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
-        return self.put(key, value, ttl, unless_prefix or None)
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
+        return self.put(key, value, ttl, unless_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         return self.put(key, value, ttl, b"")  # every value begins with nothing
 
-    def put(self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None) -> bool:
+    def put(
+        self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None, interim: bool = False
+    ) -> bool:
         store = self._store
         key, now = store._prefix + key, store._clock()
         if not isinstance(value, bytes):
             value = bytes(memoryview(value))  # bytes() alone would take a number for a length
         store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
         self.changes += 1 + len(value) // PIECE_BYTES
-        return records.put(self._raw, key, value, _deadline(ttl, now), now, unless_prefix)
+        return records.put(self._raw, key, value, _deadline(ttl, now), now, self.news, unless_prefix, interim)
 
     def delete(self, key: bytes) -> bool:
         self._store._environment.make_room(self._raw, None)
-        return records.remove(self._raw, self._store._prefix + key, self._store._clock())
+        return records.remove(self._raw, self._store._prefix + key, self._store._clock(), self.news)
+
+    def watch(
+        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
+    ) -> list[bytes]:
+        """Register a mailbox for the keys that are pending; return the others."""
+        ready = []
+        for key in keys:
+            if is_pending(self.get(key)):
+                self._store._environment.make_room(self._raw, 2 * len(key) + 3 * _RECORD_COST)
+                until = self._store._clock() + _WATCH_LIFE
+                records.watch(self._raw, self._store._prefix + key, box, every_change, until)
+                self.changes += 1
+            else:
+                ready.append(key)
+        return ready
 
     def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
         key, now = self._store._prefix + key, self._store._clock()
         deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
         self._store._environment.make_room(self._raw, len(key) + _RECORD_COST)
         self.changes += 1
-        return records.increment(self._raw, key, by, deadline, now)
+        return records.increment(self._raw, key, by, deadline, now, self.news)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._store._clock()

@@ -6,6 +6,7 @@ stands there:
     k <key>                  a record
     h <BLAKE2b of the key>   a record whose key is too long for LMDB; the value begins with the key
     p <id> <number>          a piece of a large value (pieces.py)
+    w <topic> <box>          a registration of somebody who waits (waiters.py)
     x <deadline> <k... h...> an entry of the expiry index, ordered by deadline; no value
 
 A record that can expire has exactly one entry in the index, at or before its deadline. Overwriting it with a later
@@ -23,8 +24,9 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from lmdbresults.errors import NotACounter, RecordDamaged
-from lmdbresults.store import pieces
+from lmdbresults.store import pieces, waiters
 from lmdbresults.store.environment import FORMAT_KEY, Transaction
+from lmdbresults.store.waiters import News
 
 __all__ = [
     "NEVER",
@@ -35,16 +37,21 @@ __all__ = [
     "lookup",
     "next_deadline",
     "page",
+    "place_of",
     "put",
     "remove",
     "sweep",
     "touch",
+    "unwatch",
+    "watch",
 ]
 
 #: The deadline of what does not expire.
 NEVER: Final = 0.0
 #: The deadline of a large value that a sweep is taking down in steps: before any present time.
 _DOOMED: Final = 5e-324
+#: The deadline of a record that is not there, but waited for. Its entry in the index says how long it stays.
+_VACANT: Final = 1e-323
 
 _RECORD, _HASHED, _INDEX = b"k", b"h", b"x"
 
@@ -57,6 +64,7 @@ _BODY: Final = _HEAD.size
 _AFTER_CHECKSUM: Final = struct.Struct(">ddB")
 _IS_HASHED: Final = 1
 _IS_CUT: Final = 2
+_IS_AWAITED: Final = 4
 
 _DEADLINE: Final = struct.Struct(">d")
 _KEY_LENGTH: Final = struct.Struct(">I")
@@ -93,7 +101,7 @@ def lookup(txn: Transaction, key: bytes, now: float) -> bytes | None:
 
 def entry(txn: Transaction, key: bytes, now: float) -> Entry | None:
     """Return the record without fetching a large value, or None. Raises `RecordDamaged`."""
-    data = txn.get(_place(key))
+    data = txn.get(place_of(key))
     if data is None:
         return None
     found = _decode(key, data)
@@ -144,7 +152,7 @@ def _key_at(place: bytes, data: bytes) -> bytes:
     return data[start : start + length]
 
 
-def _place(key: bytes) -> bytes:
+def place_of(key: bytes) -> bytes:
     """Return the key under which LMDB has the record."""
     if len(key) <= _LONGEST_KEY:
         return _RECORD + key
@@ -178,13 +186,20 @@ def _value(txn: Transaction, key: bytes, found: Entry) -> bytes:
 
 
 def put(
-    txn: Transaction, key: bytes, value: bytes, deadline: float, now: float, unless_prefix: bytes | None = None
+    txn: Transaction,
+    key: bytes,
+    value: bytes,
+    deadline: float,
+    now: float,
+    news: list[News],
+    unless_prefix: bytes | None = None,
+    interim: bool = False,
 ) -> bool:
-    """Store a value that expires at ``deadline`` (0: never) and return True.
+    """Store a value that expires at ``deadline`` (0: never) and return True; what to tell whom is added to ``news``.
 
     If there is a value already that begins with ``unless_prefix``, leave it and return False; b"" is in every value.
     """
-    place = _place(key)
+    place = place_of(key)
     flags = _IS_HASHED if place[:1] == _HASHED else 0
     fits = len(value) <= max(_LARGEST_WHOLE - (len(key) + _KEY_LENGTH.size if flags else 0), _SMALLEST_CUT)
     if fits and _write(txn, key, place, Entry(deadline, deadline, flags, value), overwrite=False):
@@ -197,6 +212,9 @@ def put(
         value, flags = pieces.cut(txn, value), flags | _IS_CUT
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
+    if former is not None and former.flags & _IS_AWAITED:
+        news += waiters.take(txn, place, interim)
+        flags |= _IS_AWAITED if interim else 0
     _write(txn, key, place, Entry(deadline, _index(txn, place, former, deadline), flags, value))
     return True
 
@@ -207,14 +225,16 @@ def _protects(txn: Transaction, present: Entry, prefix: bytes, now: float) -> bo
     return pieces.begins_with(txn, present.body, prefix) if present.flags & _IS_CUT else present.body.startswith(prefix)
 
 
-def remove(txn: Transaction, key: bytes, now: float) -> bool:
+def remove(txn: Transaction, key: bytes, now: float, news: list[News]) -> bool:
     """Delete a record with all that belongs to it; return whether there was one that had not expired."""
-    place = _place(key)
+    place = place_of(key)
     former = _former(txn, key, place)
     existed = txn.delete(place)
     if former is None:
         return existed
     _take_down(txn, place, former)
+    if former.flags & _IS_AWAITED:
+        news += waiters.take(txn, place, interim=False)
     return not former.is_expired(now)
 
 
@@ -223,12 +243,12 @@ def expire(txn: Transaction, key: bytes, deadline: float, now: float) -> bool:
     found = entry(txn, key, now)
     if found is None:
         return False
-    place = _place(key)
+    place = place_of(key)
     _write(txn, key, place, found._replace(deadline=deadline, indexed=_index(txn, place, found, deadline)))
     return True
 
 
-def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now: float) -> int:
+def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now: float, news: list[News]) -> int:
     """Add to a counter, which begins at 0, and return it. A deadline of None leaves the present one as it is.
 
     A counter is a decimal number in ASCII, as in Redis. Raises `NotACounter`.
@@ -239,7 +259,7 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
         raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
     if deadline is None:
         deadline = NEVER if found is None else found.deadline
-    put(txn, key, b"%d" % count, deadline, now)
+    put(txn, key, b"%d" % count, deadline, now, news)
     return count
 
 
@@ -280,6 +300,34 @@ def _take_down(txn: Transaction, place: bytes, record: Entry) -> None:
         txn.delete(_index_key(record.indexed, place))
 
 
+# -- waiting -----------------------------------------------------------------------------------------------------
+
+
+def watch(txn: Transaction, key: bytes, box: bytes, every_change: bool, until: float) -> None:
+    """Register a box for the next change of a record.
+
+    If there is no record, a vacant one stands in for it ``until`` it expires.
+    """
+    place = place_of(key)
+    waiters.enter(txn, place, box, every_change)
+    present = _former(txn, key, place)
+    if present is None:
+        flags = _IS_AWAITED | (_IS_HASHED if place[:1] == _HASHED else 0)
+        _write(txn, key, place, Entry(_VACANT, _index(txn, place, None, until), flags, b""))
+    elif not present.flags & _IS_AWAITED:
+        _write(txn, key, place, present._replace(flags=present.flags | _IS_AWAITED))
+
+
+def unwatch(txn: Transaction, place: bytes, box: bytes) -> None:
+    """Take a registration back, and the vacant record if it was the last one."""
+    if waiters.leave(txn, place, box):
+        return
+    _, present = _at(txn, place)
+    if present is not None and present.deadline == _VACANT:
+        txn.delete(place)
+        txn.delete(_index_key(present.indexed, place))
+
+
 # -- the expiry index --------------------------------------------------------------------------------------------
 
 
@@ -312,7 +360,7 @@ def _due(index_key: bytes) -> float:
     return float(deadline)
 
 
-def sweep(txn: Transaction, now: float, limit: int, budget: int) -> tuple[int, bool]:
+def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News]) -> tuple[int, bool]:
     """Delete up to ``limit`` records that have expired; return how many, and whether there may be more.
 
     ``budget`` bounds the work: each entry of the index and each piece of a large value costs one.
@@ -322,7 +370,7 @@ def sweep(txn: Transaction, now: float, limit: int, budget: int) -> tuple[int, b
     for index_key in due:
         if budget <= 0:
             break
-        gone, cost = _sweep_one(txn, index_key, now, budget)
+        gone, cost = _sweep_one(txn, index_key, now, budget, news)
         removed += gone
         budget -= cost
     return removed, bool(due)
@@ -344,7 +392,7 @@ def _first_due(txn: Transaction, now: float, limit: int) -> list[bytes]:
     return found
 
 
-def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int) -> tuple[int, int]:
+def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, news: list[News]) -> tuple[int, int]:
     """Follow one entry of the index; return how many records went, and what that cost."""
     place = index_key[1 + _DEADLINE.size :]
     key, record = _at(txn, place)
@@ -354,15 +402,17 @@ def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int) -> t
     if not record.is_expired(now):  # it was given a later deadline since
         _write(txn, key, place, record._replace(indexed=_index(txn, place, None, record.deadline)))
         return 0, 1
+    if record.flags & _IS_AWAITED:  # who still waits registers again
+        news += waiters.take(txn, place, interim=False)
     if not record.flags & _IS_CUT:
         txn.delete(place)
-        return 1, 1
+        return int(record.deadline != _VACANT), 1
     pieces_gone, rest = pieces.shorten(txn, record.body, budget)
     if rest is None:
         txn.delete(place)
     else:  # half a value has to stay expired even if the clock is set back
         indexed = _index(txn, place, None, _DOOMED)
-        _write(txn, key, place, Entry(_DOOMED, indexed, record.flags, rest))
+        _write(txn, key, place, Entry(_DOOMED, indexed, record.flags & ~_IS_AWAITED, rest))
     return int(rest is None), pieces_gone + 1
 
 
@@ -392,6 +442,8 @@ def check(txn: Transaction) -> Iterator[str]:
             _, record = _at(txn, place[1 + _DEADLINE.size :])
             if record is None or record.indexed != _due(place):
                 yield f"The index entry {place!r} points at no record."
+        elif region == waiters.REGION:
+            yield from _check_registration(txn, place, data)
         elif place != FORMAT_KEY:
             yield f"The key {place!r} is of no kind that this version knows."
 
@@ -407,9 +459,15 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
     except RecordDamaged as damage:
         yield str(damage)
         return
-    if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline:
+    if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline != _VACANT:
         yield f"The record under {key!r} expires at {record.deadline}, and is indexed at {record.indexed}."
     if record.indexed and txn.get(_index_key(record.indexed, place)) is None:
         yield f"The record under {key!r} has no entry in the expiry index."
-    if _place(key) != place:
+    if place_of(key) != place:
         yield f"The record under {key!r} lies in the wrong place."
+
+
+def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[str]:
+    _, record = _at(txn, entry[1:])
+    if record is None or not record.flags & _IS_AWAITED:
+        yield f"The registration {entry_key!r} is for a record that does not know of it."

@@ -5,15 +5,18 @@ everything, and who reads keeps the moment that it began with. It is slow once t
 """
 
 import math
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, NotACounter, StoreClosed
-from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
 
 __all__ = ["MemoryStore"]
 
@@ -37,6 +40,9 @@ class MemoryStore(Store):
         self._writer = threading.Lock()
         #: Whether the present thread is in a transaction; nobody else sees this.
         self._inside = threading.local()
+        #: How many transactions there were, and who is told of changes.
+        self._moment = 0
+        self._mailboxes: weakref.WeakSet[_Mailbox] = weakref.WeakSet()
 
     def __reduce__(self) -> str | tuple[object, ...]:
         raise TypeError("A MemoryStore lives in one process: use an LMDBStore where several are to see the same.")
@@ -60,9 +66,17 @@ class MemoryStore(Store):
             pairs = list(txn.scan(prefix))
         yield from pairs
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
         with self.write() as txn:
-            return txn.set(key, value, ttl, unless_prefix=unless_prefix)
+            return txn.set(key, value, ttl, unless_prefix=unless_prefix, interim=interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         with self.write() as txn:
@@ -102,6 +116,9 @@ class MemoryStore(Store):
                 txn.end()
             _sweep(records, self._clock())
             self._records = records
+            self._moment += 1
+            for mailbox in list(self._mailboxes):
+                mailbox.tell(txn.changed)
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         with self.write() as txn:
@@ -121,6 +138,16 @@ class MemoryStore(Store):
         if self._records is None:
             raise StoreClosed("The store is closed, and what it held is gone. Make a new one.")
         return self._records
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def mailbox(self) -> Mailbox:
+        mailbox = _Mailbox(self)
+        self._mailboxes.add(mailbox)
+        return mailbox
+
+    def moment(self) -> int:
+        return self._moment
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
@@ -143,6 +170,58 @@ class MemoryStore(Store):
     def close(self) -> None:
         with self._entered(), self._writer:
             self._records = None
+
+
+class _Mailbox(Mailbox):
+    """A pair of sockets: the keys wait in a set, and a byte in a socket says that there are some."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._registered: dict[bytes, bool] = {}
+        self._changed: deque[bytes] = deque()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def register(
+        self, keys: Iterable[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
+    ) -> list[bytes]:
+        with self._store.write() as txn:  # in which nobody else changes anything
+            keys = list(keys)
+            pending = [key for key in keys if is_pending(txn.get(key))]
+            self._registered.update((key, self._registered.get(key) or every_change) for key in pending)
+        return [key for key in keys if key not in self._registered]
+
+    def tell(self, changed: Mapping[bytes, bool]) -> None:
+        """Take the keys that have changed, and whether that was in the interim. The store's writer lock is held."""
+        for key, interim in changed.items():
+            if self._registered.get(key, False) or (not interim and key in self._registered):
+                self._changed.append(key)
+                if not interim:
+                    del self._registered[key]
+                self.ring()
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._registered.pop(key, None)
+
+    def drain(self) -> Collection[bytes]:
+        with suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+        return {self._changed.popleft() for _ in range(len(self._changed))}
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # then it is readable already
+            self._writer.send(b"!")
+
+    def close(self) -> None:
+        self._registered.clear()
+        self._reader.close()
+        self._writer.close()
 
 
 class _Read(ReadTransaction):
@@ -185,11 +264,25 @@ class _Read(ReadTransaction):
 class _Write(_Read, WriteTransaction):
     """The verbs of writing over a copy of the dict."""
 
-    def set(self, key: bytes, value: bytes, ttl: float | None = None, *, unless_prefix: bytes = b"") -> bool:
+    def __init__(self, records: dict[bytes, Record], clock: Callable[[], float]) -> None:
+        super().__init__(records, clock)
+        #: The keys that have changed, and whether that was in the interim.
+        self.changed: dict[bytes, bool] = {}
+
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
         present = self._find(key)
         if unless_prefix and present is not None and present.value.startswith(unless_prefix):
             return False
         self._open()[key] = Record(bytes(memoryview(value)), self._deadline(ttl))
+        self.changed[key] = interim
         return True
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
@@ -198,6 +291,7 @@ class _Write(_Read, WriteTransaction):
     def delete(self, key: bytes) -> bool:
         existed = self._find(key) is not None
         self._open().pop(key, None)
+        self.changed[key] = False
         return existed
 
     def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
@@ -207,6 +301,7 @@ class _Write(_Read, WriteTransaction):
             raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
         deadline = present.deadline if isinstance(ttl, _Keep) else self._deadline(ttl)
         self._open()[key] = Record(b"%d" % count, deadline)
+        self.changed[key] = False
         return count
 
     def expire(self, key: bytes, ttl: float | None) -> bool:

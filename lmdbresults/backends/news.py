@@ -1,0 +1,40 @@
+"""News of tasks: what a listener hears of keys, told by the ids of tasks."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from lmdbresults import states
+from lmdbresults.record import TaskRecord
+from lmdbresults.store.listening import Listener
+
+__all__ = ["News", "is_pending"]
+
+
+class News:
+    """Waits for news of tasks. ``pending`` has the ids that are waited for, and may lose some meanwhile."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        key_of: Callable[[str], bytes],
+        pending: Mapping[str, object],
+        every_change: bool = False,
+    ) -> None:
+        self._listener = listener
+        self._ids = {key_of(id_): id_ for id_ in pending}
+        self._pending = pending
+        self._every_change = every_change
+        #: Keys for which there may be no registration (any more).
+        self._unheard: Collection[bytes] = list(self._ids)
+
+    def wait(self, seconds: float) -> Collection[str] | None:
+        """Return the ids of tasks that may have changed, at the latest after so many seconds; None: any may have."""
+        unheard = [key for key in self._unheard if self._ids[key] in self._pending]
+        changed: Collection[bytes] | None = self._listener.listen(unheard, is_pending, every_change=self._every_change)
+        changed = changed or self._listener.wait(seconds)
+        self._unheard = list(self._ids) if changed is None else changed
+        return None if changed is None else [self._ids[key] for key in changed]
+
+
+def is_pending(record: bytes | None) -> bool:
+    """Return whether the record of a task says that it has not ended, or there is none."""
+    return record is None or TaskRecord.unpack(record).state not in states.READY_STATES

@@ -1,0 +1,243 @@
+"""Many threads (or greenlets) that wait, and one mailbox between them.
+
+Whichever thread comes first reads the mailbox for all; when it leaves, another takes over. So there is no thread of
+ours, and one that waits alone is woken by the socket itself.
+"""
+
+import math
+import select
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Final
+
+from lmdbresults.errors import StoreClosed
+from lmdbresults.store.base import Mailbox, Store
+from lmdbresults.store.gate import gate
+
+__all__ = ["Hub", "Listener"]
+
+#: Seconds between two looks where no messages can arrive: at first, and at most.
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+#: Looking again in case that a message was lost may take this part of the time.
+_SHARE_OF_LOOKING: Final = 0.005
+#: Milliseconds that fit a C int.
+_LONGEST_POLL: Final = 2**31 - 1
+
+
+class Hub:
+    """The one mailbox of a store for all threads of a process. It is made when somebody waits."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.mailbox: Mailbox = store.mailbox()
+        self._start_anew()
+        gate.watch_forks(self)
+
+    def _start_anew(self) -> None:
+        #: Changes with a fork, after which nothing is registered any more.
+        self.generation = object()
+        #: Guards the listeners by key. Nothing else is taken, and no transaction begun, while it is held.
+        self._lock = threading.Lock()
+        self._listeners: dict[bytes, set[Listener]] = {}
+        #: Held by the thread that reads the mailbox. Reentrant for two reasons: a signal handler may wait in its turn,
+        #: and it knows its owner, so that an exception at any instruction does not leave it held.
+        self._reading = threading.RLock()
+        self._reader: threading.Event | None = None
+        #: Threads that wait, that one included.
+        self._others: set[threading.Event] = set()
+
+    def before_fork(self) -> None:
+        """Nothing to do: the mailbox stays the parent's."""
+
+    def after_fork_in_child(self) -> None:
+        """Forget who waited in the parent."""
+        self._start_anew()
+
+    def close(self) -> None:
+        """Give the mailbox back."""
+        self.mailbox.close()
+
+    # -- listeners -------------------------------------------------------------------------------------------------
+
+    def add(self, listener: "Listener", keys: Iterable[bytes]) -> None:
+        """Have a listener told of news about keys."""
+        with self._lock:
+            for key in keys:
+                self._listeners.setdefault(key, set()).add(listener)
+
+    def remove(self, listener: "Listener", keys: Collection[bytes]) -> None:
+        """Tell a listener nothing more about keys, and take the registrations back that nobody else needs."""
+        unneeded = []
+        with self._lock:
+            for key in keys:
+                those = self._listeners.get(key, set())
+                those.discard(listener)
+                if not those:
+                    self._listeners.pop(key, None)
+                    unneeded.append(key)
+        self.mailbox.forget(unneeded)
+        for other in self._tell(unneeded):  # who has come in between may have lost his registration by this
+            other.wake()
+
+    def _tell(self, keys: Collection[bytes] | None) -> "Collection[Listener]":
+        """Tell listeners about keys, or all of them that any key may have changed; return whom."""
+        told: dict[Listener, list[bytes]] = {}
+        with self._lock:
+            for key in list(self._listeners) if keys is None else keys:
+                for listener in self._listeners.get(key, ()):
+                    told.setdefault(listener, []).append(key)
+        for listener, news in told.items():
+            listener.tell(news)
+        return told
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
+        """Return when ``is_over``, which is asked whenever ``awake`` is set, or at ``until`` by the monotonic clock."""
+        self._others.add(awake)
+        try:
+            while not is_over() and (left := until - time.monotonic()) > 0:
+                # The order matters: first among the others, then a try. Whoever stops reading does it the other way
+                # round, so one of the two sees the other.
+                if self._reading.acquire(blocking=False):
+                    self._read(awake, is_over, until)
+                    self._reading.release()
+                else:
+                    awake.wait(left)
+                    awake.clear()
+        finally:
+            if self._reading._is_owned():  # type: ignore[attr-defined]
+                self._reading.release()
+            self._others.discard(awake)
+            for other in list(self._others)[:1]:
+                other.set()
+
+    def _read(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
+        interrupted, self._reader = self._reader, awake
+        while not is_over() and (left := until - time.monotonic()) > 0:
+            descriptor = self.mailbox.fileno()
+            if descriptor < 0:
+                awake.wait(left)
+                awake.clear()
+            elif _is_readable(descriptor, left):
+                self._tell(self.mailbox.drain())
+        self._reader = interrupted
+
+    def wake(self, waiting: threading.Event) -> None:
+        """Have a thread that waits ask again whether that is over."""
+        waiting.set()
+        if waiting is self._reader:
+            self.mailbox.ring()
+
+
+class Listener:
+    """One who waits for keys to change. Several threads may wait at one listener, and one of them gets the news."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._generation = hub.generation
+        self._keys: set[bytes] = set()
+        self._news: deque[bytes] = deque()
+        self._awake: set[threading.Event] = set()
+        #: The moment of the last look at everything, how soon that may be repeated, and how long to wait for it.
+        self._moment = -1
+        self._look_again_at = -math.inf
+        self._pause = _FIRST_PAUSE
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.forget(list(self._keys))
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        """Stop listening to some keys."""
+        self._keys.difference_update(keys)
+        with suppress(StoreClosed):
+            self._hub.remove(self, keys)
+
+    def listen(
+        self, keys: Sequence[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
+    ) -> list[bytes]:
+        """Be told when a key changes next, from now on; return the keys that are not pending.
+
+        See `Mailbox.register`, which is asked for those keys only that are found pending without a write transaction.
+        """
+        started = time.monotonic()
+        self._moment = self._hub.store.moment()
+        values = self._hub.store.mget(keys)
+        self._look_again_at = time.monotonic() + (time.monotonic() - started) / _SHARE_OF_LOOKING
+        ready: list[bytes] = []
+        pending: list[bytes] = []
+        for key, value in zip(keys, values, strict=True):
+            (pending if is_pending(value) else ready).append(key)
+        if pending:
+            self._keys.update(pending)
+            self._hub.add(self, pending)
+            ready += self._hub.mailbox.register(pending, is_pending, every_change=every_change)
+        return ready
+
+    def wait(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> Collection[bytes] | None:
+        """Wait for news; return the keys that may have changed. None: any may have, and one should look at all.
+
+        Ends early when ``is_over()``, which is asked again after `wake`.
+        """
+        if self._hub.generation is not self._generation:  # this is a child of the process that listened
+            self._generation = self._hub.generation
+            return None
+        if self._hub.mailbox.fileno() < 0:
+            seconds = min(seconds, self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        awake = threading.Event()
+        self._awake.add(awake)
+        try:
+            self._hub.wait(awake, lambda: bool(self._news) or is_over(), time.monotonic() + seconds)
+        finally:
+            self._awake.discard(awake)
+        changed = self._take_news()
+        return changed if changed or not self._has_to_look() else None
+
+    def _take_news(self) -> set[bytes]:
+        changed = set()
+        with suppress(IndexError):  # of an empty deque: other threads take from it and add to it meanwhile
+            while True:
+                changed.add(self._news.popleft())
+        return changed
+
+    def _has_to_look(self) -> bool:
+        return time.monotonic() >= self._look_again_at and self._hub.store.moment() != self._moment
+
+    def tell(self, keys: Iterable[bytes]) -> None:
+        """Take the news that keys may have changed."""
+        self._news.extend(keys)
+        for awake in list(self._awake):
+            awake.set()
+
+    def wake(self) -> None:
+        """Have whoever waits here ask again whether that is over."""
+        for awake in list(self._awake):
+            self._hub.wake(awake)
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    # Looked up at every call, so that gevent and eventlet may replace them (or take them away) after the import.
+    poll = getattr(select, "poll", None)
+    if poll is None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+    poller = poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(min(math.ceil(seconds * 1000), _LONGEST_POLL)))
