@@ -32,9 +32,8 @@ class Endings:
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
     ) -> None:
         """Store a result, unless told not to or the request ignores it, and return the task's part to its chord."""
-        if store_result and not getattr(request, "ignore_result", False):
-            self.store_result(task_id, result, state, request=request)
-        self._return_part(request, state, result)
+        stores = store_result and not getattr(request, "ignore_result", False)
+        self._end(task_id, result, state, None, request, stores)
 
     def mark_as_failure(
         self,
@@ -47,9 +46,7 @@ class Endings:
         state: str = states.FAILURE,
     ) -> None:
         """Store a failure, return the task's part to its chord, and call the errbacks of the request."""
-        if store_result:
-            self.store_result(task_id, exc, state, traceback=traceback, request=request)
-        self._return_part(request, state, exc)
+        self._end(task_id, exc, state, traceback, request, store_result)
         if call_errbacks and request is not None and request.errbacks:
             self._call_errbacks(request, exc, traceback)
 
@@ -62,10 +59,7 @@ class Endings:
         state: str = states.REVOKED,
     ) -> None:
         """Store a `TaskRevokedError` and return the task's part to its chord."""
-        error = TaskRevokedError(reason)
-        if store_result:
-            self.store_result(task_id, error, state, request=request)
-        self._return_part(request, state, error)
+        self._end(task_id, TaskRevokedError(reason), state, None, request, store_result)
 
     def mark_as_retry(
         self,
@@ -78,6 +72,14 @@ class Endings:
     ) -> Any:
         """Store the exception because of which the task is tried again."""
         return self.store_result(task_id, exc, state, traceback=traceback, request=request) if store_result else None
+
+    def _end(
+        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
+    ) -> None:
+        """Store a result that is to be stored, and return the part of a task that is one."""
+        if store_result:
+            self.store_result(task_id, result, state, traceback=traceback, request=request)
+        self._return_part(request, state, result)
 
     def _return_part(self, request: Any, state: str, result: Any) -> None:
         if request is not None and request.chord:

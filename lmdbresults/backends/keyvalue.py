@@ -233,11 +233,11 @@ class KeyValueStoreBackend(BaseBackend):
         if not count_tasks(header):  # nobody will return a part of a header that is empty, or of empty groups
             self._dispatch_body(self.app.signature(body), self._join(header, 0.0))
             return
-        self._open_chord(header)
+        self._open_chord(header, body)
         if not self.implements_incr:
             self.fallback_chord_unlock(header, body, **kwargs)
 
-    def _open_chord(self, header: GroupResult) -> None:
+    def _open_chord(self, header: GroupResult, body: Any) -> None:
         self._delete_count(header)  # a header that is applied again is a new chord
         self.delete(self.get_key_for_chord(header.id, ".ended"))
         self.set_chord_size(header.id, count_tasks(header))

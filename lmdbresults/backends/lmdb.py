@@ -1,13 +1,18 @@
 """The backend over a `Store`, and the one over an LMDB file."""
 
+import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from lmdbresults.app import App
+from lmdbresults import states
+from lmdbresults.app import App, Signature
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
-from lmdbresults.backends.keyvalue import KeyValueStoreBackend, chord_size, count_tasks, part_key
+from lmdbresults.backends.chords import CLAIMS_KEY, Chords
+from lmdbresults.backends.encoding import Meta
+from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
 from lmdbresults.backends.news import News
 from lmdbresults.backends.waiting import OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
@@ -15,9 +20,12 @@ from lmdbresults.options import Options, options_from_url
 from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
+from lmdbresults.store.chords import Part
 from lmdbresults.store.listening import Hub, Listener
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
+
+logger = logging.getLogger(__name__)
 
 
 class StoreBackend(KeyValueStoreBackend):
@@ -30,6 +38,7 @@ class StoreBackend(KeyValueStoreBackend):
         super().__init__(*args, **kwargs)
         self._store: Store | None = store
         self._hub: Hub | None = None
+        self._chords = Chords(self, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
 
     @property
     def store(self) -> Store:
@@ -71,8 +80,10 @@ class StoreBackend(KeyValueStoreBackend):
     def cleanup(self) -> None:
         """Remove what has expired. Writing does so along the way; this is for a store that nobody writes to."""
         self.store.sweep()
+        self._chords.recover(now=True)
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
+        self._chords.recover()
         record = self._record(result, state, traceback, request)
         self.store.set(
             self.get_key_for_task(task_id),
@@ -118,67 +129,121 @@ class StoreBackend(KeyValueStoreBackend):
     ) -> Iterator[Collection[str] | None]:
         with Listener(self.hub) as listener:
             news = News(listener, self.get_key_for_task, pending, every_change)
-            yield from looks(timeout, interval, on_interval, what, pause=news.wait)
+
+            def pause(seconds: float) -> Collection[str] | None:
+                self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
+                return news.wait(seconds)
+
+            yield from looks(timeout, interval, on_interval, what, pause=pause)
 
     # -- chords --------------------------------------------------------------------------------------------------------
 
-    def _open_chord(self, header: GroupResult) -> None:
-        key, group = self.get_key_for_chord(header.id), self._encoded_group(header)
+    def _end(
+        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
+    ) -> None:
+        """Store a result and count it as a part in one transaction."""
+        if request is None or not request.chord or not request.group:
+            super()._end(task_id, result, state, traceback, request, store_result)
+            return
+        key = self.get_key_for_task(task_id)
+        record = self._record(self.encode_result(result, state), state, traceback, request)
 
-        def open_(txn: WriteTransaction) -> None:
-            _delete_count(txn, key)  # a header that is applied again is a new chord
-            txn.delete(key + b".ended")
-            txn.set(key + b".size", b"%d" % count_tasks(header), self.expires)
-            txn.set(self.get_key_for_group(header.id), group, self.expires)
+        def store(txn: WriteTransaction) -> None:
+            if store_result:
+                txn.set(key, record, self.expires, unless_prefix=SUCCESS_PREFIX)
 
-        self.store.update(open_)
+        self._return_record(request, record, store)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
+        """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
+        if request.group:
+            record = self._record(self.encode_result(result, state), state, None, request)
+            self._return_record(request, record, lambda txn: None)
+
+    def _return_record(self, request: Any, record: bytes, store: Callable[[WriteTransaction], object]) -> None:
+        part = Part(request.group_index, str(request.id), record)
+        body = self.app.signature(request.chord)
+        key = self.get_key_for_chord(request.group)
+        progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+        if progress is None:
+            self._fail_unknown_chord(request.group, body)
+        elif progress.claim is not None:
+            self._chords.finish(progress.claim, body if body.id else None)
+        elif not progress.counts:
+            logger.warning(
+                "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
+                request.id,
+                request.group,
+            )
+
+    def _fail_unknown_chord(self, group_id: str, body: Signature) -> None:
+        if body.id is None or self.get_state(body.id) not in self.READY_STATES:
+            self._fail_body(body, ChordError(f"GroupResult {group_id} no longer exists"))
+        else:  # a duplicate of a part, so late that nobody remembers the chord
+            logger.warning("A part of chord %s returned long after its end.", group_id)
+
+    def _open_chord(self, header: GroupResult, body: Any) -> None:
+        signature = self.app.signature(body)
+        if signature.id is None:  # whoever sends it sends it under one id, so that only one result comes of it
+            signature.set(task_id=str(uuid.uuid4()))
+        tree = None
+        if any(isinstance(part, GroupResult) for part in header.results):
+            tree = self.encode({"result": header.as_tuple()})
+        self._chords.open(self.get_key_for_chord(header.id), count_tasks(header), self.encode(dict(signature)), tree)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Say how many parts a chord waits for, if not as many as there are tasks in its header."""
+        self._chords.set_size(self.get_key_for_chord(group_id), chord_size)
 
     def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
         """Let a chord that is running wait for one more part, the last of its header.
 
         Raises `ChordError` if there is no such chord, or it has ended.
         """
-        key, group_key = self.get_key_for_chord(chord_id), self.get_key_for_group(chord_id)
-
-        def add(txn: WriteTransaction) -> bool:
-            group, size = txn.get(group_key), txn.get(key + b".size")
-            if group is None or size is None or txn.get(key + b".ended") is not None:
-                return False
-            header = self.group_from_tuple(self.decode(group)["result"])
-            if result not in header.results:
-                header.add(result)
-                txn.set(group_key, self._encoded_group(header), self.expires)
-                txn.set(key + b".size", b"%d" % (int(size) + count_tasks(result)), self.expires)
-            return True
-
-        if not self.store.update(add):
+        if not self._chords.add_more(self.get_key_for_chord(chord_id), result.id, count_tasks(result)):
             raise ChordError(f"The chord {chord_id} does not exist, or has ended: nothing can be added to it.")
 
-    def _count_part(self, request: Any) -> int | None:
-        key = self.get_key_for_chord(request.group)
-        part = key + self.key_t(part_key(request.group_index, request.id))
+    def chord_has_ended(self, group_id: str) -> bool:
+        """Return whether a chord has ended not long ago."""
+        return self._chords.has_ended(self.get_key_for_chord(group_id))
 
-        def count(txn: WriteTransaction) -> int | None:
-            if txn.get(key + b".ended") is not None or not txn.add(part, b"", self.expires):
-                return None
-            parts = txn.incr(key, ttl=self.expires)
-            missing = (chord_size(txn.get(key + b".size"), request) or 0) - parts
-            if missing <= 0:  # from here on nothing counts, nothing can be added, and nobody else ends the chord
-                txn.set(key + b".ended", b"1", self._ended_ttl())
-            return max(missing, 0)
+    # What `Chords` asks for.
 
-        return self.store.update(count)
+    def chord_ttl(self) -> float | None:
+        """Return for how long a chord is kept after the last part: as long as results."""
+        ttl: float | None = self.expires
+        return ttl
 
-    def _end_chord(self, header: GroupResult) -> None:
-        key = self.get_key_for_chord(header.id)
+    def read_part(self, value: bytes) -> Meta:
+        """Return the meta in a part."""
+        return self.decode_result(value)
 
-        def end(txn: WriteTransaction) -> None:
-            _delete_count(txn, key)
-            txn.delete(self.get_key_for_group(header.id))
-            txn.set(key + b".ended", b"1", self._ended_ttl())
+    def read_body(self, data: bytes) -> Signature:
+        """Return the signature of a body."""
+        signature: Signature = self.app.signature(self.decode(data))
+        return signature
 
-        self.store.update(end)
-        self._cache.discard(header.id)
+    def read_header(self, data: bytes) -> Any:
+        """Return the tuple tree of a header."""
+        return self.decode(data)["result"]
+
+    def has_run(self, body: Signature) -> bool:
+        """Return whether the result of a body is there."""
+        return self.get_state(str(body.id)) in self.READY_STATES
+
+    def has_failed(self, meta: Meta) -> bool:
+        """Return whether a part fails the body."""
+        return meta["status"] in states.PROPAGATE_STATES
+
+    def send_body(self, body: Signature, values: list[Any]) -> None:
+        """Dispatch a body."""
+        self.app.dispatch(body, (values,))
+
+    def fail_body(self, body: Signature, message: str, cause: BaseException | None) -> None:
+        """Let a body fail."""
+        error = ChordError(message)
+        error.__cause__ = cause
+        self._fail_body(body, error)
 
 
 class LMDBBackend(StoreBackend):
@@ -229,11 +294,3 @@ def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options
         store_options = {name: options[name] for name in _STORE_OPTIONS if name in options}
         backend = LMDBBackend(path_or_url, app=app, options=store_options, **settings)
     return backend
-
-
-def _delete_count(txn: WriteTransaction, key: bytes) -> None:
-    """Delete what a chord has counted, and up to what."""
-    txn.delete(key)
-    txn.delete(key + b".size")
-    for name, _ in list(txn.scan(key + b".part.")):
-        txn.delete(name)

@@ -9,6 +9,7 @@ from typing import Any
 from lmdbresults.app import App, Signature
 from lmdbresults.backends import KeyValueStoreBackend, StoreBackend, open_backend
 from lmdbresults.store import Store
+from lmdbresults.store.chords import head_of
 from lmdbresults.testing import FakeClock, MemoryStore
 
 Task = dict[str, Any]
@@ -68,7 +69,15 @@ class HeldApp(App):
     def bookkeeping(self) -> set[bytes]:
         """The keys of chords and groups, but for the marks of chords that have ended."""
         keys = {key for prefix in (b"chord-unlock-", b"celery-taskset-meta-") for key, _ in self.store.scan(prefix)}
-        return {key for key in keys if not key.endswith(b".ended")}
+        return {key for key in keys if not key.endswith(b".ended") and not self._is_mark(key)}
+
+    def _is_mark(self, key: bytes) -> bool:
+        """Whether the key is that of the head of a chord that has ended: all that a store with chords keeps of it."""
+        if not isinstance(self.backend, StoreBackend):
+            return False
+        with self.store.read() as txn:
+            head = head_of(txn, key)
+        return head is not None and head.has_ended()
 
 
 class FourOperations(KeyValueStoreBackend):

@@ -1,0 +1,235 @@
+"""Chords over a store: what a backend does with the steps of store/chords.py, whichever framework its tasks have."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+
+from lmdbresults.backends.encoding import Meta
+from lmdbresults.faultpoints import reached
+from lmdbresults.store import chords
+from lmdbresults.store.base import Store, WriteTransaction
+from lmdbresults.store.chords import Claim, Part, Progress
+
+__all__ = ["CLAIMS_KEY", "ChordOwner", "Chords"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: The key under which the claims of all chords stand, behind the backend's prefix for chords.
+CLAIMS_KEY: Final = ".claims"
+#: Seconds between two looks for claims of the dead.
+_LOOK_AGAIN: Final = 1.0
+#: Seconds for which a chord that has ended is remembered at least, so that a late duplicate of a part does nothing; and
+#: for how long if results never expire.
+_ENDED_TTL: Final = 300.0
+_ENDED_TTL_OF_ETERNAL: Final = 86400.0
+#: Keys deleted under one hold of the write lock.
+_BATCH: Final = 200
+
+
+class ChordOwner(Protocol):
+    """What chords ask of the backend that has them."""
+
+    @property
+    def store(self) -> Store:
+        """Where everything lies."""
+
+    def chord_ttl(self) -> float | None:
+        """Return for how long a chord is kept after the last sign of life."""
+
+    def read_part(self, value: bytes) -> Meta:
+        """Return the meta in a part: its status, and its result, an exception if it has failed."""
+
+    def read_body(self, data: bytes) -> Any:
+        """Return the signature of a body."""
+
+    def read_header(self, data: bytes) -> Any:
+        """Return the tuple tree of a header that has groups in it."""
+
+    def has_run(self, body: Any) -> bool:
+        """Return whether the result of a body is there: then it was sent by a process that died afterwards."""
+
+    def send_body(self, body: Any, values: list[Any]) -> None:
+        """Send a body to be run with the values; whatever this raises fails the body."""
+
+    def fail_body(self, body: Any, message: str, cause: BaseException | None) -> None:
+        """Let a body fail with a `ChordError`."""
+
+    def has_failed(self, meta: Meta) -> bool:
+        """Return whether a part fails the body."""
+
+
+class Chords:
+    """The chords of one backend."""
+
+    def __init__(self, owner: ChordOwner, claims_key: bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._owner = owner
+        self._claims_key = claims_key
+        self._clock = clock
+        self._look_again_at = 0.0
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def open(self, key: bytes, size: int | None, body: bytes | None, header: bytes | None) -> None:
+        """Begin a chord."""
+        ttl = self._owner.chord_ttl()
+        self._update(lambda txn: chords.open_chord(txn, key, ttl, size=size, body=body, header=header))
+
+    def set_size(self, key: bytes, size: int) -> None:
+        """Say how many parts a chord waits for. If they are there already, the body runs."""
+        ttl = self._owner.chord_ttl()
+        claim = self._update(lambda txn: chords.set_size(txn, key, size, ttl, self._claims_key))
+        if claim is not None:
+            self.finish(claim)
+
+    def add_more(self, key: bytes, id_: str, count: int) -> bool:
+        """Have a chord wait for the parts of one more result; return whether there is a chord that still waits."""
+        ttl = self._owner.chord_ttl()
+        return self._update(lambda txn: chords.add_more(txn, key, id_, count, ttl))
+
+    def has_ended(self, key: bytes) -> bool:
+        """Return whether a chord has ended not long ago."""
+        with self._owner.store.read() as txn:
+            head = chords.head_of(txn, key)
+        return head is not None and head.has_ended()
+
+    def return_part(
+        self, key: bytes, part: Part, size: int | None, store_result: Callable[[WriteTransaction], object]
+    ) -> Progress | None:
+        """Store a result and count it as a part, in one transaction; None if the chord is unknown."""
+        ttl = self._owner.chord_ttl()
+
+        def step(txn: WriteTransaction) -> Progress | None:
+            store_result(txn)
+            return chords.return_part(txn, key, part, ttl, self._claims_key, size)
+
+        reached("part returns")
+        progress = self._update(step)
+        reached("chord claimed" if progress is not None and progress.claim is not None else "part stored")
+        return progress
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+
+    def finish(self, claim: Claim, body: Any = None) -> None:
+        """Run the body of a chord that is claimed, and delete the chord.
+
+        An exception that is not the body's (a signal's, say) gives the claim up for anybody to take over.
+        """
+        try:
+            self._finish(claim, body)
+        except BaseException:
+            ttl = self._owner.chord_ttl()
+            self._update(lambda txn: chords.release(txn, claim, ttl))
+            raise
+
+    def _finish(self, claim: Claim, body: Any) -> None:
+        with self._owner.store.read() as txn:
+            remembered, header = chords.remembered(txn, claim, "body"), chords.remembered(txn, claim, "header")
+            parts = chords.parts(txn, claim)
+        if body is None and remembered is not None:
+            body = self._owner.read_body(remembered)
+        if body is None:
+            logger.error("Chord %r has no body to run: nobody has said which.", claim.key)
+        elif not self._owner.has_run(body):
+            self._run(body, parts, header)
+        reached("body sent")
+        ttl = self._ended_ttl()
+        if self._update(lambda txn: chords.end(txn, claim, ttl)):
+            reached("chord ended")
+            self._delete(claim, chords.part_keys(claim, parts))
+
+    def _run(self, body: Any, parts: list[Part], header: bytes | None) -> None:
+        failure: tuple[str, BaseException | None] | None = None
+        values: list[Any] = []
+        try:
+            values, failure = self._join(parts, header)
+        except Exception as error:  # a value that cannot be read must not keep the body waiting for ever
+            failure = (f"Join error: {error!r}", error)
+        reached("values joined")
+        if failure is None:
+            try:
+                self._owner.send_body(body, values)
+            except Exception as error:  # of a queue that nobody here knows
+                failure = (f"Callback error: {error!r}", error)
+        if failure is not None:
+            self._owner.fail_body(body, *failure)
+
+    def _join(
+        self, parts: list[Part], header: bytes | None
+    ) -> tuple[list[Any], tuple[str, BaseException | None] | None]:
+        """Return the values in the shape of the header; or what the body fails with."""
+        values: dict[str, deque[Any]] = {}
+        order = []
+        for part in parts:
+            meta = self._owner.read_part(part.value)
+            if self._owner.has_failed(meta):
+                return [], (f"Dependency {part.id} raised {meta['result']!r}", meta["result"])
+            order.append(part.id)
+            values.setdefault(part.id, deque()).append(meta["result"])
+        shaped = [] if header is None else [_shaped(tree, values) for tree in self._owner.read_header(header)[1]]
+        # Those that the header does not name: all of them if it has no groups, else what was added while it ran.
+        return shaped + [values[id_].popleft() for id_ in order if values[id_]], None
+
+    def _delete(self, claim: Claim, keys: list[bytes]) -> None:
+        """Delete what belonged to a chord that has ended, and give up the claim."""
+        names = iter(keys)
+        while batch := list(islice(names, _BATCH)):
+            self._update(partial(_delete_all, names=batch))
+        self._update(lambda txn: chords.settle(txn, claim, self._claims_key))
+
+    def _ended_ttl(self) -> float:
+        return max(_ENDED_TTL, self._owner.chord_ttl() or _ENDED_TTL_OF_ETERNAL)
+
+    def _update(self, step: Callable[[WriteTransaction], Result]) -> Result:
+        return self._owner.store.update(step)
+
+    # -- the claims of the dead ----------------------------------------------------------------------------------------
+
+    def recover(self, *, now: bool = False) -> None:
+        """Take over the claims of processes that have died, and run what they have left.
+
+        It looks once a second at most, unless told to do so ``now``: a single read if there is nothing.
+        """
+        if not now and self._clock() < self._look_again_at:
+            return
+        self._look_again_at = self._clock() + _LOOK_AGAIN
+        if self._owner.store.get(self._claims_key) is not None:
+            try:
+                for claim in self._taken_over():
+                    logger.warning("The process that was to run the body of chord %r has died: run here.", claim.key)
+                    self.finish(claim)
+            except Exception:  # nothing that goes wrong with somebody else's chord is for whoever stores or waits here
+                logger.exception("A chord could not be taken over; the next process that looks tries again.")
+
+    def _taken_over(self) -> Iterator[Claim]:
+        with self._owner.store.read() as txn:
+            orphans = chords.orphans(txn, self._claims_key)
+        ttl = self._owner.chord_ttl()
+        for key in orphans:
+            claim = self._update(partial(chords.take_over, key=key, ttl=ttl, claims_key=self._claims_key))
+            if claim is not None and claim.has_ended:
+                with self._owner.store.read() as txn:
+                    names = chords.leftovers(txn, claim)
+                self._delete(claim, names)
+            elif claim is not None:
+                yield claim
+
+
+def _delete_all(txn: WriteTransaction, names: list[bytes]) -> None:
+    for name in names:
+        txn.delete(name)
+
+
+def _shaped(tree: Any, values: dict[str, deque[Any]]) -> Any:
+    """Return the value of a result, or the list of those of a group, by its tuple tree."""
+    (id_, _), children = tree
+    if children is not None:
+        return [_shaped(child, values) for child in children]
+    if not values.get(id_):
+        raise LookupError(f"no part has returned for {id_}")
+    return values[id_].popleft()
