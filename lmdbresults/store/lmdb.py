@@ -12,6 +12,7 @@ from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records
 from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.check import check
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.pieces import PIECE_BYTES
 from lmdbresults.store.register import register
@@ -229,7 +230,7 @@ class LMDBStore(Store):
                 yield key[len(self._prefix) :], value
 
     def check(self) -> list[str]:
-        return self._environment.read(lambda raw: list(records.check(raw)))
+        return self._environment.read(lambda raw: list(check(raw)))
 
     def stats(self) -> Stats:
         return self._environment.read(self._stats)
