@@ -132,16 +132,30 @@ def unpack_payload(data: bytes) -> Payload:
     return payload
 
 
+#: Packers that are at rest, to be used again: a new one costs 1 µs. Whoever packs takes one out, so nobody else has it:
+#: no other thread, no signal handler, and no str() of a field that packs a record itself.
+_packers: Final[list[msgpack.Packer]] = []
+#: A packer has room for so much from the beginning; one that has grown beyond it is let go.
+_PACKER_BYTES: Final = 256 << 10
+
+
 def _pack(fields: tuple[Any, ...]) -> bytes:
     try:
-        return _packed(fields, "strict")
-    except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
-        return _packed(fields, "surrogatepass")
-
-
-def _packed(fields: tuple[Any, ...], unicode_errors: str) -> bytes:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(default=_as_text)
     try:
-        packed: bytes = msgpack.packb(fields, default=_as_text, unicode_errors=unicode_errors)
+        packed = _packed(packer, fields)
+    except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
+        return _packed(msgpack.Packer(default=_as_text, unicode_errors="surrogatepass"), fields)
+    if len(packed) <= _PACKER_BYTES:
+        _packers.append(packer)  # not if it has failed: what it had packed by then would stay in it
+    return packed
+
+
+def _packed(packer: msgpack.Packer, fields: tuple[Any, ...]) -> bytes:
+    try:
+        packed: bytes = packer.pack(fields)
     except UnicodeEncodeError:
         raise
     except (TypeError, ValueError, OverflowError) as error:

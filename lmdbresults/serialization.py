@@ -87,8 +87,8 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    accept = list(accept)
-    if payload.content_type not in accepted_types(accept):
+    accept = accept if isinstance(accept, frozenset) else list(accept)
+    if payload.content_type not in accept and payload.content_type not in accepted_types(accept):
         raise ContentDisallowed(
             f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
             "If you trust whoever can write to the file, add it to the accepted content."
@@ -147,13 +147,33 @@ _JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "base64": base64.b64decode,
     **{tag: decode for tag, _, decode in _JSON_TYPES.values()},
 }
-# Made once: json.dumps() with a hook builds its encoder anew at every call, which costs more than encoding does.
-_encode_json = json.JSONEncoder(default=_json_default).encode
 _decode_json = json.JSONDecoder(object_hook=_json_object).decode
 
 
+def _json_encoder() -> Callable[[Any, int], Iterable[str]]:
+    """Return what `json.JSONEncoder` makes anew for every value, which costs more than encoding a small one."""
+    try:
+        # Its dict holds the ids of the containers that it is inside of, by which it notices one that contains itself.
+        return json.encoder.c_make_encoder(  # type: ignore[attr-defined,no-any-return]
+            {}, _json_default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+        )
+    except (AttributeError, TypeError):  # PyPy has none, and a later Python may have another
+        encode = json.JSONEncoder(default=_json_default).encode
+        return lambda value, level: (encode(value),)
+
+
+#: Encoders that are at rest, to be used again. Whoever encodes takes one out: the dict of one is for one value only.
+_json_encoders: Final[list[Callable[[Any, int], Iterable[str]]]] = []
+
+
 def _to_json(value: Any) -> bytes:
-    return _encode_json(value).encode()
+    try:
+        encoder = _json_encoders.pop()
+    except IndexError:
+        encoder = _json_encoder()
+    text = "".join(encoder(value, 0))
+    _json_encoders.append(encoder)  # not if it has failed: what it was inside of by then would stay in its dict
+    return text.encode()
 
 
 def _from_json(body: bytes) -> Any:

@@ -120,21 +120,6 @@ class Backend(Encoding, Endings):
         self._store_result(task_id, encoded, state, traceback, request)
         return encoded
 
-    def _meta(self, result: Any, state: str, traceback: str | None, request: Any) -> Meta:
-        """Return what is stored for a result that `encode_result` has prepared."""
-        meta = {
-            "status": state,
-            "result": result,
-            "traceback": traceback,
-            "children": self.current_task_children(request),
-            "date_done": self.app.now().isoformat() if state in self.READY_STATES else None,
-        }
-        if request is not None:
-            meta.update({"group_id": request.group, "parent_id": request.parent_id})
-            if self.app.conf.result_extended:
-                meta.update(_extended(request))
-        return meta
-
     def get_task_meta(self, task_id: str, cache: bool = True) -> Meta:
         """Return all that is known of a task; of one that is unknown, that it is PENDING."""
         found: Meta | None = self._cache.get(task_id) if cache else None
@@ -325,15 +310,3 @@ def _make_again(kind: type[Backend], app: Any, settings: Mapping[str, Any]) -> B
 def _first(*choices: Any) -> Any:
     """Return the first that is not None, or None."""
     return next((choice for choice in choices if choice is not None), None)
-
-
-def _extended(request: Any) -> Meta:
-    """Return what ``result_extended`` adds to a meta."""
-    return {
-        "name": request.task,
-        "args": request.args,
-        "kwargs": request.kwargs,
-        "worker": request.hostname,
-        "retries": request.retries,
-        "queue": (request.delivery_info or {}).get("routing_key"),
-    }

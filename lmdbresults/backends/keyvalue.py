@@ -13,7 +13,7 @@ from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.waiting import OnInterval
 from lmdbresults.errors import ChordError
-from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 
 __all__ = ["KeyValueStoreBackend", "chord_size", "count_tasks", "part_key"]
@@ -113,7 +113,18 @@ class KeyValueStoreBackend(BaseBackend):
             self.set(key, self._record(result, state, traceback, request))
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
-        return TaskRecord.from_meta(self._meta(result, state, traceback, request), self._payload).pack()
+        """Return the record of a result that `encode_result` has prepared."""
+        date_done = self.app.now().isoformat() if state in self.READY_STATES else None
+        children = self.current_task_children(request)
+        name = worker = queue = retries = group_id = parent_id = arguments = None
+        if request is not None:
+            group_id, parent_id = request.group, request.parent_id
+            if self.app.conf.result_extended:
+                name, worker, retries = request.task, request.hostname, request.retries
+                queue = (request.delivery_info or {}).get("routing_key")
+                arguments = {"args": request.args, "kwargs": request.kwargs}
+        known = (name, worker, queue, retries, group_id, parent_id, children, traceback)
+        return TaskRecord(RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)).pack()
 
     def decode_result(self, payload: bytes) -> Meta:
         """Return the meta in a stored record, its exception brought back to life."""

@@ -13,6 +13,7 @@ from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records, waiters
 from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.check import check
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.mailbox import LMDBMailbox, WakeFolder
 from lmdbresults.store.pieces import PIECE_BYTES
@@ -291,7 +292,7 @@ class LMDBStore(Store):
                 yield key[len(self._prefix) :], value
 
     def check(self) -> list[str]:
-        return self._environment.read(lambda raw: list(records.check(raw)))
+        return self._environment.read(lambda raw: list(check(raw)))
 
     def stats(self) -> Stats:
         return self._environment.read(self._stats)
