@@ -172,7 +172,7 @@ Opener = Callable[[Path, ExitStack], Peer]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Row:
     """A row of the tables."""
 
     name: str
@@ -180,14 +180,20 @@ class Entry:
     """How it is configured."""
     durability: str
     """memory, none, checkpoint or commit: what a power loss takes; only alike can be compared."""
-    open: Opener
-    operations: int = 200
-    """In each block; fewer for the slow, lest they take all the time."""
 
     @property
     def comparable(self) -> bool:
         """Whether nothing is synced, as for the reference."""
         return self.durability in ("memory", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Row):
+    """A row that is measured operation by operation."""
+
+    open: Opener
+    operations: int = 200
+    """In each block; fewer for the slow, lest they take all the time."""
 
 
 @dataclass(slots=True)
