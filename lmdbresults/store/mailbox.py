@@ -213,7 +213,7 @@ class LMDBMailbox(Mailbox):
 
     def forget(self, keys: Iterable[bytes]) -> None:
         registered = self._drop(keys)
-        for batch in _batches(registered, _BATCH):
+        for batch in _batches(registered, _BATCH) if registered else ():
             with suppress(StoreFull):  # then they last until their life has ended
                 self._store.unwatch(batch, self._box)
 
