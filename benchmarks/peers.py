@@ -103,9 +103,9 @@ class BareLMDB:
         self.environment.close()
 
 
-def encoded_meta(task_id: str) -> bytes:
-    """The bytes that Celery's key-value backends store for RESULT."""
-    meta: dict[str, Any] = {"status": "SUCCESS", "result": RESULT, "traceback": None, "children": []}
+def encoded_meta(task_id: str, result: Any = RESULT) -> bytes:
+    """The bytes that Celery's key-value backends store for a success."""
+    meta: dict[str, Any] = {"status": "SUCCESS", "result": result, "traceback": None, "children": []}
     meta |= {"date_done": "2026-01-01T00:00:00.000000+00:00", "task_id": task_id}
     return json_backend().encode(meta).encode()  # type: ignore[no-any-return]
 

@@ -243,12 +243,12 @@ class LMDBMailbox(Mailbox):
             return None
         return changed
 
-    def _messages(self) -> Iterator[bytes]:
-        while self._socket is not None:
-            try:
-                yield self._socket.recv(_MESSAGE_TOPICS * _ENTRY_BYTES)
-            except BlockingIOError:
-                return
+    def _messages(self) -> list[bytes]:
+        messages: list[bytes] = []
+        with suppress(BlockingIOError):
+            while self._socket is not None:
+                messages.append(self._socket.recv(_MESSAGE_TOPICS * _ENTRY_BYTES))
+        return messages
 
     def fileno(self) -> int:
         return -1 if self._socket is None else self._socket.fileno()
