@@ -26,6 +26,7 @@ types: $(VENV)/.for-dev
 bench: $(VENV)/.for-bench
 	$(BIN)/python -m benchmarks.celery_backends
 	$(BIN)/python -m benchmarks.plain_backend
+	$(BIN)/python -m benchmarks.wakeups
 
 interface: $(VENV)/.for-dev
 	$(BIN)/python -m tests.interface

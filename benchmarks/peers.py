@@ -103,9 +103,9 @@ class BareLMDB:
         self.environment.close()
 
 
-def encoded_meta(task_id: str) -> bytes:
-    """The bytes that Celery's key-value backends store for RESULT."""
-    meta: dict[str, Any] = {"status": "SUCCESS", "result": RESULT, "traceback": None, "children": []}
+def encoded_meta(task_id: str, result: Any = RESULT) -> bytes:
+    """The bytes that Celery's key-value backends store for a success."""
+    meta: dict[str, Any] = {"status": "SUCCESS", "result": result, "traceback": None, "children": []}
     meta |= {"date_done": "2026-01-01T00:00:00.000000+00:00", "task_id": task_id}
     return json_backend().encode(meta).encode()  # type: ignore[no-any-return]
 
@@ -172,7 +172,7 @@ Opener = Callable[[Path, ExitStack], Peer]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Row:
     """A row of the tables."""
 
     name: str
@@ -180,14 +180,20 @@ class Entry:
     """How it is configured."""
     durability: str
     """memory, none, checkpoint or commit: what a power loss takes; only alike can be compared."""
-    open: Opener
-    operations: int = 200
-    """In each block; fewer for the slow, lest they take all the time."""
 
     @property
     def comparable(self) -> bool:
         """Whether nothing is synced, as for the reference."""
         return self.durability in ("memory", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Row):
+    """A row that is measured operation by operation."""
+
+    open: Opener
+    operations: int = 200
+    """In each block; fewer for the slow, lest they take all the time."""
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.measure import Figures, Samples, figures
-from benchmarks.peers import Entry
+from benchmarks.peers import Row
 
-Rows = Sequence[tuple[Entry, Figures | str]]
-"""Each entry with its figures, or the reason why it has none."""
+Rows = Sequence[tuple[Row, Figures | str]]
+"""Each row with its figures, or the reason why it has none."""
 
 Results = Mapping[str, Rows]
 """Rows by scenario."""
@@ -27,10 +27,10 @@ Durability: memory is gone with its server; none is never synced: it survives ki
 checkpoint is synced now and then; commit is synced before a store returns."""
 
 
-def results(entries: Sequence[Entry], missing: Mapping[str, str], samples: Samples, reference: str) -> Results:
+def results(entries: Sequence[Row], missing: Mapping[str, str], samples: Samples, reference: str) -> Results:
     """Figures of all entries in all scenarios; those that are missing keep their row."""
 
-    def measured(scenario: str, entry: Entry) -> Figures | str:
+    def measured(scenario: str, entry: Row) -> Figures | str:
         if entry.name in missing:
             return missing[entry.name]
         return figures(samples[scenario, entry.name], samples.get((scenario, reference)))
@@ -39,14 +39,14 @@ def results(entries: Sequence[Entry], missing: Mapping[str, str], samples: Sampl
     return {scenario: [(entry, measured(scenario, entry)) for entry in entries] for scenario in scenarios}
 
 
-def show(console: Console, header: Mapping[str, str], measured: Results, reference: str) -> None:
-    """Print header, peers, one table per scenario, legend."""
+def show(console: Console, header: Mapping[str, str], measured: Results, legend: str, *, rates: bool = True) -> None:
+    """Print header, peers, one table per scenario (with ``rates``, or times alone), legend."""
     for name, text in header.items():
         console.print(f"{name + ':':10}{text}", highlight=False, soft_wrap=True, markup=False)
     console.print(configurations(next(iter(measured.values()))))
     for scenario, rows in measured.items():
-        console.print(timings(scenario, rows))
-    console.print(LEGEND.format(reference=reference), style="dim", highlight=False, soft_wrap=True)
+        console.print(timings(scenario, rows, rates))
+    console.print(legend, style="dim", highlight=False, soft_wrap=True)
 
 
 def configurations(rows: Rows) -> Table:
@@ -61,25 +61,26 @@ def configurations(rows: Rows) -> Table:
     return table
 
 
-def timings(scenario: str, rows: Rows) -> Table:
+def timings(scenario: str, rows: Rows, rates: bool) -> Table:
     """One scenario."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in (scenario, "durability"):
         table.add_column(column, no_wrap=True)
-    for column in ("median", "p90", "p99", "ops/s"):
+    for column in ("median", "p90", "p99", *(["ops/s"] if rates else [])):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("ratio", justify="right", no_wrap=True)
     for entry, found in rows:
-        table.add_row(entry.name, entry.durability, *cells(entry, found))
+        table.add_row(entry.name, entry.durability, *cells(entry, found, rates))
     return table
 
 
-def cells(entry: Entry, found: Figures | str) -> list[str]:
+def cells(entry: Row, found: Figures | str, rates: bool) -> list[str]:
     """What the columns of a row say."""
     if isinstance(found, str):
-        return ["-", "-", "-", "-", found.partition(":")[0]]
+        return ["-"] * (3 + rates) + [found.partition(":")[0]]
     times = [f"{time:.1f}" for time in (found.median, found.p90, found.p99)]
-    return [*times, f"{found.per_second:,.0f}", ratio(found.ratio, entry.comparable)]
+    per_second = [f"{found.per_second:,.0f}"] if rates else []
+    return [*times, *per_second, ratio(found.ratio, entry.comparable)]
 
 
 def ratio(value: float | None, comparable: bool) -> str:
@@ -95,7 +96,7 @@ def write_json(path: Path, header: Mapping[str, str], settings: Mapping[str, Any
     path.write_text(json.dumps({"header": header, "settings": settings, "results": tables}, indent=2) + "\n")
 
 
-def plain(entry: Entry, found: Figures | str) -> dict[str, Any]:
+def plain(entry: Row, found: Figures | str) -> dict[str, Any]:
     """A row as JSON has it."""
     about = {"peer": entry.name, "configuration": entry.detail, "durability": entry.durability}
     return about | ({"missing": found} if isinstance(found, str) else asdict(found))

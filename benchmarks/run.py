@@ -83,7 +83,7 @@ def run(
         rounds = track(range(settings.rounds), "measuring", console=Console(stderr=True), transient=True)
         samples = play(contestants, scenarios, rounds, rng)
     measured = report.results(entries, missing, samples, reference)
-    report.show(Console(), header, measured, reference)
+    report.show(Console(), header, measured, report.LEGEND.format(reference=reference))
     if settings.json:
         how = {name: value for name, value in vars(settings).items() if name != "json"}
         report.write_json(settings.json, header, how, measured)

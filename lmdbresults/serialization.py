@@ -87,7 +87,7 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    accept = accept if isinstance(accept, frozenset) else list(accept)
+    accept = frozenset(accept)
     if payload.content_type not in accept and payload.content_type not in accepted_types(accept):
         raise ContentDisallowed(
             f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "

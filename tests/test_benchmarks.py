@@ -25,3 +25,14 @@ def test_the_plain_backend_is_measured_beside_the_bare_transactions(tmp_path: Pa
     for rows in results.values():
         assert [row["peer"] for row in rows] == ["ours", "bare, same puts", "bare, record only"]
         assert all(row["median"] > 0 for row in rows)
+
+
+def test_waking_is_measured_beside_redis_and_a_bare_datagram(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.wakeups", "--rounds", "1", "--idle", "0.1", "--json", report]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True)
+    results = json.loads(report.read_text())["results"]
+    assert results.keys() == {"commit to awake", "call to awake", "AsyncResult.get()"}
+    for rows in results.values():
+        assert [row["peer"] for row in rows] == ["ours", "Redis", "limit"]
+        assert all("missing" in row or row["median"] > 0 for row in rows)

@@ -48,7 +48,8 @@ class Hub:
         #: Held by the thread that reads the mailbox. Reentrant for two reasons: a signal handler may wait in its turn,
         #: and it knows its owner, so that an exception at any instruction does not leave it held.
         self._reading = threading.RLock()
-        self._reader: threading.Event | None = None
+        #: What that thread waits by, besides the mailbox.
+        self.reader: threading.Event | None = None
         #: Threads that wait, that one included.
         self._others: set[threading.Event] = set()
 
@@ -119,7 +120,7 @@ class Hub:
                 other.set()
 
     def _read(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
-        interrupted, self._reader = self._reader, awake
+        interrupted, self.reader = self.reader, awake
         while not is_over() and (left := until - time.monotonic()) > 0:
             descriptor = self.mailbox.fileno()
             if descriptor < 0:
@@ -127,12 +128,12 @@ class Hub:
                 awake.clear()
             elif _is_readable(descriptor, left):
                 self._tell(self.mailbox.drain())
-        self._reader = interrupted
+        self.reader = interrupted
 
     def wake(self, waiting: threading.Event) -> None:
         """Have a thread that waits ask again whether that is over."""
         waiting.set()
-        if waiting is self._reader:
+        if waiting is self.reader:
             self.mailbox.ring()
 
 
@@ -223,7 +224,8 @@ class Listener:
         """Take the news that keys may have changed."""
         self._news.extend(keys)
         for awake in list(self._awake):
-            awake.set()
+            if awake is not self._hub.reader:  # who reads asks after each reading, or is woken by who tells otherwise
+                awake.set()
 
     def wake(self) -> None:
         """Have whoever waits here ask again whether that is over."""

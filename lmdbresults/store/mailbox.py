@@ -11,7 +11,7 @@ import socket
 import stat
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -48,6 +48,7 @@ class WakeFolder:
         #: Who may read may enter.
         self._mode = mode | (mode & 0o444) >> 2
         self._sender: socket.socket | None = None
+        self._is_short = len(os.fsencode(self._name(bytes(BOX_BYTES)))) <= _LONGEST_ADDRESS
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -86,10 +87,11 @@ class WakeFolder:
 
     def has_overflown(self, box: bytes) -> bool:
         """Return whether a message did not fit the queue of a box since the last time that this was asked."""
-        try:
-            os.unlink(self._name(box) + _FULL_SUFFIX)
-        except OSError:
+        marker = self._name(box) + _FULL_SUFFIX
+        if not os.access(marker, os.F_OK):  # a third of what unlink() takes to fail
             return False
+        with suppress(OSError):
+            os.unlink(marker)
         return True
 
     # -- sending ---------------------------------------------------------------------------------------------------
@@ -101,8 +103,8 @@ class WakeFolder:
             rows.setdefault(box, []).append(topic + (b"\1" if is_last else b"\0"))
         for box, row in rows.items():
             with suppress(OSError), self.address(box) as address:
-                for topics in _batches(row, _MESSAGE_TOPICS):
-                    self._send(box, address, b"".join(topics))
+                for start in range(0, len(row), _MESSAGE_TOPICS):
+                    self._send(box, address, b"".join(row[start : start + _MESSAGE_TOPICS]))
 
     def _send(self, box: bytes, address: str, message: bytes) -> None:
         if self._sender is None:
@@ -147,15 +149,14 @@ class WakeFolder:
     # -- names -----------------------------------------------------------------------------------------------------
 
     def _name(self, box: bytes) -> str:
-        return os.path.join(self.path, box.hex())
+        return f"{self.path}/{box.hex()}"
+
+    def address(self, box: bytes) -> AbstractContextManager[str]:
+        """Return a context with an address that is short enough: the path, or one through an open folder."""
+        return nullcontext(self._name(box)) if self._is_short else self._short_address(box)
 
     @contextmanager
-    def address(self, box: bytes) -> Iterator[str]:
-        """Yield an address that is short enough: the path, or one through a descriptor of the folder."""
-        name = self._name(box)
-        if len(os.fsencode(name)) <= _LONGEST_ADDRESS:
-            yield name
-            return
+    def _short_address(self, box: bytes) -> Iterator[str]:
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield f"/proc/self/fd/{folder}/{box.hex()}"
@@ -212,7 +213,7 @@ class LMDBMailbox(Mailbox):
 
     def forget(self, keys: Iterable[bytes]) -> None:
         registered = self._drop(keys)
-        for batch in _batches(registered, _BATCH):
+        for batch in _batches(registered, _BATCH) if registered else ():
             with suppress(StoreFull):  # then they last until their life has ended
                 self._store.unwatch(batch, self._box)
 
@@ -229,23 +230,25 @@ class LMDBMailbox(Mailbox):
         changed: set[bytes] = set()
         for message in self._messages():
             for start in range(0, len(message), _ENTRY_BYTES):
-                key = self._keys.get(message[start : start + TOPIC_BYTES])
+                topic = message[start : start + TOPIC_BYTES]
+                key = self._keys.get(topic)
                 if key is None:
                     continue  # it was forgotten since
                 changed.add(key)
                 if message[start + TOPIC_BYTES]:
-                    self._drop([key])
+                    self._registered.pop(key, None)
+                    self._keys.pop(topic, None)
         if changed and self._folder.has_overflown(self._box):
             self._registered.clear()  # nobody knows which are used up
             return None
         return changed
 
-    def _messages(self) -> Iterator[bytes]:
-        while self._socket is not None:
-            try:
-                yield self._socket.recv(_MESSAGE_TOPICS * _ENTRY_BYTES)
-            except BlockingIOError:
-                return
+    def _messages(self) -> list[bytes]:
+        messages: list[bytes] = []
+        with suppress(BlockingIOError):
+            while self._socket is not None:
+                messages.append(self._socket.recv(_MESSAGE_TOPICS * _ENTRY_BYTES))
+        return messages
 
     def fileno(self) -> int:
         return -1 if self._socket is None else self._socket.fileno()
