@@ -100,6 +100,7 @@ class Callbacks:
             if len(self._notes) >= self._cull_at:
                 for each in list(self._notes):
                     self._sift(each)
+                self._drop_gone()
                 self._cull_at = max(_FEW_NOTES, 2 * len(self._notes))
         if weak is False and self._listener is not None:
             self._listener.wake()

@@ -380,13 +380,15 @@ class OwnWaits(Drainer):
         self,
         p: Any,
         timeout: float | None = None,
-        interval: float = _INTERVAL,
+        interval: float | None = None,
         on_interval: Callable[[], Any] | None = None,
         wait: Any = None,
     ) -> Iterator[None]:
         until = None if timeout is None else time.monotonic() + timeout
         while not p.ready:
-            left = interval if until is None else min(interval, until - time.monotonic())
+            left = interval or _INTERVAL
+            if until is not None:
+                left = min(left, until - time.monotonic())
             if left <= 0:
                 raise _TimeIsUp
             self.wait_for(p, wait or self.result_consumer.drain_events, left)
