@@ -26,11 +26,14 @@ class News:
         #: Keys for which there may be no registration (any more).
         self._unheard: Collection[bytes] = list(self._ids)
 
-    def wait(self, seconds: float) -> Collection[str] | None:
-        """Return the ids of tasks that may have changed, at the latest after so many seconds; None: any may have."""
+    def wait(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> Collection[str] | None:
+        """Return the ids of tasks that may have changed, at the latest after so many seconds; None: any may have.
+
+        Ends early when ``is_over()``, see `Listener.wait`.
+        """
         unheard = [key for key in self._unheard if self._ids[key] in self._pending]
         changed: Collection[bytes] | None = self._listener.listen(unheard, is_pending, every_change=self._every_change)
-        changed = changed or self._listener.wait(seconds)
+        changed = changed or self._listener.wait(seconds, is_over)
         self._unheard = list(self._ids) if changed is None else changed
         return None if changed is None else [self._ids[key] for key in changed]
 

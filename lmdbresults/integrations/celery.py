@@ -22,6 +22,7 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
+from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
 from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, open_store
 
@@ -36,7 +37,7 @@ _decode_json = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
 
-class LMDBBackend(KeyValueStoreBackend):
+class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
     """Task results in one LMDB file that every process on the machine opens.
 
     ``url`` is ``lmdb:///absolute/path`` or ``lmdb://relative/path``, with options such as ``?durability=none``; see
@@ -48,9 +49,8 @@ class LMDBBackend(KeyValueStoreBackend):
     supports_autoexpire = True
     supports_failure_expires = True
     supports_result_compression = True
-    #: Celery's native join waits for the parts of a nested group without a timeout: a worker that finishes a chord
-    #: could hang for ever. The plain join does not.
-    supports_native_join = False
+    #: Groups are joined by `iter_native`; but not where a chord ends, see `_Header`.
+    supports_native_join = True
 
     def __init__(self, url: str | None = None, **kwargs: Any) -> None:
         super().__init__(url=url, **kwargs)
@@ -63,6 +63,7 @@ class LMDBBackend(KeyValueStoreBackend):
         self._reads_kombu_json = registry._decoders.get(_JSON) is kombu_json.loads
         self._meta_clock = self._find_meta_clock()
         self.store = self._open(url)
+        self.result_consumer = ResultConsumer(self, self.app)
 
     def _open(self, url: str | None) -> LMDBStore:
         if not url:
@@ -84,6 +85,11 @@ class LMDBBackend(KeyValueStoreBackend):
         """Return the URL as it was given; it never holds a password."""
         url: str = self.url
         return url
+
+    def close(self) -> None:
+        """Close the store, and end all waiting before. Celery never does."""
+        self.result_consumer.stop()
+        self.store.close()
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Return whether waiting may help: for room, or for a slot in the table of readers."""
@@ -142,6 +148,7 @@ class LMDBBackend(KeyValueStoreBackend):
             TaskRecord.from_meta(meta, self._payload).pack(),
             self._expires_in(state),
             unless_prefix=SUCCESS_PREFIX,
+            interim=state not in self.READY_STATES,
         )
         return result
 
@@ -286,7 +293,7 @@ class LMDBBackend(KeyValueStoreBackend):
     def restore_group(self, group_id: str, cache: bool = True) -> Any:
         group = super().restore_group(group_id, cache=cache)
         if group is not None and _ends_chord.get():
-            return _Header(group.id, group.results, app=self.app)
+            return _as_header(group, self.app)
         return group
 
 
@@ -295,7 +302,10 @@ _ends_chord: ContextVar[bool] = ContextVar("ends_chord", default=False)
 
 
 class _Header(GroupResult):
-    """The header of a chord, as whoever ends the chord sees it."""
+    """The header of a chord, or a group inside it, as whoever ends the chord sees it."""
+
+    #: Celery's native join asks, for groups inside groups, whether a task may wait.
+    supports_native_join = False
 
     def join(self, *args: Any, **kwargs: Any) -> Any:
         """Join without asking whether a task may wait.
@@ -308,6 +318,11 @@ class _Header(GroupResult):
     def _failed_join_report(self) -> Any:
         # Celery looks for what is in the cache, where failures are not.
         return (part for part in self.results if part.state in states.PROPAGATE_STATES)
+
+
+def _as_header(group: GroupResult, app: Any) -> _Header:
+    parts = [_as_header(part, app) if isinstance(part, GroupResult) else part for part in group.results]
+    return _Header(group.id, parts, app=app)
 
 
 def _count_tasks(header: Iterable[Any]) -> int | None:

@@ -210,6 +210,11 @@ class Listener:
         changed = self._take_news()
         return changed if changed or not self._has_to_look() else None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `wait` would return at once."""
+        return bool(self._news)
+
     def _take_news(self) -> set[bytes]:
         changed = set()
         with suppress(IndexError):  # of an empty deque: other threads take from it and add to it meanwhile

@@ -110,6 +110,7 @@ class WakeFolder:
         if self._sender is None:
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sender.setblocking(False)
+            weakref.finalize(self, self._sender.close)
         try:
             self._sender.sendto(message, address)
         except ConnectionRefusedError:  # its process was killed
