@@ -108,22 +108,21 @@ class WakeFolder:
 
     def _send(self, box: bytes, address: str, message: bytes) -> None:
         if self._sender is None:
-            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sender.setblocking(False)
+            self._sender = _unbound()
             weakref.finalize(self, self._sender.close)
         try:
-            self._sender.sendto(message, address)
+            if _fits(self._sender, message, address):
+                return
+            # It may be the buffer of the sender that is full, with what others have not read: then another will do.
+            with _unbound() as another:
+                if not _fits(another, message, address):
+                    # First the marker, then the message once more: if there is room by now, whoever reads it sees the
+                    # marker; if not, the marker is there before the queue is read.
+                    with open(self._name(box) + _FULL_SUFFIX, "wb"):
+                        pass
+                    _fits(another, message, address)
         except ConnectionRefusedError:  # its process was killed
             self.unbind(box)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
-                raise
-            # First the marker, then the message once more: if there is room by now, whoever reads it sees the marker;
-            # if not, the marker is there before the queue is read.
-            with open(self._name(box) + _FULL_SUFFIX, "wb"):
-                pass
-            with suppress(BlockingIOError):
-                self._sender.sendto(message, address)
 
     # -- cleaning --------------------------------------------------------------------------------------------------
 
@@ -286,6 +285,23 @@ def _abandon(folder: WakeFolder, box: bytes, owner: int, receiver: socket.socket
     receiver.close()
     if os.getpid() == owner:
         folder.unbind(box)
+
+
+def _unbound() -> socket.socket:
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    return sender
+
+
+def _fits(sender: socket.socket, message: bytes, address: str) -> bool:
+    """Send a message, if the buffer of the sender and the queue at the address have room for it."""
+    try:
+        sender.sendto(message, address)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+            return False
+        raise
+    return True
 
 
 def _box_of(name: str) -> bytes | None:
