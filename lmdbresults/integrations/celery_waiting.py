@@ -241,7 +241,8 @@ class ResultConsumer(BaseResultConsumer):
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait for news of results that have been added, and tell them."""
         self._close_left()
-        self.callbacks.wait(_INTERVAL if timeout is None else timeout)
+        # With no time at all, nobody would read the mailbox.
+        self.callbacks.wait(_INTERVAL if timeout is None else max(timeout, 0.001))
 
     # -- telling results -------------------------------------------------------------------------------------------
 
