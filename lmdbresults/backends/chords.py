@@ -135,7 +135,7 @@ class Chords:
             body = self._owner.read_body(remembered)
         if body is None:
             logger.error("Chord %r has no body to run: nobody has said which.", claim.key)
-        elif not self._owner.has_run(body):
+        elif not (claim.is_inherited and self._owner.has_run(body)):
             self._run(body, parts, header)
         reached("body sent")
         ttl = self._ended_ttl()

@@ -137,16 +137,18 @@ class StoreBackend(KeyValueStoreBackend):
             if store_result:
                 txn.set(key, record, self.expires, unless_prefix=SUCCESS_PREFIX)
 
-        self._return_record(request, record, store)
+        self._return_record(request, state, record, store)
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
         if request.group:
             record = self._record(self.encode_result(result, state), state, None, request)
-            self._return_record(request, record, lambda txn: None)
+            self._return_record(request, state, record, lambda txn: None)
 
-    def _return_record(self, request: Any, record: bytes, store: Callable[[WriteTransaction], object]) -> None:
-        part = Part(request.group_index, str(request.id), record)
+    def _return_record(
+        self, request: Any, state: str, record: bytes, store: Callable[[WriteTransaction], object]
+    ) -> None:
+        part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
         progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)

@@ -80,6 +80,8 @@ class Claim(NamedTuple):
     key: bytes
     run: str
     token: str
+    is_inherited: bool = False
+    """Whether it was somebody else's before, who died with it: the body may have been sent."""
     has_ended: bool = False
     """Whether the body was run, and there is only something to delete."""
 
@@ -91,6 +93,8 @@ class Part(NamedTuple):
     """Its place in the header; those without one come last, in the order in which they returned."""
     id: str
     value: bytes
+    has_failed: bool = False
+    """A part that has failed is replaced by one that comes again and has not."""
 
 
 class Progress(NamedTuple):
@@ -165,10 +169,20 @@ def return_part(
         return Progress(head, False, claim)
     if head.size is None:
         head = head._replace(size=size)
-    counts = txn.add(_part_key(key, head.run, part), msgpack.packb((head.returned, *part)), _long(ttl))
+    counts = _keep_part(txn, _part_key(key, head.run, part), part, head.returned, _long(ttl))
     head = head._replace(returned=head.returned + counts)
     _renew(txn, key, head, ttl)
     return Progress(head, counts, _kept(txn, key, head, ttl, claims_key))
+
+
+def _keep_part(txn: WriteTransaction, name: bytes, part: Part, number: int, ttl: float | None) -> bool:
+    """Keep a part; return whether it is a new one."""
+    if txn.add(name, msgpack.packb((number, *part)), ttl):
+        return True
+    former_number, *former = msgpack.unpackb(txn.get(name) or b"")
+    if Part(*former).has_failed and not part.has_failed:
+        txn.set(name, msgpack.packb((former_number, *part)), ttl)
+    return False
 
 
 def _renew(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None) -> None:
@@ -186,10 +200,12 @@ def _long(ttl: float | None) -> float | None:
 
 
 def parts(txn: ReadTransaction, claim: Claim) -> list[Part]:
-    """Return the parts in the order of their places."""
+    """Return the parts in the order of their places; what was added while the chord ran comes last, in that order."""
+    head = head_of(txn, claim.key)
+    added = {id_: number for number, id_ in enumerate(head.added if head is not None else (), start=1)}
     found = [msgpack.unpackb(value) for _, value in txn.scan(_name(claim.key, claim.run, "part."))]
-    found.sort(key=lambda part: (_order(part[1]), part[0]))
-    return [Part(*part[1:]) for part in found]
+    found.sort(key=lambda entry: (added.get(entry[2], 0), _order(entry[1]), entry[0]))
+    return [Part(*entry[1:]) for entry in found]
 
 
 def remembered(txn: ReadTransaction, claim: Claim, what: str) -> bytes | None:
@@ -201,12 +217,13 @@ def remembered(txn: ReadTransaction, claim: Claim, what: str) -> bytes | None:
 
 
 def _claim(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None, claims_key: bytes) -> Claim:
+    is_inherited = head.state != _OPEN
     head = head._replace(
         state=_ENDED if head.state == _ENDED else _CLAIMED, token=os.urandom(8).hex(), owner=present_owner()
     )
     txn.set(key, head.pack(), ttl)
     _write_claims(txn, claims_key, _claims(txn, claims_key) | {key})
-    return Claim(key, head.run, head.token, head.state == _ENDED)
+    return Claim(key, head.run, head.token, is_inherited, head.state == _ENDED)
 
 
 def release(txn: WriteTransaction, claim: Claim, ttl: float | None) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from lmdbresults.app import App, Request, Signature
 from lmdbresults.backends import StoreBackend
-from lmdbresults.errors import ChordError, ResultTimeout, TaskRevokedError
+from lmdbresults.errors import ChordError, DecodeError, ResultTimeout, TaskRevokedError
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
 from tests.backends.held import HeldApp, SixOperations, opened
@@ -258,9 +259,26 @@ def test_a_result_of_the_header_that_is_gone_or_cannot_be_read_fails_the_body(
     app.run(*app.held.pop(0))
     harm(app, header, clock)
     app.run_held()
+    if isinstance(app.backend, StoreBackend):  # the parts have the values, whatever comes of the results
+        assert app.gathered == [[1, 2]]
+        return
     error = the_error(app, result)
     assert str(error).startswith(reason)
     assert error.__cause__ is not None
+
+
+def test_a_part_that_cannot_be_read_fails_the_body(app: HeldApp) -> None:
+    if not isinstance(app.backend, StoreBackend):
+        pytest.skip("this store keeps no parts")
+    result = app.chord(app.parts(1, 2), body_with_errback(app))
+    app.run(*app.held.pop(0))
+    [name] = [key for key, _ in app.store.scan(b"chord-unlock-") if b".part." in key]
+    number, place, id_, _, has_failed = msgpack.unpackb(app.store.get(name) or b"")
+    app.store.set(name, msgpack.packb((number, place, id_, b"no record", has_failed)))
+    app.run_held()
+    error = the_error(app, result)
+    assert str(error).startswith("Join error: DecodeError(")
+    assert isinstance(error.__cause__, DecodeError)
 
 
 def test_a_result_that_was_never_stored_fails_the_body(app: HeldApp) -> None:
@@ -269,7 +287,14 @@ def test_a_result_that_was_never_stored_fails_the_body(app: HeldApp) -> None:
     unstored.set(ignore_result=True)
     result = app.chord([unstored], body_with_errback(app))
     app.run_held()
+    if isinstance(app.backend, StoreBackend):  # the part has it
+        assert app.gathered == [[1]]
+        return
     assert type(the_error(app, result).__cause__) is ResultTimeout
+
+
+def chord_key(app: HeldApp) -> bytes:
+    return f"chord-unlock-{app.held[0][0]['options']['group_id']}".encode()
 
 
 def group_key(app: HeldApp) -> bytes:
@@ -279,24 +304,29 @@ def group_key(app: HeldApp) -> bytes:
 
 def test_a_header_that_is_gone_fails_the_body(app: HeldApp) -> None:
     result = app.chord(app.parts(1, 2), body_with_errback(app))
-    app.store.delete(group_key(app))
+    in_store = isinstance(app.backend, StoreBackend)
+    app.store.delete(chord_key(app) if in_store else group_key(app))
+    for key in [key for key, _ in app.store.scan(chord_key(app) + b".")] if in_store else ():
+        app.store.delete(key)
     app.run_held()
     assert "no longer exists" in str(the_error(app, result))
 
 
 def test_a_header_that_cannot_be_restored_fails_the_body(app: HeldApp) -> None:
-    result = app.chord(app.parts(1, 2), body_with_errback(app))
-    app.store.set(group_key(app), b"no group")
+    result = app.chord([*app.parts(1), app.parts(2, 3)], body_with_errback(app))
+    in_store = isinstance(app.backend, StoreBackend)
+    [name] = [key for key, _ in app.store.scan(b"chord-unlock-") if key.endswith(b".header")] or [group_key(app)]
+    app.store.set(name, b"no group")
     app.run_held()
     error = the_error(app, result)
-    assert str(error).startswith("Cannot restore group")
+    assert str(error).startswith("Join error" if in_store else "Cannot restore group")
     assert "DecodeError" in repr(error.__cause__)
 
 
 def test_a_part_that_returns_when_its_chord_has_expired_fails_the_body(app: HeldApp, clock: FakeClock) -> None:
     result = app.chord(app.parts(1, 2, 3), body_with_errback(app))
     app.run(*app.held.pop(0))
-    clock.advance(86400.0)
+    clock.advance(86400.0 * (2 if isinstance(app.backend, StoreBackend) else 1))
     app.run_held()
     assert "no longer exists" in str(the_error(app, result))
 

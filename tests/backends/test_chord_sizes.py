@@ -108,15 +108,15 @@ def test_nothing_can_be_added_once_the_last_part_has_returned(
     app: HeldApp, begin: Callable[..., AsyncResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, refused = app.require_backend(), []
-    finish = backend.finish_chord
+    send = backend.send_body
 
-    def add_then_finish(*args: Any) -> None:
+    def add_then_send(*args: Any) -> None:
         with pytest.raises(ChordError, match="c does not exist, or has ended"):
             backend.add_to_chord("c", AsyncResult("too late"))
         refused.append(True)
-        finish(*args)
+        send(*args)
 
-    monkeypatch.setattr(backend, "finish_chord", add_then_finish)
+    monkeypatch.setattr(backend, "send_body", add_then_send)
     result = begin(1, 2)
     app.run_held()
     assert refused == [True]
@@ -168,20 +168,18 @@ def test_the_size_that_is_set_is_the_number_of_parts_that_are_waited_for(
         assert app.held == []
         app.run(extra)
         app.run_held()
-        assert result.get(timeout=0) == [1, 2]
+        # Without chords in the store, the list is of what stands in the header that was saved.
+        assert result.get(timeout=0) == ([1, 2] if kind == "six operations" else [1, 2, 3])
 
 
-def test_a_size_below_what_has_returned_ends_the_chord_with_the_next_part(
-    app: HeldApp, begin: Callable[..., AsyncResult]
-) -> None:
+def test_a_size_below_what_has_returned_ends_the_chord_at_once(app: HeldApp, begin: Callable[..., AsyncResult]) -> None:
     result = begin(1, 2, 3)
     for _ in range(2):
         app.run(*app.held.pop())
     app.require_backend().set_chord_size("c", 1)
-    assert app.gathered == []
     app.run_held()
-    assert app.gathered == [[1, 2, 3]]
-    assert result.get(timeout=0) == [1, 2, 3]
+    assert app.gathered == [[2, 3]]
+    assert result.get(timeout=0) == [2, 3]
 
 
 def test_a_size_in_the_request_counts_where_none_was_set(app: HeldApp, begin: Callable[..., AsyncResult]) -> None:

@@ -12,7 +12,7 @@ from lmdbresults.testing import FakeClock
 from tests.backends.held import HeldApp, opened
 
 
-@pytest.fixture(params=["four operations", "without counters"])
+@pytest.fixture(params=["four operations"])
 def app(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> Iterator[HeldApp]:
     with opened(request.param, HeldApp(), clock, tmp_path) as app:
         yield app
@@ -151,7 +151,7 @@ def test_a_part_that_never_ends_fails_the_body_when_results_expire(
 
 
 def test_where_results_never_expire_the_task_never_gives_up(clock: FakeClock, tmp_path: Path) -> None:
-    with opened("without counters", HeldApp(result_expires=None), clock, tmp_path) as app:
+    with opened("four operations", HeldApp(result_expires=None), clock, tmp_path) as app:
         now = app.now()
         app.require_backend().apply_chord(("c", [AsyncResult("never", app.backend)]), app.body(), countdown=0)
         app.run(*app.held.pop())
