@@ -4,7 +4,6 @@ There is one for each file and process, however many stores use it, because LMDB
 is opened when it is first needed and closed before every fork, so that parent and child each open their own.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from lmdbresults.errors import (
     NewerFormat,
     StoreClosed,
     StoreError,
-    StoreFull,
 )
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.store import faults, files
 from lmdbresults.store.gate import gate
+from lmdbresults.store.room import Room
 
 __all__ = ["FORMAT_KEY", "FORMAT_VERSION", "Environment", "Transaction"]
 
@@ -39,15 +38,6 @@ Result = TypeVar("Result")
 FORMAT_KEY: Final = b"\x00lmdbresults"
 FORMAT_VERSION: Final = 1
 
-#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
-_MAX_RESERVE: Final = 64 << 20
-_MIN_RESERVE: Final = 256 << 10
-#: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
-_HEADROOM: Final = 1 << 20
-#: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
-_COMMIT_COST: Final = 64 << 10
-#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
-_CHECK_EVERY: Final = 512 << 10
 #: How often a transaction is tried again after another process has let the file grow beyond our map.
 _TRIES: Final = 16
 
@@ -71,8 +61,6 @@ class Environment:
         self._handle: lmdb.Environment | None = None
         #: Why the file can never be opened again by this object; None if it can.
         self._unusable: StoreError | None = None
-        #: Bytes that the present write transaction adds, and bytes written since room was last looked at.
-        self._added = self._unchecked = 0
         self._start_anew()
         gate.watch_forks(self)
 
@@ -108,7 +96,7 @@ class Environment:
         while True:
             try:
                 with gate.shared(), self._writer, (self._handle or self._open()).begin(write=True) as txn:
-                    self._added = 0
+                    self._room.added = 0
                     return operation(txn, *args)
             except lmdb.Error as error:
                 tries_left -= 1
@@ -125,7 +113,7 @@ class Environment:
             with gate.shared(), self._writer if write else nullcontext():
                 try:
                     txn = (self._handle or self._open()).begin(write=write)
-                    self._added = 0
+                    self._room.added = 0
                     self._inside.transaction = True
                     yield txn
                     if os.getpid() == owner:
@@ -155,69 +143,15 @@ class Environment:
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )
 
-    # -- room ----------------------------------------------------------------------------------------------------
-
     def make_room(self, txn: Transaction, adds: int | None) -> None:
-        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
-
-        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
-        `StoreFull`, for an addition only.
-        """
+        """See to it, inside a write transaction, that the next bytes fit; None announces a removal. See `Room`."""
         self._refuse_unusable()  # in a child that was forked in the midst of this transaction
-        self._added += adds or 0
-        self._unchecked += _COMMIT_COST + (adds or 0)
-        if self._unchecked < self._check_every:
-            return
-        used = (self.handle().info()["last_pgno"] + 1) * self._page_size
-        pages = txn.stat()
-        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
-        fits = live + (adds or 0) <= self._limit
-        if adds is not None and not fits:
-            raise StoreFull(
-                f"{self.path} holds {live} bytes of results, and {adds} more do not fit max_size={self._map_size}. "
-                "Raise max_size, let results expire sooner, or delete some."
-            )
-        refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
-        if refusal is None and fits:
-            self._unchecked = 0  # else the next addition has to look again
-        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
-            raise faults.explained(refusal, self.options) from refusal
-
-    def _allocate(self, wanted: int, used: int) -> OSError | None:
-        """Have the file system set blocks aside; return why it refused.
-
-        Only the holder of the write lock may do so, because nobody else lets the file grow.
-        """
-        size = os.fstat(self._descriptor).st_size
-        if size >= wanted:
-            return None
-        step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
-        disk = os.fstatvfs(self._descriptor)
-        available = size + disk.f_bavail * disk.f_frsize
-        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for target in (min(wanted + step, self._map_size, available), wanted):
-            try:
-                _extend(self._descriptor, size, target)
-            except OSError as error:
-                refusal = error
-            else:
-                return None
-        return refusal
-
-    def _free_pages(self, live: int) -> int:
-        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
-        return os.fstat(self._descriptor).st_size - live
+        self._room.make(txn, adds)
 
     def has_been_replaced(self) -> bool:
         """Return whether the path leads to another file by now than the one that is open here."""
         with gate.shared():
-            if self._handle is None:
-                return False
-            try:
-                return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
-            except FileNotFoundError:
-                return True
+            return self._handle is not None and not self._room.is_at(self.path)
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
@@ -281,12 +215,7 @@ class Environment:
             handle.reader_check()
             _check_format(handle, self.path)
             _make_ours(handle)
-            self._page_size = handle.stat()["psize"]
-            self._map_size = min(self.options.max_size, handle.info()["map_size"])
-            reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
-            self._limit = self._map_size - reserve
-            self._unchecked = self._check_every = min(_CHECK_EVERY, reserve // 8)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._room = Room(handle, self.options)
             self._handle = handle
         except BaseException:  # also one out of a signal handler: a traceback would keep the handle open
             handle.close()
@@ -328,7 +257,7 @@ class Environment:
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
-            os.close(self._descriptor)
+            self._room.close()
 
     def before_fork(self) -> None:
         """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
@@ -413,18 +342,6 @@ def _format_version(mark: bytes | None) -> int | None:
         return int(msgpack.unpackb(mark)["format"]) if mark else None
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None
-
-
-def _extend(descriptor: int, size: int, wanted: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, size, wanted - size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-        else:
-            return
-    os.ftruncate(descriptor, wanted)
 
 
 def _finish(txn: Transaction | None, *, is_ours: bool) -> None:
