@@ -6,8 +6,8 @@ is opened when it is first needed and closed before every fork, so that parent a
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import lmdb
@@ -23,7 +23,8 @@ from lmdbresults.errors import (
 )
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.store import faults, files
-from lmdbresults.store.gate import gate
+from lmdbresults.store.block import Block, Steps, Undone, lend
+from lmdbresults.store.gate import gate, is_mine
 from lmdbresults.store.room import Room
 
 __all__ = ["FORMAT_KEY", "FORMAT_VERSION", "Environment", "Transaction"]
@@ -42,12 +43,11 @@ FORMAT_VERSION: Final = 1
 _TRIES: Final = 16
 
 
-class _Inside(threading.local):
-    """Whether the present thread is inside a ``with`` block of a transaction. The default lies in the class, because
-    looking for an attribute that a thread does not have yet costs half a microsecond.
-    """
+class _Reading(threading.local):
+    """What a thread holds inside a ``with`` block that reads. Writing ones hold the writer lock."""
 
-    transaction = False
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
 
 
 class Environment:
@@ -70,7 +70,7 @@ class Environment:
         #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
-        self._inside = _Inside()
+        self._reading = _Reading()
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -102,43 +102,59 @@ class Environment:
                 tries_left -= 1
                 self._recover(error, tries_left)
 
-    @contextmanager
-    def transaction(self, write: bool) -> Iterator[Transaction]:
-        """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
+    def transaction(self, write: bool) -> Block[Transaction]:
+        """Return a block with a transaction; it commits if the block ends well and is undone if the block raises."""
+        return Block(self._transaction(write))
+
+    def _transaction(self, write: bool) -> Steps:
+        """Lend a transaction, and see to it that a child that was forked in its midst does nothing to it."""
         self._guard()
-        owner, tries_left = os.getpid(), _TRIES
-        while True:
-            txn = failure = None
-            # Plain locks in a plain `with`: no exception out of a signal handler finds a moment to leave one held.
-            with gate.shared(), self._writer if write else nullcontext():
-                try:
-                    txn = (self._handle or self._open()).begin(write=write)
-                    self._room.added = 0
-                    self._inside.transaction = True
-                    yield txn
-                    if os.getpid() == owner:
-                        txn.commit()
-                except lmdb.Error as error:
-                    failure = error
-                finally:
-                    self._inside.transaction = False
-                    _finish(txn, is_ours=os.getpid() == owner)
-            if failure is None:
-                break
-            if txn is not None:
-                self._fail(failure)  # in the block, which cannot be run again from here
-            tries_left -= 1
-            self._recover(failure, tries_left)
+        owner, failure = os.getpid(), None
+        block: Block[Transaction] = Block(self._hold(write, owner))
+        try:
+            with block as txn:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+        except Undone:
+            pass
         if os.getpid() != owner:
+            _leave_untouched(block)
             gate.notice_fork()
-            self._refuse_unusable()
+            if failure is None:
+                self._refuse_unusable()
+        if isinstance(failure, lmdb.Error):
+            self._fail(failure)  # in the block, which cannot be run again from here
+        yield 0
+
+    def _hold(self, write: bool, owner: int) -> Steps:
+        """Lend a transaction, and end it; never in another process than the one that began it."""
+        is_lent, tries_left = False, _TRIES
+        while not is_lent:
+            try:
+                lock = self._writer if write else self._reading.lock
+                with gate.shared(), lock, (self._handle or self._open()).begin(write=write) as txn:
+                    if write:
+                        self._room.added = 0
+                    is_lent = True
+                    failure = yield from lend(txn)
+                    while os.getpid() != owner:
+                        yield 0  # and is left for good
+                    if failure is not None:
+                        raise Undone(failure)
+            except lmdb.Error as error:
+                tries_left = 0 if is_lent else tries_left - 1
+                self._recover(error, tries_left)
+            except Undone:
+                pass
+        yield 0
 
     def _guard(self) -> None:
         """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
         gate.notice_fork()
         gate.refuse_while_alone()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
-        if self._inside.transaction or self._writer._is_owned():  # type: ignore[attr-defined]
+        if is_mine(self._reading.lock) or is_mine(self._writer):
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )
@@ -162,21 +178,17 @@ class Environment:
 
     def close(self) -> None:
         """Close the file once no transaction is open in this process; the next transaction opens it again."""
-        with gate.exclusive():
-            self.let_go()
+        gate.alone(self.let_go)
 
     def close_at_exit(self) -> None:
         """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
         if self._handle is None:
             return
-        with gate.exclusive(timeout=1.0) as alone:
-            if alone:
-                self.let_go()
-            else:
-                _leave_untouched(self._handle)
+        if not gate.alone(self.let_go, timeout=1.0):
+            _leave_untouched(self._handle)
 
     def _open(self) -> lmdb.Environment:
-        if self._opening._is_owned():  # type: ignore[attr-defined]
+        if is_mine(self._opening):
             raise NestedTransaction(f"{self.path} is being opened by this thread: a signal handler cannot use it now.")
         with self._opening:
             tries_left = _TRIES
@@ -256,8 +268,10 @@ class Environment:
         """Close the file. The caller holds the gate exclusively."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            handle.close()
-            self._room.close()
+            try:
+                handle.close()
+            finally:
+                self._room.close()
 
     def before_fork(self) -> None:
         """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
@@ -295,12 +309,14 @@ class Environment:
 
     def _adopt_size(self) -> None:
         """Take over the size that another process, with a larger max_size, has let the map grow to."""
-        with gate.exclusive():
-            try:
-                if self._handle is not None:
-                    self._handle.set_mapsize(0)
-            except lmdb.Error:
-                self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
+        gate.alone(self._resize)
+
+    def _resize(self) -> None:
+        try:
+            if self._handle is not None:
+                self._handle.set_mapsize(0)
+        except lmdb.Error:
+            self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
 
     def clear_dead_readers(self) -> int:
         """Free the slots of killed processes, whose snapshots keep pages from reuse; return how many there were."""
@@ -342,15 +358,6 @@ def _format_version(mark: bytes | None) -> int | None:
         return int(msgpack.unpackb(mark)["format"]) if mark else None
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None
-
-
-def _finish(txn: Transaction | None, *, is_ours: bool) -> None:
-    """Abort what has not ended yet; a child that was forked in the midst of it must do nothing at all."""
-    if not is_ours:
-        _leave_untouched(txn)
-    elif txn is not None:
-        with suppress(lmdb.Error):
-            txn.abort()
 
 
 def _leave_untouched(inherited: object) -> None:
