@@ -4,11 +4,10 @@ There is one for each file and process, however many stores use it, because LMDB
 is opened when it is first needed and closed before every fork, so that parent and child each open their own.
 """
 
-import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import lmdb
@@ -21,11 +20,12 @@ from lmdbresults.errors import (
     NewerFormat,
     StoreClosed,
     StoreError,
-    StoreFull,
 )
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.store import faults, files
-from lmdbresults.store.gate import gate
+from lmdbresults.store.block import Block, Steps, Undone, lend
+from lmdbresults.store.gate import gate, is_mine
+from lmdbresults.store.room import Room
 
 __all__ = ["FORMAT_KEY", "FORMAT_VERSION", "Environment", "Transaction"]
 
@@ -39,25 +39,15 @@ Result = TypeVar("Result")
 FORMAT_KEY: Final = b"\x00lmdbresults"
 FORMAT_VERSION: Final = 1
 
-#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
-_MAX_RESERVE: Final = 64 << 20
-_MIN_RESERVE: Final = 256 << 10
-#: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
-_HEADROOM: Final = 1 << 20
-#: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
-_COMMIT_COST: Final = 64 << 10
-#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
-_CHECK_EVERY: Final = 512 << 10
 #: How often a transaction is tried again after another process has let the file grow beyond our map.
 _TRIES: Final = 16
 
 
-class _Inside(threading.local):
-    """Whether the present thread is inside a ``with`` block of a transaction. The default lies in the class, because
-    looking for an attribute that a thread does not have yet costs half a microsecond.
-    """
+class _Reading(threading.local):
+    """What a thread holds inside a ``with`` block that reads. Writing ones hold the writer lock."""
 
-    transaction = False
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
 
 
 class Environment:
@@ -71,8 +61,6 @@ class Environment:
         self._handle: lmdb.Environment | None = None
         #: Why the file can never be opened again by this object; None if it can.
         self._unusable: StoreError | None = None
-        #: Bytes that the present write transaction adds, and bytes written since room was last looked at.
-        self._added = self._unchecked = 0
         self._start_anew()
         gate.watch_forks(self)
 
@@ -82,7 +70,7 @@ class Environment:
         #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
-        self._inside = _Inside()
+        self._reading = _Reading()
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -108,116 +96,78 @@ class Environment:
         while True:
             try:
                 with gate.shared(), self._writer, (self._handle or self._open()).begin(write=True) as txn:
-                    self._added = 0
+                    self._room.added = 0
                     return operation(txn, *args)
             except lmdb.Error as error:
                 tries_left -= 1
                 self._recover(error, tries_left)
 
-    @contextmanager
-    def transaction(self, write: bool) -> Iterator[Transaction]:
-        """Yield a transaction; it commits if the block ends well and is undone if the block raises."""
+    def transaction(self, write: bool) -> Block[Transaction]:
+        """Return a block with a transaction; it commits if the block ends well and is undone if the block raises."""
+        return Block(self._transaction(write))
+
+    def _transaction(self, write: bool) -> Steps:
+        """Lend a transaction, and see to it that a child that was forked in its midst does nothing to it."""
         self._guard()
-        owner, tries_left = os.getpid(), _TRIES
-        while True:
-            txn = failure = None
-            # Plain locks in a plain `with`: no exception out of a signal handler finds a moment to leave one held.
-            with gate.shared(), self._writer if write else nullcontext():
-                try:
-                    txn = (self._handle or self._open()).begin(write=write)
-                    self._added = 0
-                    self._inside.transaction = True
-                    yield txn
-                    if os.getpid() == owner:
-                        txn.commit()
-                except lmdb.Error as error:
-                    failure = error
-                finally:
-                    self._inside.transaction = False
-                    _finish(txn, is_ours=os.getpid() == owner)
-            if failure is None:
-                break
-            if txn is not None:
-                self._fail(failure)  # in the block, which cannot be run again from here
-            tries_left -= 1
-            self._recover(failure, tries_left)
+        owner, failure = os.getpid(), None
+        block: Block[Transaction] = Block(self._hold(write, owner))
+        try:
+            with block as txn:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+        except Undone:
+            pass
         if os.getpid() != owner:
+            _leave_untouched(block)
             gate.notice_fork()
-            self._refuse_unusable()
+            if failure is None:
+                self._refuse_unusable()
+        if isinstance(failure, lmdb.Error):
+            self._fail(failure)  # in the block, which cannot be run again from here
+        yield 0
+
+    def _hold(self, write: bool, owner: int) -> Steps:
+        """Lend a transaction, and end it; never in another process than the one that began it."""
+        is_lent, tries_left = False, _TRIES
+        while not is_lent:
+            try:
+                lock = self._writer if write else self._reading.lock
+                with gate.shared(), lock, (self._handle or self._open()).begin(write=write) as txn:
+                    if write:
+                        self._room.added = 0
+                    is_lent = True
+                    failure = yield from lend(txn)
+                    while os.getpid() != owner:
+                        yield 0  # and is left for good
+                    if failure is not None:
+                        raise Undone(failure)
+            except lmdb.Error as error:
+                tries_left = 0 if is_lent else tries_left - 1
+                self._recover(error, tries_left)
+            except Undone:
+                pass
+        yield 0
 
     def _guard(self) -> None:
         """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
         gate.notice_fork()
         gate.refuse_while_alone()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
-        if self._inside.transaction or self._writer._is_owned():  # type: ignore[attr-defined]
+        if is_mine(self._reading.lock) or is_mine(self._writer):
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )
 
-    # -- room ----------------------------------------------------------------------------------------------------
-
     def make_room(self, txn: Transaction, adds: int | None) -> None:
-        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
-
-        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
-        `StoreFull`, for an addition only.
-        """
+        """See to it, inside a write transaction, that the next bytes fit; None announces a removal. See `Room`."""
         self._refuse_unusable()  # in a child that was forked in the midst of this transaction
-        self._added += adds or 0
-        self._unchecked += _COMMIT_COST + (adds or 0)
-        if self._unchecked < self._check_every:
-            return
-        used = (self.handle().info()["last_pgno"] + 1) * self._page_size
-        pages = txn.stat()
-        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
-        fits = live + (adds or 0) <= self._limit
-        if adds is not None and not fits:
-            raise StoreFull(
-                f"{self.path} holds {live} bytes of results, and {adds} more do not fit max_size={self._map_size}. "
-                "Raise max_size, let results expire sooner, or delete some."
-            )
-        refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
-        if refusal is None and fits:
-            self._unchecked = 0  # else the next addition has to look again
-        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
-            raise faults.explained(refusal, self.options) from refusal
-
-    def _allocate(self, wanted: int, used: int) -> OSError | None:
-        """Have the file system set blocks aside; return why it refused.
-
-        Only the holder of the write lock may do so, because nobody else lets the file grow.
-        """
-        size = os.fstat(self._descriptor).st_size
-        if size >= wanted:
-            return None
-        step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
-        disk = os.fstatvfs(self._descriptor)
-        available = size + disk.f_bavail * disk.f_frsize
-        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for target in (min(wanted + step, self._map_size, available), wanted):
-            try:
-                _extend(self._descriptor, size, target)
-            except OSError as error:
-                refusal = error
-            else:
-                return None
-        return refusal
-
-    def _free_pages(self, live: int) -> int:
-        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
-        return os.fstat(self._descriptor).st_size - live
+        self._room.make(txn, adds)
 
     def has_been_replaced(self) -> bool:
         """Return whether the path leads to another file by now than the one that is open here."""
         with gate.shared():
-            if self._handle is None:
-                return False
-            try:
-                return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
-            except FileNotFoundError:
-                return True
+            return self._handle is not None and not self._room.is_at(self.path)
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
@@ -228,21 +178,17 @@ class Environment:
 
     def close(self) -> None:
         """Close the file once no transaction is open in this process; the next transaction opens it again."""
-        with gate.exclusive():
-            self.let_go()
+        gate.alone(self.let_go)
 
     def close_at_exit(self) -> None:
         """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
         if self._handle is None:
             return
-        with gate.exclusive(timeout=1.0) as alone:
-            if alone:
-                self.let_go()
-            else:
-                _leave_untouched(self._handle)
+        if not gate.alone(self.let_go, timeout=1.0):
+            _leave_untouched(self._handle)
 
     def _open(self) -> lmdb.Environment:
-        if self._opening._is_owned():  # type: ignore[attr-defined]
+        if is_mine(self._opening):
             raise NestedTransaction(f"{self.path} is being opened by this thread: a signal handler cannot use it now.")
         with self._opening:
             tries_left = _TRIES
@@ -281,12 +227,7 @@ class Environment:
             handle.reader_check()
             _check_format(handle, self.path)
             _make_ours(handle)
-            self._page_size = handle.stat()["psize"]
-            self._map_size = min(self.options.max_size, handle.info()["map_size"])
-            reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
-            self._limit = self._map_size - reserve
-            self._unchecked = self._check_every = min(_CHECK_EVERY, reserve // 8)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._room = Room(handle, self.options)
             self._handle = handle
         except BaseException:  # also one out of a signal handler: a traceback would keep the handle open
             handle.close()
@@ -327,8 +268,10 @@ class Environment:
         """Close the file. The caller holds the gate exclusively."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            handle.close()
-            os.close(self._descriptor)
+            try:
+                handle.close()
+            finally:
+                self._room.close()
 
     def before_fork(self) -> None:
         """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
@@ -366,12 +309,14 @@ class Environment:
 
     def _adopt_size(self) -> None:
         """Take over the size that another process, with a larger max_size, has let the map grow to."""
-        with gate.exclusive():
-            try:
-                if self._handle is not None:
-                    self._handle.set_mapsize(0)
-            except lmdb.Error:
-                self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
+        gate.alone(self._resize)
+
+    def _resize(self) -> None:
+        try:
+            if self._handle is not None:
+                self._handle.set_mapsize(0)
+        except lmdb.Error:
+            self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
 
     def clear_dead_readers(self) -> int:
         """Free the slots of killed processes, whose snapshots keep pages from reuse; return how many there were."""
@@ -413,27 +358,6 @@ def _format_version(mark: bytes | None) -> int | None:
         return int(msgpack.unpackb(mark)["format"]) if mark else None
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None
-
-
-def _extend(descriptor: int, size: int, wanted: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, size, wanted - size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-        else:
-            return
-    os.ftruncate(descriptor, wanted)
-
-
-def _finish(txn: Transaction | None, *, is_ours: bool) -> None:
-    """Abort what has not ended yet; a child that was forked in the midst of it must do nothing at all."""
-    if not is_ours:
-        _leave_untouched(txn)
-    elif txn is not None:
-        with suppress(lmdb.Error):
-            txn.abort()
 
 
 def _leave_untouched(inherited: object) -> None:

@@ -12,13 +12,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from lmdbresults.errors import NestedTransaction
 
-__all__ = ["gate"]
+__all__ = ["gate", "is_mine"]
 
 
 #: Seconds that a fork waits for the transactions of other threads. One that does not end may be waiting itself, for a
@@ -88,7 +87,7 @@ class Gate:
     def refuse_inside(self) -> None:
         """Raise `NestedTransaction` if the present thread is inside a transaction, or has everybody wait already."""
         self.notice_fork()
-        if self._own.is_alone or _is_mine(self.shared()):
+        if self._own.is_alone or is_mine(self.shared()):
             raise NestedTransaction(
                 "This has to wait until no transaction is open in the process, so it cannot happen inside one: "
                 "leave the transaction first."
@@ -104,19 +103,18 @@ class Gate:
         if self._is_taken and self._own.is_alone:
             raise NestedTransaction("This thread is closing or forking: a signal handler cannot use a store now.")
 
-    @contextmanager
-    def exclusive(self, timeout: float = -1) -> Iterator[bool]:
-        """Wait until no transaction is open in this process, and let none begin inside the block.
+    def alone(self, work: Callable[[], object], timeout: float = -1) -> bool:
+        """Wait until no transaction is open in this process, then do the work while none can begin.
 
-        Yields False, holding nothing, if that takes longer than about ``timeout`` seconds (-1: wait). Raises
+        Returns False, and has not done it, if that takes longer than about ``timeout`` seconds (-1: wait). Raises
         `NestedTransaction` if the caller is inside a transaction: two who waited like that would wait for each other.
         """
         self.refuse_inside()
         try:
-            alone = self._take_all(timeout)
-            if not alone:
-                self._give_all_back()
-            yield alone
+            is_alone = self._take_all(timeout)
+            if is_alone:
+                work()
+            return is_alone
         finally:
             try:
                 self._give_all_back()
@@ -138,9 +136,9 @@ class Gate:
     def _give_all_back(self) -> None:
         """Release what this thread has taken, be it all or not."""
         for lock in list(self._members):
-            if _is_mine(lock):
+            if is_mine(lock):
                 lock.release()
-        if _is_mine(self._register):
+        if is_mine(self._register):
             self._is_taken = False
             self._register.release()
         self._own.is_alone = False
@@ -174,7 +172,8 @@ class Gate:
             message(watcher)
 
 
-def _is_mine(lock: threading.RLock) -> bool:
+def is_mine(lock: threading.RLock) -> bool:
+    """Return whether the present thread holds a lock."""
     owned: bool = lock._is_owned()  # type: ignore[attr-defined]
     return owned
 

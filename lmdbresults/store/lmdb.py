@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -13,6 +13,7 @@ from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records, waiters
 from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.block import Block, Steps, Undone, lend
 from lmdbresults.store.check import check
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.mailbox import LMDBMailbox, WakeFolder
@@ -127,34 +128,43 @@ class LMDBStore(Store):
 
     # -- transactions --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def read(self) -> Iterator[ReadTransaction]:
-        with self._environment.transaction(write=False) as raw:
-            txn = _Read(self, raw)
-            try:
-                yield txn
-            finally:
-                txn.end()
+    def read(self) -> AbstractContextManager[ReadTransaction]:
+        return Block(self._read())
 
-    @contextmanager
-    def write(self) -> Iterator[WriteTransaction]:
+    def _read(self) -> Steps:
+        txn, failure = _Read(self, _ENDED), None
         try:
-            with self._transaction() as txn:
-                yield txn
-        except StoreFull:
-            self._reclaim()  # what the block did cannot be done again from here; the caller's next try has more room
-            raise
+            with self._environment.transaction(write=False) as txn._raw:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+        except Undone:
+            pass
+        finally:
+            txn.end()
+        yield 0
 
-    @contextmanager
-    def _transaction(self) -> Iterator[WriteTransaction]:
-        with self._environment.transaction(write=True) as raw:
-            txn = _Write(self, raw)
-            try:
-                yield txn
-                self._sweep_along(raw, txn)
-            finally:
-                txn.end()
-        self._wakes.send(txn.news)
+    def write(self) -> AbstractContextManager[WriteTransaction]:
+        return Block(self._write())
+
+    def _write(self) -> Steps:
+        txn, failure = _Write(self, _ENDED), None
+        try:
+            with self._environment.transaction(write=True) as txn._raw:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+                self._sweep_along(txn._raw, txn)
+            self._wakes.send(txn.news)
+        except Undone:
+            if isinstance(failure, StoreFull):
+                self._reclaim()  # what the block did cannot be done again from here; the next try has more room
+        except StoreFull:
+            self._reclaim()  # what sweeping along or the commit has raised
+            raise
+        finally:
+            txn.end()
+        yield 0
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         result: Result = self._make_room_for(self._run_foreign, operation)
@@ -162,8 +172,15 @@ class LMDBStore(Store):
 
     def _run_foreign(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         """Run what is not ours, and may do anything, fork included: in a transaction that is prepared for it."""
-        with self._transaction() as txn:
-            return operation(txn)
+        txn = _Write(self, _ENDED)
+        try:
+            with self._environment.transaction(write=True) as txn._raw:
+                result = operation(txn)
+                self._sweep_along(txn._raw, txn)
+            self._wakes.send(txn.news)
+            return result
+        finally:
+            txn.end()
 
     def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
         """Run a method of `_Write` in a transaction of its own."""

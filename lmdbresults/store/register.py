@@ -8,7 +8,7 @@ from lmdbresults.errors import ConfigurationError, NestedTransaction
 from lmdbresults.options import Options
 from lmdbresults.store import faults, files
 from lmdbresults.store.environment import Environment
-from lmdbresults.store.gate import gate
+from lmdbresults.store.gate import gate, is_mine
 
 __all__ = ["register"]
 
@@ -48,7 +48,10 @@ class Register:
 
     def release(self, environment: Environment) -> None:
         """Give an environment back; the last user closes the file."""
-        with gate.exclusive(), self._lock:
+        gate.alone(lambda: self._drop_user(environment))
+
+    def _drop_user(self, environment: Environment) -> None:
+        with self._lock:
             environment.users -= 1
             if not environment.users and environment.retire():
                 del self._environments[environment.path]
@@ -56,7 +59,7 @@ class Register:
     def _refuse_reentry(self) -> None:
         gate.notice_fork()
         gate.refuse_while_alone()
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if is_mine(self._lock):
             raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
 
     def _close_all(self) -> None:

@@ -1,0 +1,116 @@
+"""Room for what is added: on the map, of which some is kept back for deletes, and on the disk, ahead of the data."""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from lmdbresults.errors import StoreFull
+from lmdbresults.options import Options
+from lmdbresults.store import faults
+
+if TYPE_CHECKING:
+    import lmdb
+
+__all__ = ["Room"]
+
+#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
+_MAX_RESERVE: Final = 64 << 20
+_MIN_RESERVE: Final = 256 << 10
+#: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
+_HEADROOM: Final = 1 << 20
+#: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
+_COMMIT_COST: Final = 64 << 10
+#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
+_CHECK_EVERY: Final = 512 << 10
+
+
+class Room:
+    """What an open file has room for. Guarded by the writer lock of its environment."""
+
+    def __init__(self, handle: "lmdb.Environment", options: Options) -> None:
+        self._handle = handle
+        self._options = options
+        self._page_size = handle.stat()["psize"]
+        self._map_size = min(options.max_size, handle.info()["map_size"])
+        reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
+        self._limit = self._map_size - reserve
+        self._check_every = min(_CHECK_EVERY, reserve // 8)
+        #: Bytes that the present transaction adds; it begins at 0 with each.
+        self.added = 0
+        #: Bytes written since room was last looked at.
+        self._unchecked = self._check_every
+        self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def close(self) -> None:
+        """Close what room is looked for with."""
+        os.close(self._descriptor)
+
+    def is_at(self, path: str) -> bool:
+        """Return whether the path leads to the file that is open here."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def make(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
+        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
+
+        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
+        `StoreFull`, for an addition only.
+        """
+        self.added += adds or 0
+        self._unchecked += _COMMIT_COST + (adds or 0)
+        if self._unchecked < self._check_every:
+            return
+        used = (self._handle.info()["last_pgno"] + 1) * self._page_size
+        pages = txn.stat()
+        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
+        fits = live + (adds or 0) <= self._limit
+        if adds is not None and not fits:
+            raise StoreFull(
+                f"{self._options.path} holds {live} bytes of results, and {adds} more do not fit "
+                f"max_size={self._map_size}. Raise max_size, let results expire sooner, or delete some."
+            )
+        refusal = self._allocate(min(used + self.added + _HEADROOM, self._map_size), used)
+        if refusal is None and fits:
+            self._unchecked = 0  # else the next addition has to look again
+        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
+            raise faults.explained(refusal, self._options) from refusal
+
+    def _allocate(self, wanted: int, used: int) -> OSError | None:
+        """Have the file system set blocks aside; return why it refused.
+
+        Only the holder of the write lock may do so, because nobody else lets the file grow.
+        """
+        size = os.fstat(self._descriptor).st_size
+        if size >= wanted:
+            return None
+        step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
+        disk = os.fstatvfs(self._descriptor)
+        available = size + disk.f_bavail * disk.f_frsize
+        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for target in (min(wanted + step, self._map_size, available), wanted):
+            try:
+                _extend(self._descriptor, size, target)
+            except OSError as error:
+                refusal = error
+            else:
+                return None
+        return refusal
+
+    def _free_pages(self, live: int) -> int:
+        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
+        return os.fstat(self._descriptor).st_size - live
+
+
+def _extend(descriptor: int, size: int, wanted: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, size, wanted - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        else:
+            return
+    os.ftruncate(descriptor, wanted)
