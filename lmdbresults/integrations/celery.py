@@ -7,14 +7,12 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from celery import VERSION, states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
-from celery.result import GroupResult
 from celery.utils.serialization import get_pickled_exception
 from kombu.compression import compress, decompress
 from kombu.serialization import dumps, loads, registry
@@ -22,8 +20,9 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
+from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
-from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
@@ -37,7 +36,7 @@ _decode_json = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
 
-class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
+class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     """Task results in one LMDB file that every process on the machine opens.
 
     ``url`` is ``lmdb:///absolute/path`` or ``lmdb://relative/path``, with options such as ``?durability=none``; see
@@ -49,7 +48,7 @@ class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
     supports_autoexpire = True
     supports_failure_expires = True
     supports_result_compression = True
-    #: Groups are joined by `iter_native`; but not where a chord ends, see `_Header`.
+    #: Groups are joined by `iter_native`.
     supports_native_join = True
 
     def __init__(self, url: str | None = None, **kwargs: Any) -> None:
@@ -64,6 +63,7 @@ class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
         self._meta_clock = self._find_meta_clock()
         self.store = self._open(url)
         self.result_consumer = ResultConsumer(self, self.app)
+        self.chords = CeleryChords(self)
 
     def _open(self, url: str | None) -> LMDBStore:
         if not url:
@@ -132,6 +132,7 @@ class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
     def cleanup(self) -> None:
         """Remove what has expired. Writing does so along the way; this is for a file that nobody writes to."""
         self.store.sweep()
+        self.chords.recover(now=True)
 
     def _expires_in(self, state: str) -> float | None:
         return self._failure_expires if state == states.FAILURE else self.expires
@@ -142,15 +143,13 @@ class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
         self, task_id: Any, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
         """Store a result unless there is a SUCCESS already, which a late duplicate must not overwrite."""
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        self.store.set(
-            self.get_key_for_task(task_id),
-            TaskRecord.from_meta(meta, self._payload).pack(),
-            self._expires_in(state),
-            unless_prefix=SUCCESS_PREFIX,
-            interim=state not in self.READY_STATES,
-        )
+        record = self._record(result, state, traceback, request)
+        self._put_record(task_id, self.get_key_for_task(task_id), record, self._expires_in(state), state)
         return result
+
+    def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        return TaskRecord.from_meta(meta, self._payload).pack()
 
     def _find_meta_clock(self) -> tzinfo | None:
         """Return the time zone of ``date_done``, if the installed Celery makes a meta as `_get_result_meta` does."""
@@ -273,58 +272,3 @@ class LMDBBackend(WaitingMixin, KeyValueStoreBackend):
             with suppress(Exception):
                 return _decode_json(body.decode())
         return loads(body, payload.content_type, payload.content_encoding, accept=self.accept)
-
-    # -- chords ----------------------------------------------------------------------------------------------------
-
-    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
-        """Count a part of a chord; the last one joins the header and sends the body.
-
-        Celery counts a group inside the header as one part. It has as many as it has tasks.
-        """
-        if request.group and request.chord.get("chord_size") is None:
-            with suppress(Exception):  # a group that cannot be read is restored, and complained of, once more below
-                request.chord["chord_size"] = _count_tasks(self.restore_group(request.group) or ())
-        token = _ends_chord.set(True)
-        try:
-            super().on_chord_part_return(request, state, result, **kwargs)
-        finally:
-            _ends_chord.reset(token)
-
-    def restore_group(self, group_id: str, cache: bool = True) -> Any:
-        group = super().restore_group(group_id, cache=cache)
-        if group is not None and _ends_chord.get():
-            return _as_header(group, self.app)
-        return group
-
-
-#: Whether the present thread returns a part of a chord.
-_ends_chord: ContextVar[bool] = ContextVar("ends_chord", default=False)
-
-
-class _Header(GroupResult):
-    """The header of a chord, or a group inside it, as whoever ends the chord sees it."""
-
-    #: Celery's native join asks, for groups inside groups, whether a task may wait.
-    supports_native_join = False
-
-    def join(self, *args: Any, **kwargs: Any) -> Any:
-        """Join without asking whether a task may wait.
-
-        Celery allows that by a variable which all threads share, so chords that end in two threads at once disturb
-        each other.
-        """
-        return super().join(*args, **{**kwargs, "disable_sync_subtasks": False})
-
-    def _failed_join_report(self) -> Any:
-        # Celery looks for what is in the cache, where failures are not.
-        return (part for part in self.results if part.state in states.PROPAGATE_STATES)
-
-
-def _as_header(group: GroupResult, app: Any) -> _Header:
-    parts = [_as_header(part, app) if isinstance(part, GroupResult) else part for part in group.results]
-    return _Header(group.id, parts, app=app)
-
-
-def _count_tasks(header: Iterable[Any]) -> int | None:
-    """Return how many tasks there are in a header and the groups inside it; None if there are none."""
-    return sum(_count_tasks(part) or 0 if isinstance(part, GroupResult) else 1 for part in header) or None

@@ -213,6 +213,7 @@ class ResultConsumer(BaseResultConsumer):
             wait.look_first()
             yield
             for _ in self.drainer.drain_events_until(wait, timeout=timeout, on_interval=on_interval):
+                self.backend.chords.recover()  # also who only waits ends a chord whose last worker has died
                 yield
         except _TimeIsUp:
             self._leave(wait)
