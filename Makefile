@@ -27,6 +27,7 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python -m benchmarks.celery_backends
 	$(BIN)/python -m benchmarks.plain_backend
 	$(BIN)/python -m benchmarks.wakeups
+	$(BIN)/python -m benchmarks.chords --rounds 3 --largest 1000
 
 interface: $(VENV)/.for-dev
 	$(BIN)/python -m tests.interface

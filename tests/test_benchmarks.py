@@ -36,3 +36,15 @@ def test_waking_is_measured_beside_redis_and_a_bare_datagram(tmp_path: Path) -> 
     for rows in results.values():
         assert [row["peer"] for row in rows] == ["ours", "Redis", "limit"]
         assert all("missing" in row or row["median"] > 0 for row in rows)
+
+
+def test_chords_of_all_sizes_are_measured_beside_redis(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.chords", "--rounds", "1", "--largest", "100", "--json", report]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True)
+    found = json.loads(report.read_text())
+    assert found["results"].keys() | found["missing"].keys() == {"plain", "Celery", "Redis"}
+    assert found["missing"].keys() <= {"Redis"}
+    for rows in found["results"].values():
+        assert [row["size"] for row in rows] == [10, 100]
+        assert all(0 < row["opening"] + row["end"] < row["whole"] for row in rows)
