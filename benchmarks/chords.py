@@ -71,7 +71,7 @@ class Way(ABC):
         """Return what the worker of a part has in its hands when that has run."""
 
     @abstractmethod
-    def part_returns(self, request: Any) -> object:
+    def part_returns(self, request: Any) -> None:
         """Store RESULT for a part, and count it."""
 
     @abstractmethod
@@ -105,8 +105,8 @@ class Plain(Way):
         chord = self.app.signature("tasks.sum", task_id=group_id)
         return Request(task_id, "tasks.answer", (6, 7), group=group_id, group_index=place, chord=dict(chord))
 
-    def part_returns(self, request: Request) -> object:
-        return self.backend.mark_as_done(request.id, RESULT, request)
+    def part_returns(self, request: Request) -> None:
+        self.backend.mark_as_done(request.id, RESULT, request)
 
     def close(self) -> None:
         self.backend.process_cleanup()
@@ -145,8 +145,8 @@ class ThroughCelery(Way):
         ids = {"id": task_id, "root_id": task_id, "correlation_id": task_id}
         return Context(worker_request(), **ids, group=group_id, group_index=place, chord=chord)
 
-    def part_returns(self, request: Context) -> object:
-        return self.backend.mark_as_done(request.id, RESULT, request)
+    def part_returns(self, request: Context) -> None:
+        self.backend.mark_as_done(request.id, RESULT, request)
 
     def close(self) -> None:
         self.backend.process_cleanup()
