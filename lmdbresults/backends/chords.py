@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from lmdbresults.backends.encoding import Meta
@@ -129,19 +128,24 @@ class Chords:
 
     def _finish(self, claim: Claim, body: Any) -> None:
         with self._owner.store.read() as txn:
-            remembered, header = chords.remembered(txn, claim, "body"), chords.remembered(txn, claim, "header")
-            parts = chords.parts(txn, claim)
-        if body is None and remembered is not None:
-            body = self._owner.read_body(remembered)
+            run = chords.read_run(txn, claim)
+        if body is None and run.body is not None:
+            body = self._owner.read_body(run.body)
         if body is None:
             logger.error("Chord %r has no body to run: nobody has said which.", claim.key)
         elif not (claim.is_inherited and self._owner.has_run(body)):
-            self._run(body, parts, header)
+            self._run(body, run.parts, run.header)
         reached("body sent")
-        ttl = self._ended_ttl()
-        if self._update(lambda txn: chords.end(txn, claim, ttl)):
+        self._end(claim, run.names)
+
+    def _end(self, claim: Claim, names: list[bytes]) -> None:
+        """Have a chord end, and delete what belonged to it: a small one in a single transaction."""
+        step = partial(chords.end, claim=claim, ttl=self._ended_ttl(), claims_key=self._claims_key)
+        for start in range(0, len(names) or 1, _BATCH):
+            batch, is_last = names[start : start + _BATCH], start + _BATCH >= len(names)
+            if not self._update(partial(step, names=batch, is_last=is_last)):
+                return  # it was taken over
             reached("chord ended")
-            self._delete(claim, chords.part_keys(claim, parts))
 
     def _run(self, body: Any, parts: list[Part], header: bytes | None) -> None:
         failure: tuple[str, BaseException | None] | None = None
@@ -174,13 +178,6 @@ class Chords:
         shaped = [] if header is None else [_shaped(tree, values) for tree in self._owner.read_header(header)[1]]
         # Those that the header does not name: all of them if it has no groups, else what was added while it ran.
         return shaped + [values[id_].popleft() for id_ in order if values[id_]], None
-
-    def _delete(self, claim: Claim, keys: list[bytes]) -> None:
-        """Delete what belonged to a chord that has ended, and give up the claim."""
-        names = iter(keys)
-        while batch := list(islice(names, _BATCH)):
-            self._update(partial(_delete_all, names=batch))
-        self._update(lambda txn: chords.settle(txn, claim, self._claims_key))
 
     def _ended_ttl(self) -> float:
         return max(_ENDED_TTL, self._owner.chord_ttl() or _ENDED_TTL_OF_ETERNAL)
@@ -215,14 +212,9 @@ class Chords:
             if claim is not None and claim.has_ended:
                 with self._owner.store.read() as txn:
                     names = chords.leftovers(txn, claim)
-                self._delete(claim, names)
+                self._end(claim, names)
             elif claim is not None:
                 yield claim
-
-
-def _delete_all(txn: WriteTransaction, names: list[bytes]) -> None:
-    for name in names:
-        txn.delete(name)
 
 
 def _shaped(tree: Any, values: dict[str, deque[Any]]) -> Any:

@@ -122,9 +122,9 @@ class ChordsMixin:
         group_id, results = header_result_args[:2]
         size = header = None
         if not isinstance(results, _regen):  # a generator cannot be looked at before it is run
-            group = GroupResult(group_id, results, app=self.app)
-            size = _count(group)  # until Celery says it, which may be after a part has returned
-            if any(isinstance(part, GroupResult) for part in group.results):
+            size = sum(map(_count, results))  # until Celery says it, which may be after a part has returned
+            if any(isinstance(part, GroupResult) for part in results):
+                group = GroupResult(group_id, results, app=self.app)
                 header = self.encode({"result": group.as_tuple()})  # type: ignore[attr-defined]
         key = self.get_key_for_chord(group_id)  # type: ignore[attr-defined]
         self.chords.open(key, size, self.chords.body_bytes(body), header)

@@ -6,6 +6,7 @@ part, and any store can do it. Beside the head, under the chord's key, lie
     <key>.<run>.part.<place>.<id>   a part: its number, its id, its value
     <key>.<run>.body                what the opener wants to be remembered of the body
     <key>.<run>.header              and of the header
+    <key>.<run>.more.<id>           what was added while it ran: its number, how many parts, the id of the result
     <key>.<run>.renewed             nothing; its deadline says when those of the others have to be put off
 
 A chord that is opened again is a new run; what is left of the former one is in nobody's way, and expires.
@@ -26,19 +27,17 @@ __all__ = [
     "Head",
     "Part",
     "Progress",
+    "Run",
     "add_more",
     "end",
     "head_of",
     "leftovers",
     "open_chord",
     "orphans",
-    "part_keys",
-    "parts",
+    "read_run",
     "release",
-    "remembered",
     "return_part",
     "set_size",
-    "settle",
     "take_over",
 ]
 
@@ -54,8 +53,10 @@ class Head(NamedTuple):
     state: str
     size: int | None
     """Parts that it waits for; None: nobody has said."""
-    added: dict[str, int]
-    """What was added while it ran: so many parts more, by the id of the result."""
+    added: int
+    """Parts more, of the results that were added while it ran."""
+    additions: int
+    """How many of those results there are. They lie under keys of their own: every part reads and writes the head."""
     returned: int
     """Parts that have returned."""
     token: str
@@ -63,7 +64,7 @@ class Head(NamedTuple):
     owner: Owner
 
     def is_complete(self) -> bool:
-        return self.size is not None and self.returned >= self.size + sum(self.added.values())
+        return self.size is not None and self.returned >= self.size + self.added
 
     def has_ended(self) -> bool:
         """Return whether nothing counts any more."""
@@ -95,6 +96,18 @@ class Part(NamedTuple):
     value: bytes
     has_failed: bool = False
     """A part that has failed is replaced by one that comes again and has not."""
+
+
+class Run(NamedTuple):
+    """All that belongs to a chord that is complete."""
+
+    parts: list[Part]
+    """In the order of their places; what was added while it ran comes last, in that order."""
+    body: bytes | None
+    """What the opener had remembered of the body; None: nothing."""
+    header: bytes | None
+    names: list[bytes]
+    """The keys of all of it."""
 
 
 class Progress(NamedTuple):
@@ -142,7 +155,14 @@ def add_more(txn: WriteTransaction, key: bytes, id_: str, count: int, ttl: float
     head = head_of(txn, key)
     if head is None or head.state != _OPEN:
         return False
-    txn.set(key, head._replace(added={**head.added, id_: count}).pack(), ttl)
+    name, number = _name(key, head.run, f"more.{id_}"), head.additions
+    former = txn.get(name)
+    if former is not None:  # it was added before: what is said last holds
+        number, less, _ = msgpack.unpackb(former)
+        head = head._replace(added=head.added - less, additions=head.additions - 1)
+    txn.set(name, msgpack.packb((number, count, id_)), _long(ttl))
+    _renew(txn, key, head, ttl)
+    txn.set(key, head._replace(added=head.added + count, additions=head.additions + 1).pack(), ttl)
     return True
 
 
@@ -199,18 +219,22 @@ def _long(ttl: float | None) -> float | None:
     return ttl and 2 * ttl
 
 
-def parts(txn: ReadTransaction, claim: Claim) -> list[Part]:
-    """Return the parts in the order of their places; what was added while the chord ran comes last, in that order."""
-    head = head_of(txn, claim.key)
-    added = {id_: number for number, id_ in enumerate(head.added if head is not None else (), start=1)}
-    found = [msgpack.unpackb(value) for _, value in txn.scan(_name(claim.key, claim.run, "part."))]
-    found.sort(key=lambda entry: (added.get(entry[2], 0), _order(entry[1]), entry[0]))
-    return [Part(*entry[1:]) for entry in found]
-
-
-def remembered(txn: ReadTransaction, claim: Claim, what: str) -> bytes | None:
-    """Return what the opener had remembered: ``body`` or ``header``."""
-    return txn.get(_name(claim.key, claim.run, what))
+def read_run(txn: ReadTransaction, claim: Claim) -> Run:
+    """Return all that belongs to a chord, which takes one scan."""
+    beginning = _name(claim.key, claim.run, "")
+    added, found, names, rest = {}, [], [], {}
+    for name, value in txn.scan(beginning):
+        names.append(name)
+        what = name[len(beginning) :]
+        if what.startswith(b"part."):
+            found.append(msgpack.unpackb(value))
+        elif what.startswith(b"more."):
+            number, _, id_ = msgpack.unpackb(value)
+            added[id_] = number
+        else:
+            rest[what] = value
+    found.sort(key=lambda entry: (added.get(entry[2], -1), _order(entry[1]), entry[0]))
+    return Run([Part(*entry[1:]) for entry in found], rest.get(b"body"), rest.get(b"header"), names)
 
 
 # -- the claim ---------------------------------------------------------------------------------------------------------
@@ -248,32 +272,27 @@ def take_over(txn: WriteTransaction, key: bytes, ttl: float | None, claims_key: 
     return None if head.owner.is_alive() else _claim(txn, key, head, ttl, claims_key)
 
 
-def end(txn: WriteTransaction, claim: Claim, ttl: float | None) -> bool:
+def end(
+    txn: WriteTransaction, claim: Claim, ttl: float | None, claims_key: bytes, names: Iterable[bytes], *, is_last: bool
+) -> bool:
     """End a chord: what comes late does nothing. Return False if the claim was taken over.
 
-    The head stays for ``ttl`` seconds. What belongs to it is deleted afterwards, in as many transactions as that takes,
-    and then the claim is given up by `settle`.
+    The head stays for ``ttl`` seconds. What belongs to it is deleted by its ``names``, in as many transactions as that
+    takes, and with the last of it the claim is given up.
     """
     head = _held_head(txn, claim)
-    if head is not None:
-        txn.set(claim.key, head._replace(state=_ENDED).pack(), ttl)
-    return head is not None
-
-
-def settle(txn: WriteTransaction, claim: Claim, claims_key: bytes) -> None:
-    """Give up the claim on a chord that has ended, and of which nothing is left but its head."""
-    if _held_head(txn, claim) is not None:
+    if head is None:
+        return False
+    txn.set(claim.key, head._replace(state=_ENDED).pack(), ttl)
+    for name in names:
+        txn.delete(name)
+    if is_last:
         _write_claims(txn, claims_key, _claims(txn, claims_key) - {claim.key})
-
-
-def part_keys(claim: Claim, those: Iterable[Part]) -> list[bytes]:
-    """Return the keys of all that belongs to a chord whose parts are known."""
-    names = [_name(claim.key, claim.run, name) for name in ("body", "header", "renewed")]
-    return names + [_part_key(claim.key, claim.run, part) for part in those]
+    return True
 
 
 def leftovers(txn: ReadTransaction, claim: Claim) -> list[bytes]:
-    """Return the keys of all that belongs to a chord whose parts are not known."""
+    """Return the keys of all that still belongs to a chord that has ended."""
     return [name for name, _ in txn.scan(_name(claim.key, claim.run, ""))]
 
 
@@ -285,12 +304,12 @@ def head_of(txn: ReadTransaction, key: bytes) -> Head | None:
     data = txn.get(key)
     if data is None:
         return None
-    head = Head(*msgpack.unpackb(data))
-    return head._replace(owner=Owner(*head.owner))
+    *known, owner = msgpack.unpackb(data)
+    return Head._make((*known, Owner(*owner)))
 
 
 def _new_head(size: int | None) -> Head:
-    return Head(os.urandom(4).hex(), _OPEN, size, {}, 0, "", NOBODY)
+    return Head(os.urandom(4).hex(), _OPEN, size, 0, 0, 0, "", NOBODY)
 
 
 def _kept(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None, claims_key: bytes) -> Claim | None:
