@@ -41,7 +41,7 @@ CELERY_LARGEST = 10_000
 #: Growth is told against this one.
 BASE = 100
 #: Parts that a block has at least, by as many chords as that takes.
-BLOCK = 500
+BLOCK = 1_000
 
 PLAIN, OURS, REFERENCE = "plain", "Celery", "Redis"
 ROWS = {

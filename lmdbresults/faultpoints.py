@@ -14,7 +14,7 @@ POINTS = (
     "chord claimed",  # the last part is stored, and with it the claim
     "values joined",
     "body sent",
-    "chord ended",  # only the parts are left to delete
+    "chord ended",  # and if it is large, most of its parts are left to delete
 )
 
 

@@ -210,7 +210,7 @@ def _renew(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None) -> 
     left = txn.ttl(_name(key, head.run, "renewed"))
     if ttl and (left is None or left < ttl):
         txn.add(_name(key, head.run, "renewed"), b"", _long(ttl))
-        for name, _ in list(txn.scan(_name(key, head.run, ""))):
+        for name in [name for name, _ in txn.scan(_name(key, head.run, ""))]:  # of which the values may be large
             txn.expire(name, _long(ttl))
 
 

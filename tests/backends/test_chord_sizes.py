@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from lmdbresults import faultpoints
 from lmdbresults.app import Signature, current_request
+from lmdbresults.backends import chords
 from lmdbresults.errors import ChordError
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
@@ -89,6 +91,21 @@ def test_a_part_that_is_added_twice_is_waited_for_once(app: HeldApp, begin: Call
     app.dispatch(added)
     app.run_held()
     assert result.get(timeout=0) == [1, 2]
+
+
+def test_a_chord_lives_for_as_long_as_parts_are_added(
+    app: HeldApp, begin: Callable[..., AsyncResult], clock: FakeClock
+) -> None:
+    result = begin(1, 2)
+    added = [another_part(app, value) for value in range(3, 7)]
+    app.run(*app.held.pop())
+    for part in added:
+        clock.advance(0.8 * 86400.0)
+        app.require_backend().add_to_chord("c", AsyncResult(part.id))
+    for part in added:
+        app.run(part)
+    app.run_held()
+    assert result.get(timeout=0) == [1, 2, 3, 4, 5, 6]
 
 
 def test_parts_that_are_added_from_many_threads_are_all_waited_for(
@@ -189,3 +206,34 @@ def test_a_size_in_the_request_counts_where_none_was_set(app: HeldApp, begin: Ca
         task["options"]["chord"]["chord_size"] = 2
     app.run_held()
     assert result.get(timeout=0) == [1, 2]
+
+
+# -- large ones --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_of_a_large_chord_by_a_process_that_was_killed_is_deleted_by_another(
+    app: HeldApp, begin: Callable[..., AsyncResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = begin(1, 2, 3, 4, 5)
+    app.require_backend().add_to_chord("c", AsyncResult(app.held[0][0]["options"]["task_id"]))
+    app.require_backend().set_chord_size("c", 4)
+    monkeypatch.setattr(chords, "_BATCH", 2)
+    monkeypatch.setattr(faultpoints, "passing", end_at("chord ended"))
+    with pytest.raises(SystemExit):
+        app.run_held()
+    monkeypatch.undo()
+    assert app.bookkeeping() != set()
+    app.require_backend().cleanup()
+    app.run_held()
+    assert app.gathered == [result.get(timeout=0)] == [[2, 3, 4, 5, 1]]
+    assert app.bookkeeping() == set()
+
+
+def end_at(end: str) -> Callable[[str], None]:
+    """End a process, as a signal does that is handled by raising SystemExit."""
+
+    def pass_by(point: str) -> None:
+        if point == end:
+            raise SystemExit
+
+    return pass_by
