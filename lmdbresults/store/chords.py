@@ -12,6 +12,7 @@ A chord that is opened again is a new run; what is left of the former one is in 
 Which claims stand is written under one key for all chords, so that looking for orphaned ones is a single read.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [
     "add_more",
     "end",
     "head_of",
+    "is_over",
     "leftovers",
     "open_chord",
     "orphans",
@@ -226,11 +228,11 @@ def _claim(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None, cla
     return Claim(key, head.run, head.token, is_inherited, head.state == _ENDED)
 
 
-def release(txn: WriteTransaction, claim: Claim, ttl: float | None) -> None:
+def release(txn: WriteTransaction, claim: Claim) -> None:
     """Give a claim up, for anybody to take over."""
     head = _held_head(txn, claim)
     if head is not None:
-        txn.set(claim.key, head._replace(owner=NOBODY).pack(), ttl)
+        txn.set(claim.key, head._replace(owner=NOBODY).pack(), _left(txn, claim.key))
 
 
 def orphans(txn: ReadTransaction, claims_key: bytes) -> list[bytes]:
@@ -239,13 +241,13 @@ def orphans(txn: ReadTransaction, claims_key: bytes) -> list[bytes]:
     return [key for key, head in heads if head is None or not head.owner.is_alive()]
 
 
-def take_over(txn: WriteTransaction, key: bytes, ttl: float | None, claims_key: bytes) -> Claim | None:
-    """Take the claim on a chord if its owner is dead."""
+def take_over(txn: WriteTransaction, key: bytes, claims_key: bytes) -> Claim | None:
+    """Take the claim on a chord if its owner is dead. It does not live longer for that: a body that nobody can run."""
     head = head_of(txn, key)
     if head is None or head.state == _OPEN:  # it has expired, or was opened again
         _write_claims(txn, claims_key, _claims(txn, claims_key) - {key})
         return None
-    return None if head.owner.is_alive() else _claim(txn, key, head, ttl, claims_key)
+    return None if head.owner.is_alive() else _claim(txn, key, head, _left(txn, key), claims_key)
 
 
 def end(txn: WriteTransaction, claim: Claim, ttl: float | None) -> bool:
@@ -258,6 +260,12 @@ def end(txn: WriteTransaction, claim: Claim, ttl: float | None) -> bool:
     if head is not None:
         txn.set(claim.key, head._replace(state=_ENDED).pack(), ttl)
     return head is not None
+
+
+def is_over(txn: ReadTransaction, claim: Claim) -> bool:
+    """Return whether nobody counts parts for the run any more: it has expired, or was opened again meanwhile."""
+    head = head_of(txn, claim.key)
+    return head is None or head.run != claim.run
 
 
 def settle(txn: WriteTransaction, claim: Claim, claims_key: bytes) -> None:
@@ -305,6 +313,11 @@ def _held_head(txn: ReadTransaction, claim: Claim) -> Head | None:
     """Return the head of a chord if the claim on it still holds."""
     head = head_of(txn, claim.key)
     return head if head is not None and head.token == claim.token else None
+
+
+def _left(txn: ReadTransaction, key: bytes) -> float | None:
+    left = txn.ttl(key)
+    return None if left == math.inf else left
 
 
 def _claims(txn: ReadTransaction, claims_key: bytes) -> set[bytes]:
