@@ -17,7 +17,7 @@ from celery.result import GroupResult
 from celery.utils.functional import _regen
 from celery.utils.log import get_logger
 from celery.utils.time import get_exponential_backoff_interval
-from kombu.serialization import dumps, loads
+from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
@@ -227,7 +227,8 @@ class CeleryChords(Chords):
     def read_body(self, data: bytes) -> Any:
         """Return the signature of a body."""
         kept, app = unpack_payload(data), self._backend.app
-        body = loads(kept.body, kept.content_type, kept.content_encoding, accept=app.conf.accept_content)
+        accept = prepare_accept_content(app.conf.accept_content)  # as for the message that it would have come in
+        body = loads(kept.body, kept.content_type, kept.content_encoding, accept=accept)
         return maybe_signature(body, app=app)
 
     def read_header(self, data: bytes) -> Any:

@@ -18,14 +18,14 @@ from lmdbresults.faultpoints import POINTS
 from lmdbresults.store.chords import head_of
 from lmdbresults.testing import DIE_AT, DIE_FLAG
 from tests.processes import FORKS_WITH_THREADS
-
-PATIENCE = 12
 from tests.stress.deliveries import Pool, QueueApp
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 FULL = os.environ.get("LMDBRESULTS_FULL") == "1"
 PARTS = 6
+#: Seconds after which a chord is taken never to end.
+PATIENCE = 30.0
 #: A part that dies before it is counted is nobody's but the queue's.
 CLAIMED = POINTS[POINTS.index("chord claimed") :]
 #: What came of a cell, by fault point and kind of worker.
