@@ -26,6 +26,7 @@ from tests.celery.tasks import (
     wait_until,
 )
 from tests.celery.workers import PATIENCE, running_worker, wait_for
+from tests.chord_keys import leftovers
 from tests.processes import run_script
 
 PATIENT: dict[str, float] = {"timeout": PATIENCE, "interval": 0.01}
@@ -46,7 +47,7 @@ def client(request: Any, tmp_path_factory: Any) -> Iterator[Celery]:
         yield app
     with open_store(folder / "results.lmdb") as store:
         assert store.check() == []
-        assert list(store.scan(b"chord-unlock-")) == []
+        assert leftovers(store) == []
 
 
 def flat(results: Any) -> list[Any]:

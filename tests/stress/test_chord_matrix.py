@@ -7,16 +7,14 @@ nothing but wait. This is about processes that die, not about power loss.
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmdbresults import Store
 from lmdbresults.faultpoints import POINTS
-from lmdbresults.store.chords import head_of
 from lmdbresults.testing import DIE_AT, DIE_FLAG
+from tests.chord_keys import leftovers
 from tests.processes import FORKS_WITH_THREADS
 from tests.stress.deliveries import Pool, QueueApp
 
@@ -40,20 +38,6 @@ def wait_for(condition: Callable[[], Any], look_after: Callable[[], None] = lamb
         look_after()
         time.sleep(0.01)
     return result
-
-
-def leftovers(store: Store) -> list[bytes]:
-    """Return the keys of chords and groups, but for the marks of chords that have ended."""
-    with store.read() as txn:
-        keys = [key for prefix in (b"chord-unlock-", b"celery-taskset-meta-") for key, _ in txn.scan(prefix)]
-        return [key for key in keys if not _is_mark(txn, key)]
-
-
-def _is_mark(txn: Any, key: bytes) -> bool:
-    with suppress(TypeError, ValueError):
-        head = head_of(txn, key)
-        return head is not None and head.has_ended()
-    return False
 
 
 @pytest.fixture(scope="module")
