@@ -22,6 +22,7 @@ from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
 from lmdbresults.store.chords import Part
 from lmdbresults.store.listening import Hub, Listener
+from lmdbresults.store.owner import holding
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
 
@@ -151,11 +152,14 @@ class StoreBackend(KeyValueStoreBackend):
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
-        progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+        self._chords.recover()
+        with holding():
+            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+            if progress is not None and progress.claim is not None:
+                self._chords.finish(progress.claim, body if body.id else None)
+                return
         if progress is None:
             self._fail_unknown_chord(request.group, body)
-        elif progress.claim is not None:
-            self._chords.finish(progress.claim, body if body.id else None)
         elif not progress.counts:
             logger.warning(
                 "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
