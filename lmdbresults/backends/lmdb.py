@@ -122,6 +122,8 @@ class StoreBackend(KeyValueStoreBackend):
                 self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
                 return news.wait(seconds)
 
+            if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
+                news.listen()
             yield from looks(timeout, interval, on_interval, what, pause=pause)
 
     def _while_waiting(self) -> None:
