@@ -339,7 +339,8 @@ class StoreDesk(Desk):
         keys = {self._key_of(id_): id_ for id_ in ids}
         self._ids.update(keys)
         self._unheard.update(dict.fromkeys(keys))
-        self._take_turn()
+        if keys:  # or every turn would ask for the next one
+            self._take_turn()
 
     def _drop(self, id_: str) -> None:
         super()._drop(id_)

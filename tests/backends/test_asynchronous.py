@@ -218,6 +218,22 @@ def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backen
         backend._store = store
 
 
+def test_whoever_waits_does_nothing_meanwhile(backend):
+    async def work() -> None:
+        waiting = task_of(backend.wait_for_async("id"))
+        await turns()
+        desk = backend._desk()
+        assert desk._turn is None
+        watching = task_of(anext(backend.watch("id")))
+        await turns()
+        assert desk._turn is None
+        await cancelled(waiting, watching)
+        await turns()
+        assert desk._turn is None
+
+    asyncio.run(work())
+
+
 # -- many ------------------------------------------------------------------------------------------------------------
 
 
