@@ -22,7 +22,7 @@ from tests.backends.plain import DictBackend, opened
 from tests.processes import FORKS_WITH_THREADS, in_child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
-interface = pytest.mark.interface("AsyncResult: await")
+interface = pytest.mark.interface
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def cancelled(*tasks: "asyncio.Task[Any]") -> None:
 # -- one result ------------------------------------------------------------------------------------------------------
 
 
-@interface
+@interface("AsyncResult: await")
 def test_another_process_wakes_who_awaits_a_result(lmdb, other):
     async def work() -> Any:
         other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
@@ -89,7 +89,7 @@ def test_another_process_wakes_who_awaits_a_result(lmdb, other):
     assert asyncio.run(work()) == 42
 
 
-@interface
+@interface("AsyncResult: await")
 def test_another_process_wakes_who_awaits_a_failure(lmdb, other):
     async def work() -> Any:
         other.begin(("await registrations", 1), ("mark_as_failure", "id", KeyError("why")))
@@ -99,6 +99,7 @@ def test_another_process_wakes_who_awaits_a_failure(lmdb, other):
         asyncio.run(work())
 
 
+@interface("wait_for_async")
 def test_a_result_that_is_there_is_returned_without_waiting(backend):
     backend.mark_as_done("id", 42)
     waiting = backend.wait_for_async("id", timeout=0)
@@ -107,6 +108,7 @@ def test_a_result_that_is_there_is_returned_without_waiting(backend):
     assert ended.value.value["result"] == 42
 
 
+@interface("wait_for_async")
 def test_a_result_in_the_cache_need_not_be_in_the_store():
     with MemoryStore() as store:
         backend = StoreBackend(store=store, max_cached_results=1)
@@ -116,6 +118,7 @@ def test_a_result_in_the_cache_need_not_be_in_the_store():
         assert asyncio.run(backend.wait_for_async("id"))["result"] == 42
 
 
+@interface("wait_for_async")
 def test_who_waits_is_told_of_the_end_and_not_of_states_on_the_way(backend):
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id"))
@@ -131,12 +134,14 @@ def test_who_waits_is_told_of_the_end_and_not_of_states_on_the_way(backend):
     assert asyncio.run(work())["result"] == 42
 
 
+@interface("wait_for_async")
 @pytest.mark.parametrize("timeout", [-1, 0, 0.01])
 def test_time_runs_out(backend, timeout):
     with pytest.raises(ResultTimeout, match=f"No end of task id within {timeout} seconds"):
         asyncio.run(backend.wait_for_async("id", timeout))
 
 
+@interface("wait_for_async")
 def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend):
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id", 0.01))
@@ -149,6 +154,7 @@ def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend):
     assert asyncio.run(work())["result"] == 42
 
 
+@interface("wait_for_async")
 def test_several_await_the_same_result_and_it_is_read_once(backend, monkeypatch):
     async def work() -> Any:
         waiting = [task_of(backend.wait_for_async("id")) for _ in range(10)]
@@ -187,6 +193,7 @@ class Late:
         return mailbox
 
 
+@interface("wait_for_async")
 @pytest.mark.parametrize("also", [0, 1])
 def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backend, also):
     store = backend._store
@@ -205,6 +212,7 @@ def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backe
         backend._store = store
 
 
+@interface("wait_for_async")
 def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backend):
     store = backend._store
     backend._store = Late(store, lambda: backend.store_result("id", 1, "PROGRESS"))
@@ -218,6 +226,7 @@ def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backen
         backend._store = store
 
 
+@interface("wait_for_async")
 def test_whoever_waits_does_nothing_meanwhile(backend):
     async def work() -> None:
         waiting = task_of(backend.wait_for_async("id"))
@@ -237,6 +246,7 @@ def test_whoever_waits_does_nothing_meanwhile(backend):
 # -- many ------------------------------------------------------------------------------------------------------------
 
 
+@interface("wait_for_async")
 def test_ten_thousand_coroutines_wait_in_one_loop_and_half_of_them_are_cancelled(lmdb, other):
     half = 5000
 
@@ -254,6 +264,7 @@ def test_ten_thousand_coroutines_wait_in_one_loop_and_half_of_them_are_cancelled
     other.end()
 
 
+@interface("as_completed")
 def test_results_are_yielded_as_they_end(lmdb, other):
     async def work() -> None:
         lmdb.mark_as_done("there", 0)
@@ -271,6 +282,7 @@ def test_results_are_yielded_as_they_end(lmdb, other):
     asyncio.run(work())
 
 
+@interface("as_completed")
 def test_results_that_do_not_end_in_time_raise_after_those_that_do(backend):
     async def work() -> None:
         backend.mark_as_done("a", 1)
@@ -282,6 +294,7 @@ def test_results_that_do_not_end_in_time_raise_after_those_that_do(backend):
     asyncio.run(work())
 
 
+@interface("as_completed")
 def test_leaving_early_takes_registrations_back(lmdb):
     async def work() -> None:
         lmdb.mark_as_done("a", 1)
@@ -296,6 +309,7 @@ def test_leaving_early_takes_registrations_back(lmdb):
     asyncio.run(work())
 
 
+@interface("as_completed")
 def test_a_loop_that_is_left_by_break_leaves_nothing(lmdb):
     async def work() -> None:
         lmdb.mark_as_done("a", 1)
@@ -311,6 +325,7 @@ def test_a_loop_that_is_left_by_break_leaves_nothing(lmdb):
 # -- ends of waiting -------------------------------------------------------------------------------------------------
 
 
+@interface("wait_for_async")
 def test_whoever_awaits_one_result_after_the_other_keeps_the_same_socket(lmdb, monkeypatch):
     boxes = set()
     asked = lmdb.store.mailbox
@@ -331,6 +346,7 @@ def test_whoever_awaits_one_result_after_the_other_keeps_the_same_socket(lmdb, m
     assert len(boxes) == 1
 
 
+@interface("wait_for_async")
 def test_closing_the_backend_ends_all_waiting(lmdb):
     async def work() -> None:
         waiting = task_of(lmdb.wait_for_async("id"))
@@ -342,6 +358,7 @@ def test_closing_the_backend_ends_all_waiting(lmdb):
     asyncio.run(work())
 
 
+@interface("wait_for_async")
 def test_closing_the_backend_in_another_thread_ends_all_waiting(backend):
     async def work() -> None:
         waiting = task_of(backend.wait_for_async("id"))
@@ -356,6 +373,7 @@ def test_closing_the_backend_in_another_thread_ends_all_waiting(backend):
     asyncio.run(work())
 
 
+@interface("wait_for_async")
 def test_a_damaged_record_fails_those_alone_who_wait_for_it(lmdb, monkeypatch):
     async def work() -> None:
         waiting = [task_of(lmdb.wait_for_async(id_)) for id_ in "ab"]
@@ -378,6 +396,7 @@ def test_a_damaged_record_fails_those_alone_who_wait_for_it(lmdb, monkeypatch):
     asyncio.run(work())
 
 
+@interface("wait_for_async")
 def test_each_thread_has_a_loop_of_its_own(lmdb):
     got: list[Any] = []
 
@@ -395,6 +414,7 @@ def test_each_thread_has_a_loop_of_its_own(lmdb):
     assert got == [42] * 4
 
 
+@interface("wait_for_async")
 def test_a_child_waits_anew(lmdb, other):
     def in_the_child() -> Any:
         async def work() -> Any:
@@ -417,6 +437,7 @@ def test_a_child_waits_anew(lmdb, other):
     assert asyncio.run(work()) == 2
 
 
+@interface("wait_for_async")
 def test_a_loop_that_is_closed_in_the_midst_of_waiting_is_cleared_away(lmdb):
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(lmdb.wait_for_async("id"))
@@ -436,6 +457,7 @@ def test_a_loop_that_is_closed_in_the_midst_of_waiting_is_cleared_away(lmdb):
 # -- where no message arrives ----------------------------------------------------------------------------------------
 
 
+@interface("wait_for_async")
 def test_a_backend_without_messages_is_looked_at_again_and_again():
     backend = DictBackend()
 
@@ -450,6 +472,7 @@ def test_a_backend_without_messages_is_looked_at_again_and_again():
     assert backend._desks._desks == {}
 
 
+@interface("wait_for_async")
 def test_it_looks_again_where_sockets_are_impossible(lmdb, monkeypatch):
     def impossible(box: bytes) -> None:
         raise PermissionError
@@ -463,6 +486,7 @@ def test_it_looks_again_where_sockets_are_impossible(lmdb, monkeypatch):
     assert asyncio.run(work())["result"] == 42
 
 
+@interface("wait_for_async")
 def test_a_lost_message_is_made_up_for(backend):
     backend.look_interval = 0.01
 
@@ -476,6 +500,7 @@ def test_a_lost_message_is_made_up_for(backend):
     assert asyncio.run(work())["result"] == 42
 
 
+@interface("wait_for_async")
 def test_it_looks_for_nothing_while_nothing_has_changed(lmdb, monkeypatch):
     lmdb.look_interval = 0.001
 

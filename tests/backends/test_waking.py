@@ -15,6 +15,7 @@ from tests.backends.plain import opened
 from tests.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+interface = pytest.mark.interface
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ WAYS = [*CALLING, iterate]
 Way = Callable[..., Any]
 
 
+@interface("wakes")
 @pytest.mark.parametrize("way", WAYS)
 def test_another_process_wakes_who_waits(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
@@ -77,12 +79,14 @@ def test_another_process_wakes_who_waits(way: Way, lmdb, other):
     other.end()
 
 
+@interface("wakes")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_timeout_is_kept(way: Way, lmdb):
     with pytest.raises(ResultTimeout):
         way(lmdb, timeout=0.01)
 
 
+@interface("wakes")
 @pytest.mark.parametrize("way", CALLING)
 def test_the_callback_between_two_looks_is_called(way: Way, lmdb, other):
     called: list[int] = []
@@ -92,6 +96,7 @@ def test_the_callback_between_two_looks_is_called(way: Way, lmdb, other):
     other.end()
 
 
+@interface("wakes")
 @pytest.mark.parametrize("way", WAYS)
 def test_ctrl_c_ends_waiting_at_once(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("signal", os.getpid(), signal.SIGINT))
@@ -114,6 +119,7 @@ def terminated() -> Iterator[type[Exception]]:
     signal.signal(signal.SIGTERM, before)
 
 
+@interface("wakes")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_signal_handler_that_raises_ends_waiting_at_once(way: Way, lmdb, other, terminated):
     other.begin(("await registrations", 1), ("signal", os.getpid(), signal.SIGTERM))
@@ -123,6 +129,7 @@ def test_a_signal_handler_that_raises_ends_waiting_at_once(way: Way, lmdb, other
     other.end()
 
 
+@interface("watch")
 def test_watching_is_ended_by_ctrl_c(lmdb, other):
     lmdb.look_interval = HOUR
     other.begin(("await registrations", 1), ("signal", os.getpid(), signal.SIGINT))
@@ -132,6 +139,7 @@ def test_watching_is_ended_by_ctrl_c(lmdb, other):
     other.end()
 
 
+@interface("wakes")
 def test_messages_of_states_on_the_way_wake_too(lmdb, other):
     messages: list[Any] = []
 
@@ -147,6 +155,7 @@ def test_messages_of_states_on_the_way_wake_too(lmdb, other):
     other.end()
 
 
+@interface("wakes")
 def test_a_state_that_lands_between_the_first_look_and_the_registration_is_told(lmdb, monkeypatch):
     looks = []
     look = lmdb._look_for

@@ -14,6 +14,7 @@ from tests.backends.plain import DictBackend, opened
 from tests.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+interface = pytest.mark.interface
 
 #: Returns what is watched, each meta passed to a function before the next step.
 Watching = Callable[..., list[Any]]
@@ -57,6 +58,7 @@ def watched(request: pytest.FixtureRequest) -> Watching:
     return request.param  # type: ignore[no-any-return]
 
 
+@interface("watch")
 def test_every_change_of_state_is_yielded_until_the_end(lmdb, other, watched):
     steps = iter([("store_result", "id", {"done": 1}, "PROGRESS"), ("mark_as_done", "id", 42)])
 
@@ -70,6 +72,7 @@ def test_every_change_of_state_is_yielded_until_the_end(lmdb, other, watched):
     other.end()
 
 
+@interface("watch")
 def test_of_changes_that_come_at_once_the_latest_is_yielded(lmdb, other, watched):
     def react(meta: Any) -> None:
         if meta["result"] == 0:
@@ -83,16 +86,19 @@ def test_of_changes_that_come_at_once_the_latest_is_yielded(lmdb, other, watched
     assert [result for _, result in seen[:2]] == [0, 8]
 
 
+@interface("watch")
 def test_what_has_ended_is_yielded_once(lmdb, watched):
     lmdb.mark_as_done("id", 42)
     assert watched(lmdb, lambda meta: None, timeout=0) == [("SUCCESS", 42)]
 
 
+@interface("watch")
 def test_time_runs_out(lmdb, watched):
-    with pytest.raises(ResultTimeout, match="No end of task id within 0.01 seconds"):
+    with pytest.raises(ResultTimeout, match=r"No end of task id within 0\.01 seconds"):
         watched(lmdb, lambda meta: None, timeout=0.01)
 
 
+@interface("watch")
 def test_what_is_stored_again_is_no_change(lmdb, other, watched):
     def react(meta: Any) -> None:
         if meta["status"] != "SUCCESS":
@@ -108,6 +114,7 @@ def test_what_is_stored_again_is_no_change(lmdb, other, watched):
     other.end()
 
 
+@interface("watch")
 def test_a_loop_that_is_left_leaves_no_registration(lmdb):
     lmdb.store_result("id", 1, "PROGRESS")
     for meta in lmdb.watch("id"):
@@ -117,6 +124,7 @@ def test_a_loop_that_is_left_leaves_no_registration(lmdb):
     assert registrations(lmdb) == 0
 
 
+@interface("watch")
 def test_closing_ends_the_loop(lmdb):
     lmdb.store_result("id", 1, "PROGRESS")
     watch = lmdb.watch("id")
@@ -131,6 +139,7 @@ def test_closing_ends_the_loop(lmdb):
     assert asyncio.run(work()) == []
 
 
+@interface("watch")
 def test_an_event_loop_that_stops_watching_leaves_nothing(lmdb, path):
     lmdb.store_result("id", 1, "PROGRESS")
 
@@ -152,6 +161,7 @@ def test_an_event_loop_that_stops_watching_leaves_nothing(lmdb, path):
     asyncio.run(work())
 
 
+@interface("watch")
 def test_a_backend_without_messages_is_looked_at_again_and_again(watched):
     backend = DictBackend()
     backend.look_interval = 0.001
