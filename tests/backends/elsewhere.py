@@ -17,21 +17,25 @@ HOUR = 3600.0
 
 
 class Elsewhere:
-    """A process with a backend over the same file, which does what it is told."""
+    """A process with a backend over the same file, which does what it is told. One serves many files in turn."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
+        self._begun = 0
 
     def begin(self, *calls: tuple[Any, ...]) -> None:
         """Have methods called, each given as ``(name, *args)``, and do not wait for it."""
         assert self._process.stdin is not None
         pickle.dump(calls, self._process.stdin)
         self._process.stdin.flush()
+        self._begun += 1
 
     def end(self) -> None:
-        """Wait until what was begun is done."""
+        """Wait until all that was begun is done."""
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"done\n"
+        for _ in range(self._begun):
+            assert self._process.stdout.readline() == b"done\n"
+        self._begun = 0
 
     def do(self, *calls: tuple[Any, ...]) -> None:
         """Have methods called, and wait for it."""
@@ -40,9 +44,9 @@ class Elsewhere:
 
 
 @contextmanager
-def elsewhere(path: str) -> Iterator[Elsewhere]:
-    """Run such a process meanwhile."""
-    command = [sys.executable, "-W", "error", "-m", "tests.backends.elsewhere", path]
+def elsewhere() -> Iterator[Elsewhere]:
+    """Run such a process meanwhile. Tell it to ``open`` a file first."""
+    command = [sys.executable, "-W", "error", "-m", "tests.backends.elsewhere"]
     root = Path(__file__).parent.parent.parent
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
@@ -52,21 +56,21 @@ def elsewhere(path: str) -> Iterator[Elsewhere]:
             process.stdin.close()
 
 
-def serve(path: str) -> None:
+def serve() -> None:
     """Do what is told by the standard input, until it ends."""
-    backend = open_backend(path, durability="none")
+    backend: Any = None
     with suppress(EOFError):
         while True:
             for name, *args in pickle.load(sys.stdin.buffer):
-                if name == "await registrations":
-                    assert isinstance(backend, LMDBBackend)
+                if name == "open":
+                    backend = open_backend(*args, durability="none")
+                elif name == "await registrations":
                     await_registrations(backend, *args)
                 elif name == "signal":
                     os.kill(*args)
                 else:
                     getattr(backend, name)(*args)
             print("done", flush=True)
-    backend.process_cleanup()
 
 
 def await_registrations(backend: LMDBBackend, count: int) -> None:
@@ -88,4 +92,4 @@ def sockets(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()

@@ -49,10 +49,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[StoreBackend]:
         assert not any(mailbox._registered for mailbox in store._mailboxes)
 
 
-@pytest.fixture
-def other(path: str, lmdb: LMDBBackend) -> Iterator[Elsewhere]:
-    with elsewhere(path) as process:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Elsewhere]:
+    with elsewhere() as process:
         yield process
+
+
+@pytest.fixture
+def other(path: str, lmdb: LMDBBackend, process: Elsewhere) -> Iterator[Elsewhere]:
+    process.do(("open", path))
+    yield process
+    process.end()
 
 
 async def turns(count: int = 5) -> None:
@@ -261,7 +268,6 @@ def test_ten_thousand_coroutines_wait_in_one_loop_and_half_of_them_are_cancelled
         assert [meta["result"] for meta in metas] == list(range(half))
 
     asyncio.run(work())
-    other.end()
 
 
 @interface("as_completed")
@@ -418,7 +424,6 @@ def test_each_thread_has_a_loop_of_its_own(lmdb):
 def test_a_child_waits_anew(lmdb, other):
     def in_the_child() -> Any:
         async def work() -> Any:
-            other.begin(("await registrations", 2), ("mark_as_done", "child", 1))
             return await lmdb.wait_for_async("child")
 
         assert lmdb._desks._desks == {}
@@ -429,8 +434,8 @@ def test_a_child_waits_anew(lmdb, other):
     async def work() -> Any:
         waiting = task_of(lmdb.wait_for_async("parent"))
         await registered(lmdb, 1)
+        other.begin(("await registrations", 2), ("mark_as_done", "child", 1))
         assert in_child(in_the_child) == 1
-        other.end()
         other.begin(("mark_as_done", "parent", 2))
         return (await waiting)["result"]
 

@@ -26,10 +26,17 @@ def lmdb(path: str) -> Iterator[LMDBBackend]:
     assert sockets(path) == []
 
 
-@pytest.fixture
-def other(path: str, lmdb: LMDBBackend) -> Iterator[Elsewhere]:
-    with elsewhere(path) as process:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Elsewhere]:
+    with elsewhere() as process:
         yield process
+
+
+@pytest.fixture
+def other(path: str, lmdb: LMDBBackend, process: Elsewhere) -> Iterator[Elsewhere]:
+    process.do(("open", path))
+    yield process
+    process.end()
 
 
 def wait_for(backend: LMDBBackend, **options: Any) -> Any:
@@ -76,7 +83,6 @@ Way = Callable[..., Any]
 def test_another_process_wakes_who_waits(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
     assert way(lmdb) == [42]
-    other.end()
 
 
 @interface("wakes")
@@ -93,7 +99,6 @@ def test_the_callback_between_two_looks_is_called(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
     assert way(lmdb, on_interval=lambda: called.append(1)) == [42]
     assert called
-    other.end()
 
 
 @interface("wakes")
@@ -103,7 +108,6 @@ def test_ctrl_c_ends_waiting_at_once(way: Way, lmdb, other):
     with pytest.raises(KeyboardInterrupt):
         way(lmdb)
     assert registrations(lmdb) == 0
-    other.end()
 
 
 @pytest.fixture
@@ -126,7 +130,6 @@ def test_a_signal_handler_that_raises_ends_waiting_at_once(way: Way, lmdb, other
     with pytest.raises(terminated):
         way(lmdb)
     assert registrations(lmdb) == 0
-    other.end()
 
 
 @interface("watch")
@@ -136,7 +139,6 @@ def test_watching_is_ended_by_ctrl_c(lmdb, other):
     with pytest.raises(KeyboardInterrupt):
         next(lmdb.watch("id"))
     assert registrations(lmdb) == 0
-    other.end()
 
 
 @interface("wakes")
@@ -152,7 +154,6 @@ def test_messages_of_states_on_the_way_wake_too(lmdb, other):
     other.begin(("await registrations", 1), ("store_result", "id", 7, "PROGRESS"))
     assert AsyncResult("id", lmdb).get(interval=HOUR, on_message=on_message) == 42
     assert messages == [("PROGRESS", 7), ("SUCCESS", 42)]
-    other.end()
 
 
 @interface("wakes")

@@ -28,10 +28,17 @@ def lmdb(path: str) -> Iterator[LMDBBackend]:
         assert registrations(backend) == 0
 
 
-@pytest.fixture
-def other(path: str, lmdb: LMDBBackend) -> Iterator[Elsewhere]:
-    with elsewhere(path) as process:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Elsewhere]:
+    with elsewhere() as process:
         yield process
+
+
+@pytest.fixture
+def other(path: str, lmdb: LMDBBackend, process: Elsewhere) -> Iterator[Elsewhere]:
+    process.do(("open", path))
+    yield process
+    process.end()
 
 
 def in_thread(backend: KeyValueStoreBackend, react: Callable[[Any], object], timeout: float | None = None) -> list[Any]:
@@ -69,7 +76,6 @@ def test_every_change_of_state_is_yielded_until_the_end(lmdb, other, watched):
 
     other.begin(("await registrations", 1), ("store_result", "id", None, "STARTED"))
     assert watched(lmdb, react) == [("STARTED", None), ("PROGRESS", {"done": 1}), ("SUCCESS", 42)]
-    other.end()
 
 
 @interface("watch")
@@ -111,7 +117,6 @@ def test_what_is_stored_again_is_no_change(lmdb, other, watched):
 
     lmdb.store_result("id", 1, "PROGRESS")
     assert watched(lmdb, react) == [("PROGRESS", 1), ("SUCCESS", 42)]
-    other.end()
 
 
 @interface("watch")
