@@ -3,18 +3,20 @@
 import logging
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
 from lmdbresults import states
 from lmdbresults.app import App, Signature
+from lmdbresults.backends.asynchronous import Desk, StoreDesk
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
 from lmdbresults.backends.news import News
-from lmdbresults.backends.waiting import OnInterval, looks
+from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.record import SUCCESS_PREFIX
@@ -52,7 +54,8 @@ class StoreBackend(KeyValueStoreBackend):
         return {**super()._settings(), "store": self._store}
 
     def process_cleanup(self) -> None:
-        """Close the store."""
+        """Close the store. Whoever waits for a result raises `StoreClosed`."""
+        self._desks.close()
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.close()
@@ -112,7 +115,7 @@ class StoreBackend(KeyValueStoreBackend):
         what: str,
         *,
         every_change: bool = False,
-    ) -> Iterator[Collection[str] | None]:
+    ) -> Looks:
         with Listener(self.hub) as listener:
             news = News(listener, self.get_key_for_task, pending, every_change)
 
@@ -120,7 +123,15 @@ class StoreBackend(KeyValueStoreBackend):
                 self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
                 return news.wait(seconds)
 
+            if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
+                news.listen()
             yield from looks(timeout, interval, on_interval, what, pause=pause)
+
+    def _while_waiting(self) -> None:
+        self._chords.recover()
+
+    def _new_desk(self, loop: AbstractEventLoop) -> Desk:
+        return StoreDesk(self, loop)
 
     # -- chords --------------------------------------------------------------------------------------------------------
 
