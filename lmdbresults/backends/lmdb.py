@@ -40,7 +40,6 @@ class StoreBackend(KeyValueStoreBackend):
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._store: Store | None = store
-        self._hub: Hub | None = None
         self._chords = Chords(self, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
 
     @property
@@ -56,7 +55,7 @@ class StoreBackend(KeyValueStoreBackend):
     def process_cleanup(self) -> None:
         """Close the store. Whoever waits for a result raises `StoreClosed`."""
         self._desks.close()
-        hub, self._hub = self._hub, None
+        hub: Hub | None = vars(self).pop("_hub", None)
         if hub is not None:
             hub.close()
         store, self._store = self._store, None
@@ -102,9 +101,8 @@ class StoreBackend(KeyValueStoreBackend):
     @property
     def hub(self) -> Hub:
         """Where the threads of this process wait."""
-        if self._hub is None:
-            self._hub = Hub(self.store)
-        return self._hub
+        hub: Hub | None = vars(self).get("_hub")
+        return hub or vars(self).setdefault("_hub", Hub(self.store))  # one of those that two threads may make
 
     def _looks(
         self,
