@@ -91,15 +91,24 @@ class LMDBMailbox(Mailbox):
     ) -> list[bytes]:
         box = self._box
         self._keys.update((self._registrations.topic_of(key), key) for key in keys)  # the news may come at once
-        ready = self._registrations.watch(keys, is_pending, box, every_change)
-        for key in set(keys).difference(ready):
-            self._registered[key] = every_change or self._registered.get(key, False)
+        try:
+            ready = self._registrations.watch(keys, is_pending, box, every_change)
+            self._note(set(keys).difference(ready), every_change)
+        except StoreFull:
+            raise
+        except BaseException:  # of a signal handler, perhaps after the commit: `forget` has to take them back
+            self._note(keys, every_change)
+            raise
         # The order matters: whoever uses keys up says so first, and then takes from what is registered.
         if box != self._box:
             used_up.update(keys)
         for key in list(used_up):
             self._registered.pop(key, None)
         return ready
+
+    def _note(self, keys: Iterable[bytes], every_change: bool) -> None:
+        for key in keys:
+            self._registered[key] = every_change or self._registered.get(key, False)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         keys = list(keys)
