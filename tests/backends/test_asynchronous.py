@@ -460,6 +460,19 @@ def test_a_loop_that_is_closed_in_the_midst_of_waiting_is_cleared_away(lmdb):
     assert registrations(lmdb) == 0
 
 
+@interface("wait_for_async")
+def test_a_coroutine_that_is_closed_after_its_loop_leaves_nothing(lmdb):
+    loop = asyncio.new_event_loop()
+    coroutine = lmdb.wait_for_async("id")
+    waiting = loop.create_task(coroutine)
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(registered(lmdb, 1))
+    loop.close()
+    coroutine.close()
+    assert registrations(lmdb) == 0
+    assert lmdb._desks._desks == {}
+
+
 # -- where no message arrives ----------------------------------------------------------------------------------------
 
 
