@@ -243,7 +243,10 @@ class Desk:
 
     def _take_turn(self) -> None:
         """Call `_work` once for all that coroutines ask for in this turn of the loop."""
-        if self._turn is None:
+        if self.loop.is_closed():  # in the midst of waiting, and now a coroutine is thrown away
+            if not self._followers:
+                self.close()
+        elif self._turn is None:
             self._turn = self.loop.call_soon(self._have_turn)
 
     def _have_turn(self) -> None:
@@ -345,7 +348,7 @@ class StoreDesk(Desk):
     def _drop(self, id_: str) -> None:
         super()._drop(id_)
         key = self._key_of(id_)
-        del self._ids[key]
+        self._ids.pop(key, None)
         self._unneeded[key] = None
 
     def _work(self) -> None:

@@ -151,10 +151,9 @@ def test_time_runs_out(backend, timeout):
 @interface("wait_for_async")
 def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend):
     async def work() -> Any:
-        waiting = task_of(backend.wait_for_async("id", 0.01))
+        waiting = task_of(backend.wait_for_async("id", 0.5))
         await turns()
-        desk = backend._desk()
-        desk._turn_away()  # and nobody is told
+        backend._desk()._turn_away()  # so that no message is read
         backend.mark_as_done("id", 42)
         return await waiting
 
@@ -449,14 +448,29 @@ def test_a_loop_that_is_closed_in_the_midst_of_waiting_is_cleared_away(lmdb):
     waiting._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.run_until_complete(registered(lmdb, 1))
     loop.close()
-    lmdb.mark_as_done("other", 1)
+    assert registrations(lmdb) == 1
 
     async def work() -> None:
-        with pytest.raises(ResultTimeout):
-            await lmdb.wait_for_async("id", 0.01)
+        other = task_of(lmdb.wait_for_async("other"))
+        await turns()
+        assert registrations(lmdb) == 1
+        await cancelled(other)
 
     asyncio.run(work())
     assert registrations(lmdb) == 0
+
+
+@interface("wait_for_async")
+def test_a_coroutine_that_is_closed_after_its_loop_leaves_nothing(lmdb):
+    loop = asyncio.new_event_loop()
+    coroutine = lmdb.wait_for_async("id")
+    waiting = loop.create_task(coroutine)
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(registered(lmdb, 1))
+    loop.close()
+    coroutine.close()
+    assert registrations(lmdb) == 0
+    assert lmdb._desks._desks == {}
 
 
 # -- where no message arrives ----------------------------------------------------------------------------------------
@@ -511,7 +525,9 @@ def test_it_looks_for_nothing_while_nothing_has_changed(lmdb, monkeypatch):
 
     async def work() -> None:
         waiting = task_of(lmdb.wait_for_async("id"))
-        await asyncio.sleep(0.05)  # the look after the registrations, which have changed the store
+        await turns()
+        while lmdb._desk()._moment == -1:  # the look after the registration, which has changed the store
+            await asyncio.sleep(0.001)
         looks = []
         look = lmdb._look_for
         monkeypatch.setattr(lmdb, "_look_for", lambda ids, wanted: looks.append(ids) or look(ids, wanted))
