@@ -91,7 +91,7 @@ def test_each_body_runs_once_with_the_right_list_or_fails_once_with_the_right_er
     assert len(list(app.store.scan(b"chord-unlock-"))) == chords
     assert app.store.check() == []
     backend.process_cleanup()
-    with open_store(path, durability=durability, clock=FakeClock(time.time() + 300)) as later:
+    with open_store(path, durability=durability, clock=FakeClock(time.time() + 86400)) as later:
         later.sweep()
         assert list(later.scan(b"chord-unlock-")) == []
         assert later.check() == []
