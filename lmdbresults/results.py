@@ -1,6 +1,5 @@
 """Handles of results: of one task, and of many. They hold ids and a backend, never the results themselves."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResult", "GroupResult", "ResultSet", "result_from_tuple", "settle"]
 
 OnInterval = Callable[[], Any]
+OnMessage = Callable[[dict[str, Any]], Any]
 Callback = Callable[[str, Any], Any]
 Self = TypeVar("Self", bound="ResultSet")
 
@@ -72,20 +72,27 @@ class AsyncResult:
         interval: float = 0.5,
         on_interval: OnInterval | None = None,
         callback: Callback | None = None,
+        on_message: OnMessage | None = None,
     ) -> Any:
         """Wait for the result and return it; raise what the task raised, unless told not to ``propagate``.
 
-        ``callback(id, result)`` is called with what is returned. Raises `ResultTimeout` after ``timeout`` seconds.
+        ``callback(id, result)`` is called with what is returned, ``on_message(meta)`` with each state on the way there.
+        Raises `ResultTimeout` after ``timeout`` seconds.
         """
         return self.backend.wait_for_pending(
-            self, timeout=timeout, interval=interval, on_interval=on_interval, propagate=propagate, callback=callback
+            self,
+            timeout=timeout,
+            interval=interval,
+            on_interval=on_interval,
+            propagate=propagate,
+            callback=callback,
+            on_message=on_message,
         )
 
     wait = get
 
     def __await__(self) -> Generator[Any, None, Any]:
-        while (meta := self._meta())["status"] not in states.READY_STATES:
-            yield from asyncio.sleep(0.05).__await__()
+        meta = yield from self.backend.wait_for_async(self.id).__await__()
         return settle(self.id, meta)
 
     def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> Any:
@@ -290,7 +297,7 @@ class ResultSet:
         propagate: bool = True,
         interval: float = 0.5,
         callback: Callback | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_message: OnMessage | None = None,
         on_interval: OnInterval | None = None,
     ) -> list[Any]:
         """Do as `join` does, by one look for all of them instead of one each. ``on_message`` gets each meta."""
@@ -310,7 +317,7 @@ class ResultSet:
         self,
         timeout: float | None = None,
         interval: float = 0.5,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_message: OnMessage | None = None,
         on_interval: OnInterval | None = None,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield ``(id, meta)`` of the tasks as they end; groups inside are not entered."""

@@ -59,6 +59,10 @@ WAITING = {
     "clock, and pauses are not added up.",
     "wait_for_pending": "Waits for a result, calls back with it, raises what the task raised.",
     "iter_native": "Yields results as they end.",
+    "wakes": "Whoever waits is woken when the result lands; `interval` is only a cap; an interruption ends it at once.",
+    "wait_for_async": "Waits in an event loop, by the same rules as `wait_for`; being cancelled leaves nothing behind.",
+    "as_completed": "Yields results as they end to an `async for`, each once.",
+    "watch": "Yields the meta of a task at every change of state, to a `for` or an `async for`, until it has ended.",
     "pending results": "`add_pending_result`, `remove_pending_result` and `is_async`: whoever looks need not register.",
 }
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 from lmdbresults import serialization, states
 from lmdbresults.app import App, current_request
 from lmdbresults.backends import unlock
+from lmdbresults.backends.asynchronous import AsyncWaiting, Desks
 from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.encoding import Encoding, Meta
 from lmdbresults.backends.endings import Endings
@@ -69,6 +70,7 @@ class Backend(Encoding, Endings):
         self.expires = self.prepare_expires(expires, expires_type)
         self.persistent = self.prepare_persistent()
         self.url = url
+        self._desks = Desks()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_again, (type(self), self.app, self._settings())
@@ -276,7 +278,7 @@ class Backend(Encoding, Endings):
         self.app.dispatch(unlock.signature(self.app, header_result, body, countdown))
 
 
-class BaseBackend(Backend, Waiting):
+class BaseBackend(Backend, Waiting, AsyncWaiting):
     """A backend whose waiters look again and again."""
 
 
@@ -300,6 +302,7 @@ class DisabledBackend(BaseBackend):
     get_state = get_status = get_result = get_traceback = get_children = _is_disabled
     get_task_meta = get_group_meta = restore_group = reload_task_result = reload_group_result = _is_disabled
     save_group = delete_group = forget = wait_for = wait_for_pending = iter_native = get_many = _is_disabled
+    wait_for_async = as_completed = watch = _is_disabled
     ensure_chords_allowed = apply_chord = add_to_chord = set_chord_size = fallback_chord_unlock = _is_disabled
 
 

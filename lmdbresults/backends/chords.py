@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from lmdbresults.faultpoints import reached
 from lmdbresults.store import chords
 from lmdbresults.store.base import Store, WriteTransaction
 from lmdbresults.store.chords import Claim, Part, Progress
+from lmdbresults.store.owner import holding
 
 __all__ = ["CLAIMS_KEY", "ChordOwner", "Chords"]
 
@@ -23,6 +24,8 @@ Result = TypeVar("Result")
 CLAIMS_KEY: Final = ".claims"
 #: Seconds between two looks for claims of the dead.
 _LOOK_AGAIN: Final = 1.0
+#: Seconds for which a claim is left to others that could not be dealt with here.
+_LEAVE_ALONE: Final = 60.0
 #: Seconds for which a chord that has ended is remembered at least, so that a late duplicate of a part does nothing; and
 #: for how long if results never expire.
 _ENDED_TTL: Final = 300.0
@@ -66,11 +69,16 @@ class ChordOwner(Protocol):
 class Chords:
     """The chords of one backend."""
 
+    #: What signal handlers raise to end whatever is being done: it fails no body, but gives the claim up.
+    interruptions: tuple[type[BaseException], ...] = ()
+
     def __init__(self, owner: ChordOwner, claims_key: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         self._owner = owner
         self._claims_key = claims_key
         self._clock = clock
         self._look_again_at = 0.0
+        #: Claims that could not be dealt with, and until when they are left to others.
+        self._left_alone: dict[bytes, float] = {}
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -79,12 +87,13 @@ class Chords:
         ttl = self._owner.chord_ttl()
         self._update(lambda txn: chords.open_chord(txn, key, ttl, size=size, body=body, header=header))
 
-    def set_size(self, key: bytes, size: int) -> None:
+    def set_size(self, key: bytes, size: int, *, at_least: bool = False) -> None:
         """Say how many parts a chord waits for. If they are there already, the body runs."""
         ttl = self._owner.chord_ttl()
-        claim = self._update(lambda txn: chords.set_size(txn, key, size, ttl, self._claims_key))
-        if claim is not None:
-            self.finish(claim)
+        with holding():
+            claim = self._update(lambda txn: chords.set_size(txn, key, size, ttl, self._claims_key, at_least=at_least))
+            if claim is not None:
+                self.finish(claim)
 
     def add_more(self, key: bytes, id_: str, count: int) -> bool:
         """Have a chord wait for the parts of one more result; return whether there is a chord that still waits."""
@@ -100,7 +109,10 @@ class Chords:
     def return_part(
         self, key: bytes, part: Part, size: int | None, store_result: Callable[[WriteTransaction], object]
     ) -> Progress | None:
-        """Store a result and count it as a part, in one transaction; None if the chord is unknown."""
+        """Store a result and count it as a part, in one transaction; None if the chord is unknown.
+
+        To be called in a block of `holding`, with `finish` for the claim that may come of it.
+        """
         ttl = self._owner.chord_ttl()
 
         def step(txn: WriteTransaction) -> Progress | None:
@@ -122,8 +134,7 @@ class Chords:
         try:
             self._finish(claim, body)
         except BaseException:
-            ttl = self._owner.chord_ttl()
-            self._update(lambda txn: chords.release(txn, claim, ttl))
+            self._update(lambda txn: chords.release(txn, claim))
             raise
 
     def _finish(self, claim: Claim, body: Any) -> None:
@@ -144,7 +155,9 @@ class Chords:
         for start in range(0, len(names) or 1, _BATCH):
             batch, is_last = names[start : start + _BATCH], start + _BATCH >= len(names)
             if not self._update(partial(step, names=batch, is_last=is_last)):
-                return  # it was taken over
+                if not self._update(partial(chords.clear, claim=claim, names=batch)):
+                    return  # it was taken over
+                continue
             reached("chord ended")
 
     def _run(self, body: Any, parts: list[Part], header: bytes | None) -> None:
@@ -152,12 +165,16 @@ class Chords:
         values: list[Any] = []
         try:
             values, failure = self._join(parts, header)
+        except self.interruptions:
+            raise
         except Exception as error:  # a value that cannot be read must not keep the body waiting for ever
             failure = (f"Join error: {error!r}", error)
         reached("values joined")
         if failure is None:
             try:
                 self._owner.send_body(body, values)
+            except self.interruptions:
+                raise
             except Exception as error:  # of a queue that nobody here knows
                 failure = (f"Callback error: {error!r}", error)
         if failure is not None:
@@ -195,26 +212,36 @@ class Chords:
         if not now and self._clock() < self._look_again_at:
             return
         self._look_again_at = self._clock() + _LOOK_AGAIN
-        if self._owner.store.get(self._claims_key) is not None:
+        if self._owner.store.get(self._claims_key) is None:
+            return
+        for key in self._orphans():
             try:
-                for claim in self._taken_over():
-                    logger.warning("The process that was to run the body of chord %r has died: run here.", claim.key)
-                    self.finish(claim)
+                with holding():
+                    self._take_over(key)
+            except self.interruptions:
+                raise
             except Exception:  # nothing that goes wrong with somebody else's chord is for whoever stores or waits here
-                logger.exception("A chord could not be taken over; the next process that looks tries again.")
+                self._left_alone[key] = self._clock() + _LEAVE_ALONE
+                logger.exception("The chord %r could not be taken over: it is left to others for a while.", key)
 
-    def _taken_over(self) -> Iterator[Claim]:
+    def _orphans(self) -> list[bytes]:
         with self._owner.store.read() as txn:
             orphans = chords.orphans(txn, self._claims_key)
-        ttl = self._owner.chord_ttl()
-        for key in orphans:
-            claim = self._update(partial(chords.take_over, key=key, ttl=ttl, claims_key=self._claims_key))
-            if claim is not None and claim.has_ended:
-                with self._owner.store.read() as txn:
-                    names = chords.leftovers(txn, claim)
-                self._end(claim, names)
-            elif claim is not None:
-                yield claim
+        now = self._clock()
+        self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
+        return [key for key in orphans if key not in self._left_alone]
+
+    def _take_over(self, key: bytes) -> None:
+        claim = self._update(lambda txn: chords.take_over(txn, key, self._claims_key))
+        if claim is None:
+            return
+        if claim.has_ended:
+            with self._owner.store.read() as txn:
+                names = chords.leftovers(txn, claim)
+            self._end(claim, names)
+        else:
+            logger.warning("The process that was to run the body of chord %r has died: it is run here.", key)
+            self.finish(claim)
 
 
 def _shaped(tree: Any, values: dict[str, deque[Any]]) -> Any:

@@ -3,18 +3,20 @@
 import logging
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
 from lmdbresults import states
 from lmdbresults.app import App, Signature
+from lmdbresults.backends.asynchronous import Desk, StoreDesk
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
 from lmdbresults.backends.news import News
-from lmdbresults.backends.waiting import OnInterval, looks
+from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.record import SUCCESS_PREFIX
@@ -22,6 +24,7 @@ from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
 from lmdbresults.store.chords import Part
 from lmdbresults.store.listening import Hub, Listener
+from lmdbresults.store.owner import holding
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
 
@@ -37,7 +40,6 @@ class StoreBackend(KeyValueStoreBackend):
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._store: Store | None = store
-        self._hub: Hub | None = None
         self._chords = Chords(self, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
 
     @property
@@ -51,8 +53,9 @@ class StoreBackend(KeyValueStoreBackend):
         return {**super()._settings(), "store": self._store}
 
     def process_cleanup(self) -> None:
-        """Close the store."""
-        hub, self._hub = self._hub, None
+        """Close the store. Whoever waits for a result raises `StoreClosed`."""
+        self._desks.close()
+        hub: Hub | None = vars(self).pop("_hub", None)
         if hub is not None:
             hub.close()
         store, self._store = self._store, None
@@ -98,9 +101,8 @@ class StoreBackend(KeyValueStoreBackend):
     @property
     def hub(self) -> Hub:
         """Where the threads of this process wait."""
-        if self._hub is None:
-            self._hub = Hub(self.store)
-        return self._hub
+        hub: Hub | None = vars(self).get("_hub")
+        return hub or vars(self).setdefault("_hub", Hub(self.store))  # one of those that two threads may make
 
     def _looks(
         self,
@@ -111,7 +113,7 @@ class StoreBackend(KeyValueStoreBackend):
         what: str,
         *,
         every_change: bool = False,
-    ) -> Iterator[Collection[str] | None]:
+    ) -> Looks:
         with Listener(self.hub) as listener:
             news = News(listener, self.get_key_for_task, pending, every_change)
 
@@ -119,7 +121,15 @@ class StoreBackend(KeyValueStoreBackend):
                 self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
                 return news.wait(seconds)
 
+            if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
+                news.listen()
             yield from looks(timeout, interval, on_interval, what, pause=pause)
+
+    def _while_waiting(self) -> None:
+        self._chords.recover()
+
+    def _new_desk(self, loop: AbstractEventLoop) -> Desk:
+        return StoreDesk(self, loop)
 
     # -- chords --------------------------------------------------------------------------------------------------------
 
@@ -151,11 +161,14 @@ class StoreBackend(KeyValueStoreBackend):
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
-        progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+        self._chords.recover()
+        with holding():
+            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+            if progress is not None and progress.claim is not None:
+                self._chords.finish(progress.claim, body if body.id else None)
+                return
         if progress is None:
             self._fail_unknown_chord(request.group, body)
-        elif progress.claim is not None:
-            self._chords.finish(progress.claim, body if body.id else None)
         elif not progress.counts:
             logger.warning(
                 "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",

@@ -31,11 +31,15 @@ class News:
 
         Ends early when ``is_over()``, see `Listener.wait`.
         """
-        unheard = [key for key in self._unheard if self._ids[key] in self._pending]
-        changed: Collection[bytes] | None = self._listener.listen(unheard, is_pending, every_change=self._every_change)
-        changed = changed or self._listener.wait(seconds, is_over)
+        self.listen()
+        changed: Collection[bytes] | None = self._unheard or self._listener.wait(seconds, is_over)
         self._unheard = list(self._ids) if changed is None else changed
         return None if changed is None else [self._ids[key] for key in changed]
+
+    def listen(self) -> None:
+        """Have news come from now on, as `wait` would. Whoever is to miss no change does so before the first look."""
+        unheard = [key for key in self._unheard if self._ids[key] in self._pending]
+        self._unheard = self._listener.listen(unheard, is_pending, every_change=self._every_change)
 
 
 def is_pending(record: bytes | None) -> bool:

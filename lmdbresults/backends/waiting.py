@@ -5,7 +5,7 @@ What there is to wait by is for `Waiting._looks` to say; here it is nothing but 
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
 from lmdbresults import states
@@ -13,9 +13,12 @@ from lmdbresults.backends.encoding import Meta
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, ResultSet, settle
 
-__all__ = ["Waiting"]
+__all__ = ["Deadline", "Looks", "Waiting", "looks"]
 
 OnInterval = Callable[[], Any]
+OnMessage = Callable[[Meta], Any]
+#: The ids of tasks that may have changed, whenever it is time to look. None: any.
+Looks = Generator[Collection[str] | None, None, None]
 
 
 class Waiting:
@@ -48,7 +51,7 @@ class Waiting:
         what: str,
         *,
         every_change: bool = False,
-    ) -> Iterator[Collection[str] | None]:
+    ) -> Looks:
         """Yield whenever it is time to look, the first time at once: the ids of tasks that may have changed; None: any.
 
         ``pending`` has the ids that are waited for, and may lose some between two looks. Raises `ResultTimeout`.
@@ -63,9 +66,18 @@ class Waiting:
         on_interval: OnInterval | None = None,
         callback: Callable[[str, Any], Any] | None = None,
         propagate: bool = True,
+        on_message: OnMessage | None = None,
     ) -> Any:
-        """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``."""
-        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``.
+
+        ``on_message(meta)`` is called for the last state, and for those on the way, as by `get_many`.
+        """
+        if on_message is None:
+            meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        else:
+            [(_, meta)] = self.get_many(
+                [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
+            )
         return settle(result.id, meta, propagate, callback)
 
     def iter_native(
@@ -73,7 +85,7 @@ class Waiting:
         result: ResultSet,
         timeout: float | None = None,
         interval: float = 0.5,
-        on_message: Callable[[Meta], Any] | None = None,
+        on_message: OnMessage | None = None,
         on_interval: OnInterval | None = None,
     ) -> Iterator[tuple[str, Meta]]:
         """Yield ``(id, meta)`` of the tasks of a set as they end. Groups inside are not entered."""
@@ -97,18 +109,36 @@ def looks(
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Collection[str] | None] = time.sleep,
-) -> Iterator[Collection[str] | None]:
+) -> Looks:
     """Yield what ``pause(seconds)`` returns whenever it is time to look; None the first time, which is at once.
 
     The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
     Raises `ResultTimeout` when time is up.
     """
-    until = math.inf if timeout is None else clock() + timeout
+    deadline = Deadline(timeout, what, clock)
     changed = None
     while True:
         yield changed
-        if clock() >= until:
-            raise ResultTimeout(f"No end of {what} within {timeout} seconds. It may come later.")
+        deadline.check()
         if on_interval is not None:
             on_interval()
-        changed = pause(max(min(interval, until - clock()), 0))
+        changed = pause(max(min(interval, deadline.left()), 0))
+
+
+class Deadline:
+    """The time until which somebody waits, by a monotonic clock; for ever, if ``timeout`` is None."""
+
+    def __init__(self, timeout: float | None, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout = timeout
+        self._what = what
+        self._clock = clock
+        self._until = math.inf if timeout is None else clock() + timeout
+
+    def left(self) -> float:
+        """Return the seconds that are left; 0 or less when time is up."""
+        return self._until - self._clock()
+
+    def check(self) -> None:
+        """Raise `ResultTimeout` if time is up."""
+        if self.left() <= 0:
+            raise ResultTimeout(f"No end of {self._what} within {self._timeout} seconds. It may come later.")

@@ -12,18 +12,19 @@ from typing import Any, Final
 
 from celery import states
 from celery.canvas import maybe_signature
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, SoftTimeLimitExceeded
 from celery.result import GroupResult
 from celery.utils.functional import _regen
 from celery.utils.log import get_logger
 from celery.utils.time import get_exponential_backoff_interval
-from kombu.serialization import dumps, loads
+from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
-from lmdbresults.record import SUCCESS_PREFIX, Payload, pack_payload, unpack_payload
+from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, WriteTransaction
 from lmdbresults.store.chords import Part
+from lmdbresults.store.owner import holding
 
 __all__ = ["CeleryChords", "ChordsMixin"]
 
@@ -130,8 +131,11 @@ class ChordsMixin:
         self.chords.open(key, size, self.chords.body_bytes(body), header)
 
     def set_chord_size(self, group_id: Any, chord_size: int) -> None:
-        """Say how many parts a chord waits for. Celery does so before it sends the last of them."""
-        self.chords.set_size(self.get_key_for_chord(group_id), chord_size)  # type: ignore[attr-defined]
+        """Say how many parts a chord waits for. Celery does so before it sends the last of them.
+
+        Celery 5.3 counts a chain that ends in a group as one; then what the header has shown is right.
+        """
+        self.chords.set_size(self.get_key_for_chord(group_id), chord_size, at_least=True)  # type: ignore[attr-defined]
 
     def add_to_chord(self, chord_id: Any, result: Any) -> None:
         """Have a chord that runs wait for one more part, the last of its header."""
@@ -152,6 +156,8 @@ class ChordsMixin:
 class CeleryChords(Chords):
     """The chords of a Celery backend, which sends bodies and lets them fail."""
 
+    interruptions = (SoftTimeLimitExceeded,)
+
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         super().__init__(self, backend.chord_keyprefix + CLAIMS_KEY.encode())
@@ -164,15 +170,18 @@ class CeleryChords(Chords):
                 _store(txn, held)
 
         key, size = self._backend.get_key_for_chord(request.group), request.chord.get("chord_size")
-        progress = self._retried(lambda: self.return_part(key, part, size, store))
         body = maybe_signature(request.chord, app=self._backend.app)
+        self.recover()
+        with holding():
+            progress = self._retried(lambda: self.return_part(key, part, size, store))
+            if progress is not None and progress.claim is not None:
+                self.finish(progress.claim, body)
+                return
         if progress is None:
             if self.has_run(body):
                 logger.warning("A part of chord %s returned long after its end.", request.group)
             else:
                 self.fail_body(body, f"GroupResult {request.group} no longer exists", None)
-        elif progress.claim is not None:
-            self.finish(progress.claim, body)
         elif not progress.counts:
             logger.warning(
                 "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
@@ -221,7 +230,8 @@ class CeleryChords(Chords):
     def read_body(self, data: bytes) -> Any:
         """Return the signature of a body."""
         kept, app = unpack_payload(data), self._backend.app
-        body = loads(kept.body, kept.content_type, kept.content_encoding, accept=app.conf.accept_content)
+        accept = prepare_accept_content(app.conf.accept_content)  # as for the message that it would have come in
+        body = loads(kept.body, kept.content_type, kept.content_encoding, accept=accept)
         return maybe_signature(body, app=app)
 
     def read_header(self, data: bytes) -> Any:
@@ -238,9 +248,10 @@ class CeleryChords(Chords):
         return meta["status"] in states.PROPAGATE_STATES
 
     def has_run(self, body: Any) -> bool:
-        """Return whether the result of a body is there."""
-        task_id = body.options.get("task_id")
-        return bool(task_id) and self._backend.get_task_meta(task_id, cache=False)["status"] in states.READY_STATES
+        """Return whether the result of a body is there, or of any of its tasks if it is a chain, a group or a chord."""
+        keys = [self._backend.get_key_for_task(task_id) for task_id in _ids(body)]
+        found = (data for data in self._backend.mget(keys) if data is not None)
+        return any(TaskRecord.unpack(data).state in states.READY_STATES for data in found)
 
     def send_body(self, body: Any, values: list[Any]) -> None:
         """Publish a body."""
@@ -262,6 +273,23 @@ class CeleryChords(Chords):
 def _store(store: WriteTransaction, held: tuple[bytes, bytes, float | None]) -> None:
     key, record, ttl = held
     store.set(key, record, ttl, unless_prefix=SUCCESS_PREFIX)
+
+
+def _ids(signature: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the ids of a signature, which may be a plain dict, and of those in it."""
+    task_id = signature["options"].get("task_id")
+    if task_id:
+        yield task_id
+    arguments = signature.get("kwargs") or {}
+    for inner in (*_listed(arguments.get("tasks")), *_listed(arguments.get("header")), arguments.get("body")):
+        if isinstance(inner, Mapping) and "options" in inner:
+            yield from _ids(inner)
+
+
+def _listed(tasks: Any) -> list[Any] | tuple[Any, ...]:
+    if isinstance(tasks, Mapping):  # a header may be a group
+        return (tasks,)
+    return tasks if isinstance(tasks, list | tuple) else ()
 
 
 def _count(result: Any) -> int:

@@ -108,15 +108,23 @@ class Mailbox(ABC):
         ``is_pending(value)`` says of a value, or of None, whether it is still to be waited for. Value and registration
         are looked at in one transaction, so no change goes unnoticed. ``every_change`` has messages arrive for
         interim values too. A registration lasts until a value that is not interim, or `forget`.
+
+        Where nothing can be registered (no room, no sockets, closed), the rest is neither looked at nor returned.
         """
 
     @abstractmethod
     def forget(self, keys: Iterable[bytes]) -> None:
-        """Take registrations back. What was not registered is skipped."""
+        """Take registrations back. What was not registered is skipped.
+
+        Call it for what was used up, too: a mailbox may remember a key until then.
+        """
 
     @abstractmethod
     def drain(self) -> Collection[bytes] | None:
-        """Return, without waiting, the keys of the messages that have arrived; None: any key may have changed."""
+        """Return, without waiting, the keys of the messages that have arrived.
+
+        None: any key may have changed, and none is registered any more.
+        """
 
     @abstractmethod
     def fileno(self) -> int:
@@ -128,7 +136,7 @@ class Mailbox(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Take all registrations back. Closing twice is fine."""
+        """Take all registrations back, and have who waits for `fileno` look up. Closing twice is fine."""
 
 
 class Store(WriteTransaction):

@@ -68,6 +68,9 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
 
 
 def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[str]:
+    if not waiters.is_sound(entry_key, entry):
+        yield f"The registration {entry_key!r} is damaged."
+        return
     _, record = _at(txn, entry[1:])
     if record is None or not record.flags & _IS_AWAITED:
         yield f"The registration {entry_key!r} is for a record that does not know of it."

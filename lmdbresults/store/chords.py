@@ -13,6 +13,7 @@ A chord that is opened again is a new run; what is left of the former one is in 
 Which claims stand is written under one key for all chords, so that looking for orphaned ones is a single read.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "Run",
     "add_more",
+    "clear",
     "end",
     "head_of",
     "leftovers",
@@ -140,13 +142,18 @@ def open_chord(
             txn.set(_name(key, head.run, name), value, _long(ttl))
 
 
-def set_size(txn: WriteTransaction, key: bytes, size: int, ttl: float | None, claims_key: bytes) -> Claim | None:
-    """Say how many parts a chord waits for; return the claim if they are there already.
+def set_size(
+    txn: WriteTransaction, key: bytes, size: int, ttl: float | None, claims_key: bytes, *, at_least: bool = False
+) -> Claim | None:
+    """Say how many parts a chord waits for, or ``at_least`` how many; return the claim if they are there already.
 
     Said of a chord that has been completed, it begins a new run.
     """
     head = head_of(txn, key)
-    head = _new_head(size) if head is None or head.state != _OPEN else head._replace(size=size)
+    if head is None or head.state != _OPEN:
+        head = _new_head(size)
+    else:
+        head = head._replace(size=max(size, head.size or 0) if at_least else size)
     return _kept(txn, key, head, ttl, claims_key)
 
 
@@ -250,11 +257,11 @@ def _claim(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None, cla
     return Claim(key, head.run, head.token, is_inherited, head.state == _ENDED)
 
 
-def release(txn: WriteTransaction, claim: Claim, ttl: float | None) -> None:
+def release(txn: WriteTransaction, claim: Claim) -> None:
     """Give a claim up, for anybody to take over."""
     head = _held_head(txn, claim)
     if head is not None:
-        txn.set(claim.key, head._replace(owner=NOBODY).pack(), ttl)
+        txn.set(claim.key, head._replace(owner=NOBODY).pack(), _left(txn, claim.key))
 
 
 def orphans(txn: ReadTransaction, claims_key: bytes) -> list[bytes]:
@@ -263,13 +270,13 @@ def orphans(txn: ReadTransaction, claims_key: bytes) -> list[bytes]:
     return [key for key, head in heads if head is None or not head.owner.is_alive()]
 
 
-def take_over(txn: WriteTransaction, key: bytes, ttl: float | None, claims_key: bytes) -> Claim | None:
-    """Take the claim on a chord if its owner is dead."""
+def take_over(txn: WriteTransaction, key: bytes, claims_key: bytes) -> Claim | None:
+    """Take the claim on a chord if its owner is dead. It does not live longer for that: a body that nobody can run."""
     head = head_of(txn, key)
     if head is None or head.state == _OPEN:  # it has expired, or was opened again
         _write_claims(txn, claims_key, _claims(txn, claims_key) - {key})
         return None
-    return None if head.owner.is_alive() else _claim(txn, key, head, ttl, claims_key)
+    return None if head.owner.is_alive() else _claim(txn, key, head, _left(txn, key), claims_key)
 
 
 def end(
@@ -289,6 +296,18 @@ def end(
     if is_last:
         _write_claims(txn, claims_key, _claims(txn, claims_key) - {claim.key})
     return True
+
+
+def clear(txn: WriteTransaction, claim: Claim, names: Iterable[bytes]) -> bool:
+    """Delete what belonged to a run for which nobody counts parts any more: it has expired, or was opened again.
+
+    Return whether that is so.
+    """
+    head = head_of(txn, claim.key)
+    is_over = head is None or head.run != claim.run
+    for name in names if is_over else ():
+        txn.delete(name)
+    return is_over
 
 
 def leftovers(txn: ReadTransaction, claim: Claim) -> list[bytes]:
@@ -324,6 +343,11 @@ def _held_head(txn: ReadTransaction, claim: Claim) -> Head | None:
     """Return the head of a chord if the claim on it still holds."""
     head = head_of(txn, claim.key)
     return head if head is not None and head.token == claim.token else None
+
+
+def _left(txn: ReadTransaction, key: bytes) -> float | None:
+    left = txn.ttl(key)
+    return None if left == math.inf else left
 
 
 def _claims(txn: ReadTransaction, claims_key: bytes) -> set[bytes]:

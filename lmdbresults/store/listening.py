@@ -17,7 +17,7 @@ from typing import Final
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.base import Mailbox, Store
-from lmdbresults.store.gate import gate
+from lmdbresults.store.gate import gate, is_mine
 
 __all__ = ["Hub", "Listener"]
 
@@ -26,8 +26,10 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 #: Looking again in case that a message was lost may take this part of the time.
 _SHARE_OF_LOOKING: Final = 0.005
-#: Milliseconds that fit a C int.
-_LONGEST_POLL: Final = 2**31 - 1
+#: Seconds of which a C int holds the milliseconds. Who waits longer does so in turns.
+_LONGEST_WAIT: Final = 2_000_000.0
+#: Seconds that closing waits for the thread that reads to leave.
+_CLOSING_PATIENCE: Final = 1.0
 
 
 class Hub:
@@ -36,14 +38,16 @@ class Hub:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.mailbox: Mailbox = store.mailbox()
+        self._is_closed = False
         self._start_anew()
         gate.watch_forks(self)
 
     def _start_anew(self) -> None:
         #: Changes with a fork, after which nothing is registered any more.
         self.generation = object()
-        #: Guards the listeners by key. Nothing else is taken, and no transaction begun, while it is held.
-        self._lock = threading.Lock()
+        #: Guards the listeners by key. Nothing else is taken, and no transaction begun, while it is held. Reentrant
+        #: because a signal handler may wait.
+        self._lock = threading.RLock()
         self._listeners: dict[bytes, set[Listener]] = {}
         #: Held by the thread that reads the mailbox. Reentrant for two reasons: a signal handler may wait in its turn,
         #: and it knows its owner, so that an exception at any instruction does not leave it held.
@@ -61,8 +65,17 @@ class Hub:
         self._start_anew()
 
     def close(self) -> None:
-        """Give the mailbox back."""
-        self.mailbox.close()
+        """Give the mailbox back, and have everybody who waits look at everything."""
+        self._is_closed = True
+        self._wake(self._tell(None))
+        # Whoever polls the socket leaves first: once it is closed, another file may get its number.
+        is_alone = self._reading.acquire(timeout=_CLOSING_PATIENCE)
+        try:
+            self.mailbox.close()
+        finally:
+            if is_alone:
+                self._reading.release()
+            self._wake(self._tell(None))
 
     # -- listeners -------------------------------------------------------------------------------------------------
 
@@ -82,38 +95,45 @@ class Hub:
                 if not those:
                     self._listeners.pop(key, None)
                     unneeded.append(key)
-        self.mailbox.forget(unneeded)
-        for other in self._tell(unneeded):  # who has come in between may have lost his registration by this
-            other.wake()
+        try:
+            self.mailbox.forget(unneeded)
+        finally:  # who has come in between may have lost his registration by this
+            self._wake(self._tell(unneeded))
 
     def _tell(self, keys: Collection[bytes] | None) -> "Collection[Listener]":
         """Tell listeners about keys, or all of them that any key may have changed; return whom."""
         told: dict[Listener, list[bytes]] = {}
         with self._lock:
             for key in list(self._listeners) if keys is None else keys:
-                for listener in self._listeners.get(key, ()):
+                for listener in list(self._listeners.get(key, ())):
                     told.setdefault(listener, []).append(key)
         for listener, news in told.items():
             listener.tell(news)
         return told
 
+    def _wake(self, listeners: "Collection[Listener]") -> None:
+        for listener in listeners:
+            listener.wake()
+
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def wait(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
         """Return when ``is_over``, which is asked whenever ``awake`` is set, or at ``until`` by the monotonic clock."""
+        is_nested = is_mine(self._reading)  # in a signal handler that has interrupted the reading
         self._others.add(awake)
         try:
             while not is_over() and (left := until - time.monotonic()) > 0:
                 # The order matters: first among the others, then a try. Whoever stops reading does it the other way
                 # round, so one of the two sees the other.
-                if self._reading.acquire(blocking=False):
+                if is_nested:
+                    self._read(awake, is_over, until)
+                elif self._reading.acquire(blocking=False):
                     self._read(awake, is_over, until)
                     self._reading.release()
                 else:
-                    awake.wait(left)
-                    awake.clear()
+                    _pause(awake, left)
         finally:
-            if self._reading._is_owned():  # type: ignore[attr-defined]
+            if not is_nested and is_mine(self._reading):
                 self._reading.release()
             self._others.discard(awake)
             for other in list(self._others)[:1]:
@@ -121,14 +141,20 @@ class Hub:
 
     def _read(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
         interrupted, self.reader = self.reader, awake
-        while not is_over() and (left := until - time.monotonic()) > 0:
-            descriptor = self.mailbox.fileno()
-            if descriptor < 0:
-                awake.wait(left)
-                awake.clear()
-            elif _is_readable(descriptor, left):
-                self._tell(self.mailbox.drain())
-        self.reader = interrupted
+        try:
+            while not is_over() and (left := until - time.monotonic()) > 0:
+                descriptor = -1 if self._is_closed else self.mailbox.fileno()
+                if descriptor < 0:
+                    _pause(awake, left)
+                elif _is_readable(descriptor, left):
+                    self._tell(self.mailbox.drain())
+        except BaseException:  # of a signal handler, perhaps after the drain and before everybody was told
+            self._tell(None)
+            raise
+        finally:
+            self.reader = interrupted
+            if interrupted is not None:  # that thread may have news by now
+                self.mailbox.ring()
 
     def wake(self, waiting: threading.Event) -> None:
         """Have a thread that waits ask again whether that is over."""
@@ -142,14 +168,23 @@ class Listener:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._generation = hub.generation
         self._keys: set[bytes] = set()
-        self._news: deque[bytes] = deque()
-        self._awake: set[threading.Event] = set()
-        #: The moment of the last look at everything, how soon that may be repeated, and how long to wait for it.
+        #: The moment before the last look at everything, how soon that may be repeated, and how long to wait for it.
         self._moment = -1
         self._look_again_at = -math.inf
         self._pause = _FIRST_PAUSE
+        self._is_inherited = False
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._generation = self._hub.generation
+        self._news: deque[bytes] = deque()
+        self._awake: set[threading.Event] = set()
+
+    def _notice_fork(self) -> None:
+        if self._hub.generation is not self._generation:  # this is a child of the process that listened
+            self._start_anew()
+            self._is_inherited = True
 
     def __enter__(self) -> "Listener":
         return self
@@ -176,10 +211,10 @@ class Listener:
 
         See `Mailbox.register`, which is asked for those keys only that are found pending without a write transaction.
         """
-        started = time.monotonic()
-        self._moment = self._hub.store.moment()
-        values = self._hub.store.mget(keys)
-        self._look_again_at = time.monotonic() + (time.monotonic() - started) / _SHARE_OF_LOOKING
+        self._notice_fork()
+        if not keys:
+            return []
+        values = self._look(keys)
         ready: list[bytes] = []
         pending: list[bytes] = []
         for key, value in zip(keys, values, strict=True):
@@ -190,13 +225,23 @@ class Listener:
             ready += self._hub.mailbox.register(pending, is_pending, every_change=every_change)
         return ready
 
+    def _look(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        started, store = time.monotonic(), self._hub.store
+        if self._moment < 0:
+            self._moment = store.moment()
+        values = store.mget(keys)
+        now = time.monotonic()
+        self._look_again_at = max(self._look_again_at, now + (now - started) / _SHARE_OF_LOOKING)
+        return values
+
     def wait(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> Collection[bytes] | None:
         """Wait for news; return the keys that may have changed. None: any may have, and one should look at all.
 
         Ends early when ``is_over()``, which is asked again after `wake`.
         """
-        if self._hub.generation is not self._generation:  # this is a child of the process that listened
-            self._generation = self._hub.generation
+        self._notice_fork()
+        if self._is_inherited:
+            self._is_inherited = False
             return None
         if self._hub.mailbox.fileno() < 0:
             seconds = min(seconds, self._pause)
@@ -223,7 +268,10 @@ class Listener:
         return changed
 
     def _has_to_look(self) -> bool:
-        return time.monotonic() >= self._look_again_at and self._hub.store.moment() != self._moment
+        if time.monotonic() < self._look_again_at:
+            return False
+        former, self._moment = self._moment, self._hub.store.moment()
+        return self._moment != former
 
     def tell(self, keys: Iterable[bytes]) -> None:
         """Take the news that keys may have changed."""
@@ -238,7 +286,13 @@ class Listener:
             self._hub.wake(awake)
 
 
+def _pause(awake: threading.Event, seconds: float) -> None:
+    awake.wait(min(seconds, _LONGEST_WAIT))
+    awake.clear()
+
+
 def _is_readable(descriptor: int, seconds: float) -> bool:
+    seconds = min(seconds, _LONGEST_WAIT)
     # Looked up at every call, so that gevent and eventlet may replace them (or take them away) after the import.
     poll = getattr(select, "poll", None)
     if poll is None:
@@ -247,4 +301,4 @@ def _is_readable(descriptor: int, seconds: float) -> bool:
             return bool(selector.select(seconds))
     poller = poll()
     poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(min(math.ceil(seconds * 1000), _LONGEST_POLL)))
+    return bool(poller.poll(math.ceil(seconds * 1000)))

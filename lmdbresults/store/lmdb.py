@@ -1,25 +1,28 @@
 """LMDBStore: environment and records behind the port."""
 
-import functools
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from lmdbresults.errors import NestedTransaction, StoreClosed, StoreFull
+from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import records, waiters
+from lmdbresults.store import records
 from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.block import Block, Steps, Undone, lend
 from lmdbresults.store.check import check
 from lmdbresults.store.environment import Environment, Transaction
-from lmdbresults.store.mailbox import LMDBMailbox, WakeFolder
-from lmdbresults.store.pieces import PIECE_BYTES
+from lmdbresults.store.gate import gate
+from lmdbresults.store.mailbox import LMDBMailbox
 from lmdbresults.store.register import register
+from lmdbresults.store.verbs import CLOSED, ENDED, SCAN_PAGE, Reading, Writing
 from lmdbresults.store.waiters import News
+from lmdbresults.store.wakes import WakeFolder
+from lmdbresults.store.watching import Registrations, clear_dead
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -35,12 +38,6 @@ _SWEEP_BATCH: Final = 256
 _SWEEP_PAUSE: Final = 0.0005
 #: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
 _RECLAIM_BATCH: Final = 32
-#: What a record takes besides key and value: its head, its entry in the index, the nodes of both.
-_RECORD_COST: Final = 128
-_SCAN_PAGE: Final = 500
-#: Seconds that a vacant record stands in for one that is waited for. Then whoever waits is woken and registers again;
-#: of who was killed nothing is left.
-_WATCH_LIFE: Final = 3600.0
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
@@ -83,6 +80,7 @@ class LMDBStore(Store):
         self._looked_at = self._look_again_at = -math.inf
         self._environment: Environment = register.acquire(options)
         self._wakes = WakeFolder(self._environment.path, options.mode)
+        self._mailboxes: weakref.WeakSet[LMDBMailbox] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options!r})"
@@ -112,19 +110,19 @@ class LMDBStore(Store):
         unless_prefix: bytes = b"",
         interim: bool = False,
     ) -> bool:
-        return self._apply(_Write.put, key, value, ttl, unless_prefix or None, interim)
+        return self._apply(Writing.put, key, value, ttl, unless_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self._apply(_Write.add, key, value, ttl)
+        return self._apply(Writing.add, key, value, ttl)
 
     def delete(self, key: bytes) -> bool:
-        return self._apply(_Write.delete, key)
+        return self._apply(Writing.delete, key)
 
     def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        return self._apply(_Write.incr, key, by, ttl)
+        return self._apply(Writing.incr, key, by, ttl)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
-        return self._apply(_Write.expire, key, ttl)
+        return self._apply(Writing.expire, key, ttl)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class LMDBStore(Store):
         return Block(self._read())
 
     def _read(self) -> Steps:
-        txn, failure = _Read(self, _ENDED), None
+        txn, failure = Reading(self, ENDED), None
         try:
             with self._environment.transaction(write=False) as txn._raw:
                 failure = yield from lend(txn)
@@ -148,7 +146,7 @@ class LMDBStore(Store):
         return Block(self._write())
 
     def _write(self) -> Steps:
-        txn, failure = _Write(self, _ENDED), None
+        txn, failure = Writing(self, ENDED), None
         try:
             with self._environment.transaction(write=True) as txn._raw:
                 failure = yield from lend(txn)
@@ -172,7 +170,7 @@ class LMDBStore(Store):
 
     def _run_foreign(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         """Run what is not ours, and may do anything, fork included: in a transaction that is prepared for it."""
-        txn = _Write(self, _ENDED)
+        txn = Writing(self, ENDED)
         try:
             with self._environment.transaction(write=True) as txn._raw:
                 result = operation(txn)
@@ -183,7 +181,7 @@ class LMDBStore(Store):
             txn.end()
 
     def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
-        """Run a method of `_Write` in a transaction of its own."""
+        """Run a method of `Writing` in a transaction of its own."""
         result: Result
         try:
             result, news = self._environment.write(self._run, verb, args)
@@ -194,7 +192,7 @@ class LMDBStore(Store):
         return result
 
     def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
-        txn = _Write(self, raw)
+        txn = Writing(self, raw)
         result = verb(txn, *args)
         self._sweep_along(raw, txn)
         return result, txn.news
@@ -215,7 +213,8 @@ class LMDBStore(Store):
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         until = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self._environment.clear_dead_readers()
-        self._clear_dead_waiters()
+        with suppress(StoreFull):  # they can wait; what has expired makes room
+            clear_dead(self._environment, self._wakes)
         removed, more = 0, True
         while more and (limit is None or removed < limit) and time.monotonic() < until:
             if removed:
@@ -242,7 +241,7 @@ class LMDBStore(Store):
         self._environment.make_room(raw, None)
         return *records.sweep(raw, self._clock(), limit, budget, news), news
 
-    def _sweep_along(self, raw: Transaction, txn: "_Write") -> None:
+    def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
         """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
         now = self._clock()
         if self._looked_at <= now < self._look_again_at:
@@ -263,48 +262,19 @@ class LMDBStore(Store):
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def mailbox(self) -> Mailbox:
-        return LMDBMailbox(self, self._wakes)
+        mailbox = LMDBMailbox(Registrations(self), self._wakes)
+        self._mailboxes.add(mailbox)
+        return mailbox
 
     def moment(self) -> int:
         return self._environment.read(Transaction.id)
-
-    def topic_of(self, key: bytes) -> bytes:
-        """Return what stands for a key in messages."""
-        return waiters.topic_of(records.place_of(self._prefix + key))
-
-    def watch(
-        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
-    ) -> list[bytes]:
-        """Register a mailbox for those keys that are pending, in one transaction; return the others."""
-        return self._apply(_Write.watch, keys, is_pending, box, every_change)
-
-    def unwatch(self, keys: list[bytes], box: bytes) -> None:
-        """Take the registrations of a mailbox back, in one transaction."""
-        places = [(records.place_of(self._prefix + key), box) for key in keys]
-        self._environment.write(self._unwatch, places)
-
-    def _unwatch(self, raw: Transaction, registrations: list[tuple[bytes, bytes]]) -> None:
-        self._environment.make_room(raw, None)
-        for place, box in registrations:
-            records.unwatch(raw, place, box)
-
-    def _clear_dead_waiters(self) -> None:
-        """Take back the registrations of processes that were killed, and remove their sockets."""
-        self._wakes.remove_dead()
-        is_alive = functools.cache(self._wakes.is_alive)
-        start: bytes | None = b""
-        while start is not None:
-            found, start = self._environment.read(waiters.page, start, _SCAN_PAGE)
-            dead = [(place, box) for place, box in found if not is_alive(box)]
-            if dead:
-                self._environment.write(self._unwatch, dead)
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         start: bytes | None = b""
         while start is not None:
-            pairs, start = self._environment.read(records.page, self._prefix + prefix, start, self._clock(), _SCAN_PAGE)
+            pairs, start = self._environment.read(records.page, self._prefix + prefix, start, self._clock(), SCAN_PAGE)
             for key, value in pairs:
                 yield key[len(self._prefix) :], value
 
@@ -327,8 +297,13 @@ class LMDBStore(Store):
         )
 
     def close(self) -> None:
-        environment, self._environment = self._environment, _CLOSED
-        if environment is _CLOSED:
+        if self._environment is CLOSED:
+            return
+        gate.refuse_inside()
+        for mailbox in list(self._mailboxes):
+            mailbox.close()
+        environment, self._environment = self._environment, CLOSED
+        if environment is CLOSED:  # closed by another thread meanwhile
             return
         try:
             register.release(environment)
@@ -337,131 +312,5 @@ class LMDBStore(Store):
             raise
 
 
-class _Read(ReadTransaction):
-    """The verbs of reading over a raw transaction."""
-
-    __slots__ = ("_raw", "_store")
-
-    def __init__(self, store: LMDBStore, raw: Transaction) -> None:
-        self._store = store
-        self._raw = raw
-
-    def end(self) -> None:
-        self._raw = _ENDED
-
-    def get(self, key: bytes) -> bytes | None:
-        return records.lookup(self._raw, self._store._prefix + key, self._store._clock())
-
-    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        return [self.get(key) for key in keys]
-
-    def ttl(self, key: bytes) -> float | None:
-        now = self._store._clock()
-        found = records.entry(self._raw, self._store._prefix + key, now)
-        if found is None:
-            return None
-        return found.deadline - now if found.deadline else math.inf
-
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        own = self._store._prefix
-        start: bytes | None = b""
-        while start is not None:
-            pairs, start = records.page(self._raw, own + prefix, start, self._store._clock(), _SCAN_PAGE)
-            for key, value in pairs:
-                yield key[len(own) :], value
-
-
-class _Write(_Read, WriteTransaction):
-    """The verbs of writing over a raw transaction."""
-
-    __slots__ = ("changes", "news")
-
-    def __init__(self, store: LMDBStore, raw: Transaction) -> None:
-        self._store = store
-        self._raw = raw
-        #: Records and pieces that were added: what sweeping has to keep up with.
-        self.changes = 0
-        #: What to tell whom once this is committed.
-        self.news: list[News] = []
-
-    def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
-    ) -> bool:
-        return self.put(key, value, ttl, unless_prefix or None, interim)
-
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self.put(key, value, ttl, b"")  # every value begins with nothing
-
-    def put(
-        self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None, interim: bool = False
-    ) -> bool:
-        store = self._store
-        key, now = store._prefix + key, store._clock()
-        if not isinstance(value, bytes):
-            value = bytes(memoryview(value))  # bytes() alone would take a number for a length
-        store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
-        self.changes += 1 + len(value) // PIECE_BYTES
-        return records.put(self._raw, key, value, _deadline(ttl, now), now, self.news, unless_prefix, interim)
-
-    def delete(self, key: bytes) -> bool:
-        self._store._environment.make_room(self._raw, None)
-        return records.remove(self._raw, self._store._prefix + key, self._store._clock(), self.news)
-
-    def watch(
-        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
-    ) -> list[bytes]:
-        """Register a mailbox for the keys that are pending; return the others."""
-        ready = []
-        for key in keys:
-            if is_pending(self.get(key)):
-                self._store._environment.make_room(self._raw, 2 * len(key) + 3 * _RECORD_COST)
-                until = self._store._clock() + _WATCH_LIFE
-                records.watch(self._raw, self._store._prefix + key, box, every_change, until)
-                self.changes += 1
-            else:
-                ready.append(key)
-        return ready
-
-    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        key, now = self._store._prefix + key, self._store._clock()
-        deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
-        self._store._environment.make_room(self._raw, len(key) + _RECORD_COST)
-        self.changes += 1
-        return records.increment(self._raw, key, by, deadline, now, self.news)
-
-    def expire(self, key: bytes, ttl: float | None) -> bool:
-        now = self._store._clock()
-        self._store._environment.make_room(self._raw, None)
-        return records.expire(self._raw, self._store._prefix + key, _deadline(ttl, now), now)
-
-
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:
     return [records.lookup(raw, key, now) for key in keys]
-
-
-def _deadline(ttl: float | None, now: float) -> float:
-    if not ttl:
-        return records.NEVER
-    if not ttl > 0:
-        raise ValueError(f"ttl {ttl!r} will not do: it has to be a number of seconds, or None or 0 for no expiry.")
-    return records.NEVER if ttl == math.inf else now + ttl
-
-
-class _Gone:
-    """Stands where something was that is no longer there, and says so to whoever wants to use it."""
-
-    def __init__(self, message: str) -> None:
-        self._message = message
-
-    def __getattr__(self, name: str) -> Any:
-        raise StoreClosed(self._message)
-
-
-_CLOSED: Any = _Gone("The store is closed. Open it again with open_store().")
-_ENDED: Any = _Gone("The transaction has ended: use it inside its with block only.")

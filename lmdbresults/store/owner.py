@@ -1,10 +1,34 @@
-"""Who holds a claim: a process, told from a later one with the same number by when it began."""
+"""Who holds a claim: a process, told from a later one with the same number by when it began.
+
+And in it a block of code, told from others by a name: an exception of a signal handler may end that at any moment, also
+between the commit that takes a claim and the first line that knows of it.
+"""
 
 import functools
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "Owner", "present_owner"]
+__all__ = ["NOBODY", "Owner", "holding", "present_owner"]
+
+#: The blocks that are being run in this process; a set is changed in one step, so no lock guards it.
+_blocks: Final[set[str]] = set()
+_block: Final[ContextVar[str]] = ContextVar("block", default="")
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Have claims that are taken in the block die with it, at the latest."""
+    name, former = os.urandom(8).hex(), _block.get()
+    try:
+        _blocks.add(name)
+        _block.set(name)
+        yield
+    finally:
+        _blocks.discard(name)
+        _block.set(former)
 
 
 class Owner(NamedTuple):
@@ -15,6 +39,8 @@ class Owner(NamedTuple):
     """When it began, in clock ticks since the boot; empty where the system does not tell."""
     boot: str
     """Id of the boot, likewise."""
+    block: str = ""
+    """What holds it in the process; empty: the process itself."""
 
     def is_alive(self) -> bool:
         """Return whether the process still runs. One of which nothing but the number is known counts as alive."""
@@ -26,7 +52,10 @@ class Owner(NamedTuple):
             return False
         except PermissionError:
             pass  # of another user
-        return self.started == _started(self.pid)
+        started = _started(self.pid)
+        if started and self.started and started != self.started:  # one of another user may be kept secret
+            return False
+        return not self.block or self.pid != os.getpid() or self.block in _blocks
 
 
 #: Owns what has been given up.
@@ -34,8 +63,8 @@ NOBODY = Owner(0, "", "")
 
 
 def present_owner() -> Owner:
-    """Return this process."""
-    return _owner(os.getpid())
+    """Return this process, and the block of `holding` that runs here."""
+    return _owner(os.getpid())._replace(block=_block.get())
 
 
 @functools.lru_cache(maxsize=1)
@@ -49,10 +78,12 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process began; empty if it is gone, has ended but for its parent's noticing, or nobody knows."""
+    """Return when a process began; empty if nobody knows, "ended" if it has ended but for its parent's noticing."""
     _, _, fields = _read(f"/proc/{pid}/stat").rpartition(")")  # before it stands the name, which may hold anything
     state_to_end = fields.split()
-    return state_to_end[19] if len(state_to_end) > 19 and state_to_end[0] not in "ZX" else ""
+    if len(state_to_end) <= 19:
+        return ""
+    return "ended" if state_to_end[0] in "ZX" else state_to_end[19]
 
 
 def _read(path: str) -> str:

@@ -41,8 +41,6 @@ __all__ = [
     "remove",
     "sweep",
     "touch",
-    "unwatch",
-    "watch",
 ]
 
 #: The deadline of what does not expire.
@@ -214,7 +212,7 @@ def put(
         value, flags = pieces.cut(txn, value), flags | _IS_CUT
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
-    if former is not None and former.flags & _IS_AWAITED:
+    if former is None or former.flags & _IS_AWAITED:  # what is damaged may have been awaited
         news += waiters.take(txn, place, interim)
         flags |= _IS_AWAITED if interim else 0
     txn.put(place, _packed(key, deadline, _index(txn, place, former, deadline), flags, value))
@@ -232,12 +230,11 @@ def remove(txn: Transaction, key: bytes, now: float, news: list[News]) -> bool:
     place = place_of(key)
     former = _former(txn, key, place)
     existed = txn.delete(place)
-    if former is None:
-        return existed
-    _take_down(txn, place, former)
-    if former.flags & _IS_AWAITED:
+    if existed and (former is None or former.flags & _IS_AWAITED):  # what is damaged may have been awaited
         news += waiters.take(txn, place, interim=False)
-    return not former.is_expired(now)
+    if former is not None:
+        _take_down(txn, place, former)
+    return existed if former is None else not former.is_expired(now)
 
 
 def expire(txn: Transaction, key: bytes, deadline: float, now: float) -> bool:
@@ -304,34 +301,6 @@ def _take_down(txn: Transaction, place: bytes, record: Entry) -> None:
         pieces.drop(txn, record.body)
     if record.indexed:
         txn.delete(_index_key(record.indexed, place))
-
-
-# -- waiting -----------------------------------------------------------------------------------------------------
-
-
-def watch(txn: Transaction, key: bytes, box: bytes, every_change: bool, until: float) -> None:
-    """Register a box for the next change of a record.
-
-    If there is no record, a vacant one stands in for it ``until`` it expires.
-    """
-    place = place_of(key)
-    waiters.enter(txn, place, box, every_change)
-    present = _former(txn, key, place)
-    if present is None:
-        flags = _IS_AWAITED | (_IS_HASHED if place[:1] == _HASHED else 0)
-        _write(txn, key, place, Entry(_VACANT, _index(txn, place, None, until), flags, b""))
-    elif not present.flags & _IS_AWAITED:
-        _write(txn, key, place, present._replace(flags=present.flags | _IS_AWAITED))
-
-
-def unwatch(txn: Transaction, place: bytes, box: bytes) -> None:
-    """Take a registration back, and the vacant record if it was the last one."""
-    if waiters.leave(txn, place, box):
-        return
-    _, present = _at(txn, place)
-    if present is not None and present.deadline == _VACANT:
-        txn.delete(place)
-        txn.delete(_index_key(present.indexed, place))
 
 
 # -- the expiry index --------------------------------------------------------------------------------------------

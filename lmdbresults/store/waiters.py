@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from lmdbresults.store.environment import Transaction
 
-__all__ = ["BOX_BYTES", "REGION", "TOPIC_BYTES", "News", "enter", "leave", "page", "take", "topic_of"]
+__all__ = ["BOX_BYTES", "REGION", "TOPIC_BYTES", "News", "enter", "is_sound", "leave", "page", "take", "topic_of"]
 
 #: The first byte of the keys of registrations.
 REGION: Final = b"w"
@@ -41,8 +41,8 @@ def topic_of(place: bytes) -> bytes:
 
 
 def enter(txn: Transaction, place: bytes, box: bytes, every_change: bool) -> None:
-    """Register a box for a record."""
-    txn.put(REGION + topic_of(place) + box, (_EVERY if every_change else _FINAL) + place)
+    """Register a box for a record. Who has asked for every change already is left with that."""
+    txn.put(REGION + topic_of(place) + box, (_EVERY if every_change else _FINAL) + place, overwrite=every_change)
 
 
 def leave(txn: Transaction, place: bytes, box: bytes) -> bool:
@@ -63,9 +63,8 @@ def take(txn: Transaction, place: bytes, interim: bool) -> list[News]:
     if not interim:
         for key, _ in found:
             txn.delete(key)
-    return [
-        News(key[_PREFIX_BYTES:], topic, not interim) for key, entry in found if not interim or entry.startswith(_EVERY)
-    ]
+    sound = [(key[_PREFIX_BYTES:], entry) for key, entry in found if is_sound(key, entry)]
+    return [News(box, topic, not interim) for box, entry in sound if not interim or entry.startswith(_EVERY)]
 
 
 def page(txn: Transaction, start: bytes, limit: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
@@ -74,8 +73,20 @@ def page(txn: Transaction, start: bytes, limit: int) -> tuple[list[tuple[bytes, 
     for key, entry in _entries(txn, REGION, start):
         if len(found) >= limit:
             return found, key
-        found.append((entry[1:], key[_PREFIX_BYTES:]))
+        if is_sound(key, entry):
+            found.append((entry[1:], key[_PREFIX_BYTES:]))
     return found, None
+
+
+def is_sound(key: bytes, entry: bytes) -> bool:
+    """Return whether this is a registration, and nothing that damage has made of one."""
+    place = entry[1:]
+    return (
+        len(key) == _PREFIX_BYTES + BOX_BYTES
+        and entry[:1] in (_FINAL, _EVERY)
+        and place != b""
+        and key[len(REGION) : _PREFIX_BYTES] == topic_of(place)
+    )
 
 
 def _entries(txn: Transaction, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

@@ -10,6 +10,8 @@ In a test module, subclass `StoreConformance` and say how a store is made::
 
 Where that takes other fixtures, override the fixture ``store`` instead. For readable failures put
 ``pytest.register_assert_rewrite("lmdbresults.testing")`` at the top of ``conftest.py``. Needs pytest, and no Celery.
+
+`die_at` ends a process at one of the steps of `lmdbresults.faultpoints`, to see that another one goes on.
 """
 
 try:
@@ -19,7 +21,19 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("lmdbresults.testing needs pytest: pip install pytest") from error
 from lmdbresults.testing.clock import FakeClock
+from lmdbresults.testing.faults import DIE_AT, DIE_FLAG, die_as_told, die_at
 from lmdbresults.testing.memory import MemoryStore
 from lmdbresults.testing.samples import KEY_LENGTHS, SIZES, sample
 
-__all__ = ["KEY_LENGTHS", "SIZES", "FakeClock", "MemoryStore", "StoreConformance", "sample"]
+__all__ = [
+    "DIE_AT",
+    "DIE_FLAG",
+    "KEY_LENGTHS",
+    "SIZES",
+    "FakeClock",
+    "MemoryStore",
+    "StoreConformance",
+    "die_as_told",
+    "die_at",
+    "sample",
+]

@@ -11,6 +11,7 @@ from lmdbresults.testing.expiry import Expiry
 from lmdbresults.testing.samples import VERBS, sample
 from lmdbresults.testing.transactions import Transactions
 from lmdbresults.testing.values import Counters, Values
+from lmdbresults.testing.waiting import Waiting
 
 __all__ = ["StoreConformance"]
 
@@ -86,7 +87,7 @@ class Lifecycle:
             store.get(b"key")
 
 
-class StoreConformance(Values, Counters, Expiry, Transactions, Scans, Lifecycle):
+class StoreConformance(Values, Counters, Expiry, Transactions, Waiting, Scans, Lifecycle):
     """Subclass it and override `make_store`, or the fixture ``store``. Every test ends with `Store.check`."""
 
     def make_store(self, clock: FakeClock) -> Store:

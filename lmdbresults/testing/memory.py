@@ -114,11 +114,15 @@ class MemoryStore(Store):
                 yield txn
             finally:
                 txn.end()
-            _sweep(records, self._clock())
-            self._records = records
-            self._moment += 1
-            for mailbox in list(self._mailboxes):
-                mailbox.tell(txn.changed)
+            expired = _sweep(records, self._clock())
+            self._become(records, {**txn.changed, **dict.fromkeys(expired, False)})
+
+    def _become(self, records: dict[bytes, Record], changed: Mapping[bytes, bool]) -> None:
+        """Let a transaction count, and tell of what has changed, and whether that was in the interim."""
+        self._records = records
+        self._moment += 1
+        for mailbox in list(self._mailboxes):
+            mailbox.tell(changed)
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         with self.write() as txn:
@@ -154,9 +158,9 @@ class MemoryStore(Store):
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         with self._entered(), self._writer:
             records = dict(self._present())
-            removed = _sweep(records, self._clock(), limit)
-            self._records = records
-        return removed
+            expired = _sweep(records, self._clock(), limit)
+            self._become(records, dict.fromkeys(expired, False))
+        return len(expired)
 
     def check(self) -> list[str]:
         with self.read():
@@ -170,6 +174,8 @@ class MemoryStore(Store):
     def close(self) -> None:
         with self._entered(), self._writer:
             self._records = None
+        for mailbox in list(self._mailboxes):
+            mailbox.close()
 
 
 class _Mailbox(Mailbox):
@@ -179,6 +185,7 @@ class _Mailbox(Mailbox):
         self._store = store
         self._registered: dict[bytes, bool] = {}
         self._changed: deque[bytes] = deque()
+        self._is_closed = False
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -188,9 +195,10 @@ class _Mailbox(Mailbox):
     ) -> list[bytes]:
         with self._store.write() as txn:  # in which nobody else changes anything
             keys = list(keys)
-            pending = [key for key in keys if is_pending(txn.get(key))]
-            self._registered.update((key, self._registered.get(key) or every_change) for key in pending)
-        return [key for key in keys if key not in self._registered]
+            ready = [key for key in keys if not is_pending(txn.get(key))]
+            for key in () if self._is_closed else set(keys).difference(ready):
+                self._registered[key] = every_change or self._registered.get(key, False)
+        return ready
 
     def tell(self, changed: Mapping[bytes, bool]) -> None:
         """Take the keys that have changed, and whether that was in the interim. The store's writer lock is held."""
@@ -198,28 +206,31 @@ class _Mailbox(Mailbox):
             if self._registered.get(key, False) or (not interim and key in self._registered):
                 self._changed.append(key)
                 if not interim:
-                    del self._registered[key]
+                    self._registered.pop(key, None)
                 self.ring()
 
     def forget(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._registered.pop(key, None)
 
-    def drain(self) -> Collection[bytes]:
-        with suppress(BlockingIOError):
+    def drain(self) -> Collection[bytes] | None:
+        with suppress(OSError):  # for nothing is left, or it is closed
             while self._reader.recv(4096):
                 pass
-        return {self._changed.popleft() for _ in range(len(self._changed))}
+        changed = {self._changed.popleft() for _ in range(len(self._changed))}
+        return None if self._is_closed else changed
 
     def fileno(self) -> int:
-        return self._reader.fileno()
+        return -1 if self._is_closed else self._reader.fileno()
 
     def ring(self) -> None:
-        with suppress(BlockingIOError):  # then it is readable already
+        with suppress(OSError):  # for it is readable already, or closed
             self._writer.send(b"!")
 
     def close(self) -> None:
+        self._is_closed = True
         self._registered.clear()
+        self.ring()
         self._reader.close()
         self._writer.close()
 
@@ -282,7 +293,7 @@ class _Write(_Read, WriteTransaction):
         if unless_prefix and present is not None and present.value.startswith(unless_prefix):
             return False
         self._open()[key] = Record(bytes(memoryview(value)), self._deadline(ttl))
-        self.changed[key] = interim
+        self.changed[key] = interim and self.changed.get(key, True)
         return True
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
@@ -330,9 +341,9 @@ def _fits(number: int) -> bool:
     return -(1 << 63) <= number < 1 << 63
 
 
-def _sweep(records: dict[bytes, Record], now: float, limit: int | None = None) -> int:
-    """Delete what has expired, up to a limit; return how many records that were."""
+def _sweep(records: dict[bytes, Record], now: float, limit: int | None = None) -> list[bytes]:
+    """Delete what has expired, up to a limit; return the keys of that."""
     expired = list(islice((key for key, record in records.items() if record.deadline <= now), limit))
     for key in expired:
         del records[key]
-    return len(expired)
+    return expired

@@ -11,6 +11,8 @@ from typing import Any
 from celery import Celery, group, shared_task
 from celery.signals import task_success
 
+from lmdbresults.testing import die_as_told
+
 #: The environment variables by which a worker is told its settings, and where to log what it has acknowledged.
 SETTINGS = "LMDBRESULTS_TEST_SETTINGS"
 ACKNOWLEDGED = "LMDBRESULTS_TEST_ACKNOWLEDGED"
@@ -130,4 +132,5 @@ if SETTINGS in os.environ:
     app = make_app(json.loads(os.environ[SETTINGS]))
     app.set_default()
     task_success.connect(acknowledge)
+    die_as_told()
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()

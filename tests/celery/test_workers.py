@@ -11,8 +11,7 @@ from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult, result_from_tuple
 
-from lmdbresults import LMDBStore, open_store
-from lmdbresults.store.chords import head_of
+from lmdbresults import open_store
 from tests.celery.needed import CI, FULL
 from tests.celery.tasks import (
     OwnError,
@@ -27,6 +26,7 @@ from tests.celery.tasks import (
     wait_until,
 )
 from tests.celery.workers import PATIENCE, running_worker, wait_for
+from tests.chord_keys import leftovers
 from tests.processes import run_script
 
 PATIENT: dict[str, float] = {"timeout": PATIENCE, "interval": 0.01}
@@ -47,17 +47,7 @@ def client(request: Any, tmp_path_factory: Any) -> Iterator[Celery]:
         yield app
     with open_store(folder / "results.lmdb") as store:
         assert store.check() == []
-        assert unfinished_chords(store) == []
-
-
-def unfinished_chords(store: LMDBStore) -> list[bytes]:
-    """The keys of chords of which a part has returned, and which have not ended, and of parts that are left."""
-    keys = [key for key, _ in store.scan(b"chord-unlock-")]
-    parts = [key for key in keys if b".part." in key]
-    with store.read() as txn:
-        heads = {key: head_of(txn, key) for key in keys if b"." not in key}
-    # Celery begins a chord of its own for a group at the end of a chain in a header, and never returns a part to it.
-    return parts + [key for key, head in heads.items() if head and not head.has_ended() and head.returned]
+        assert leftovers(store) == []
 
 
 def flat(results: Any) -> list[Any]:

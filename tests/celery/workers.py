@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -37,7 +37,14 @@ def wait_for(condition: Callable[[], Result | None]) -> Result:
 class Worker:
     """A ``celery worker`` on an application whose files lie in a folder; its log is there too."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], pool: str = "prefork", concurrency: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        pool: str = "prefork",
+        concurrency: int = 2,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.log, self._acknowledged = folder / "worker.log", folder / "acknowledged"
         self._is_gone = False
         command = [sys.executable, "-m", "celery", "--app", "tests.celery.tasks", "worker", *OPTIONS]
@@ -46,7 +53,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [*command, "--pool", pool, "--concurrency", str(concurrency)],
                 cwd=ROOT,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,208 @@
+"""The folder of sockets beside a file, by which a writer wakes whoever waits.
+
+A message is a row of topics (waiters.py) that have changed. It is sent after the commit, never waits, and may go to a
+process that is dead. A queue that is full, which on Linux takes ten messages, belongs to somebody who will wake up
+anyway; a marker beside the socket then tells him to look at everything.
+"""
+
+import errno
+import os
+import socket
+import stat
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Final
+
+from lmdbresults.store.waiters import BOX_BYTES, TOPIC_BYTES, News
+
+__all__ = ["ENTRY_BYTES", "FOLDER_SUFFIX", "MESSAGE_BYTES", "WakeFolder"]
+
+FOLDER_SUFFIX: Final = "-wake"
+_FULL_SUFFIX: Final = ".full"
+
+#: An address of a Unix socket has 108 bytes on Linux and 104 elsewhere, with a NUL at the end.
+_LONGEST_ADDRESS: Final = 103
+#: Topics in a message: less than a page.
+_MESSAGE_TOPICS: Final = 64
+#: A topic, and whether the registration has been used up.
+ENTRY_BYTES: Final = TOPIC_BYTES + 1
+MESSAGE_BYTES: Final = _MESSAGE_TOPICS * ENTRY_BYTES
+#: How often a folder is made that others remove at the same time, because nothing is in it.
+_TRIES: Final = 5
+#: Seconds between two looks at a socket that seems dead: a name is there for a moment before its socket answers.
+_DOUBT: Final = 0.01
+
+
+class WakeFolder:
+    """The folder of the sockets of one file."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        self.path = path + FOLDER_SUFFIX
+        self._socket_mode = mode
+        #: Who may read may enter.
+        self._mode = mode | (mode & 0o444) >> 2
+        self._sender: socket.socket | None = None
+        self._is_short = len(os.fsencode(self._name(bytes(BOX_BYTES)))) <= _LONGEST_ADDRESS
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def bind(self, box: bytes) -> socket.socket:
+        """Return the socket of a new box. Raises OSError where sockets are impossible."""
+        for _ in range(_TRIES - 1):
+            with suppress(FileNotFoundError):  # another process has just removed the folder
+                return self._bind(box)
+        return self._bind(box)
+
+    def _bind(self, box: bytes) -> socket.socket:
+        receiver = _unbound()
+        try:
+            self._make()
+            with self.address(box) as address:
+                receiver.bind(address)
+            os.chmod(self._name(box), self._socket_mode)
+        except BaseException:
+            receiver.close()
+            raise
+        return receiver
+
+    def _make(self) -> None:
+        try:
+            os.mkdir(self.path, self._mode)
+        except FileExistsError:
+            if not self._is_ours():
+                raise PermissionError(errno.EACCES, "not a folder of this user", self.path) from None
+        else:
+            os.chmod(self.path, self._mode)  # whatever the umask
+
+    def _is_ours(self) -> bool:
+        """Return whether the folder is one, and this user's: another's would be his to take the sockets from."""
+        found = os.lstat(self.path)
+        is_trusted = found.st_uid == os.geteuid() or bool(self._socket_mode & 0o077)
+        return stat.S_ISDIR(found.st_mode) and is_trusted
+
+    def holds(self, box: bytes) -> bool:
+        """Return whether the socket of a box can still be reached by its name."""
+        return os.access(self._name(box), os.F_OK)
+
+    def unbind(self, box: bytes) -> None:
+        """Remove the socket of a box, and the folder if it was the last one."""
+        _remove(self._name(box), stat.S_ISSOCK)
+        _remove(self._name(box) + _FULL_SUFFIX, stat.S_ISREG)
+        with suppress(OSError):
+            os.rmdir(self.path)
+
+    def has_overflown(self, box: bytes) -> bool:
+        """Return whether a message did not fit the queue of a box since the last time that this was asked."""
+        marker = self._name(box) + _FULL_SUFFIX
+        if not os.access(marker, os.F_OK):  # a third of what unlink() takes to fail
+            return False
+        with suppress(OSError):
+            os.unlink(marker)
+        return True
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, news: Iterable[News]) -> None:
+        """Send messages, without waiting for anybody. Nothing that can go wrong matters: who waits looks again."""
+        rows: dict[bytes, list[bytes]] = {}
+        for box, topic, is_last in news:
+            rows.setdefault(box, []).append(topic + (b"\1" if is_last else b"\0"))
+        for box, row in rows.items():
+            with suppress(OSError), self.address(box) as address:
+                for start in range(0, len(row), _MESSAGE_TOPICS):
+                    self._send(box, address, b"".join(row[start : start + _MESSAGE_TOPICS]))
+
+    def _send(self, box: bytes, address: str, message: bytes) -> None:
+        if self._sender is None:  # a second one, of another thread at the same time, is closed by its own finalizer
+            self._sender = sender = _unbound()
+            weakref.finalize(self, sender.close)
+        try:
+            if _fits(self._sender, message, address):
+                return
+            # It may be the buffer of the sender that is full, with what others have not read: then another will do.
+            with _unbound() as another:
+                if not _fits(another, message, address):
+                    # First the marker, then the message once more: if there is room by now, whoever reads it sees the
+                    # marker; if not, the marker is there before the queue is read.
+                    with suppress(FileExistsError), open(self._name(box) + _FULL_SUFFIX, "xb"):
+                        pass
+                    _fits(another, message, address)
+        except (ConnectionRefusedError, FileNotFoundError):  # its process was killed, or has closed it meanwhile
+            self.unbind(box)
+
+    # -- cleaning --------------------------------------------------------------------------------------------------
+
+    def is_alive(self, box: bytes) -> bool:
+        """Return whether a process has the socket of a box open."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as prober:
+            try:
+                with self.address(box) as address:
+                    prober.connect(address)
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+            except OSError:
+                pass  # of another user: it is not known to be dead
+        return True
+
+    def remove_dead(self) -> None:
+        """Remove the sockets of killed processes, and the folder if nothing is left in it."""
+        with suppress(OSError):
+            names = os.listdir(self.path) if self._is_ours() else []
+            boxes = {_box_of(name.removesuffix(_FULL_SUFFIX)) for name in names}
+            dead = [box for box in boxes if box is not None and not self.is_alive(box)]
+            if dead:
+                time.sleep(_DOUBT)
+            for box in dead:
+                if not self.is_alive(box):
+                    self.unbind(box)
+
+    # -- names -----------------------------------------------------------------------------------------------------
+
+    def _name(self, box: bytes) -> str:
+        return f"{self.path}/{box.hex()}"
+
+    def address(self, box: bytes) -> AbstractContextManager[str]:
+        """Return a context with an address that is short enough: the path, or one through an open folder."""
+        return nullcontext(self._name(box)) if self._is_short else self._short_address(box)
+
+    @contextmanager
+    def _short_address(self, box: bytes) -> Iterator[str]:
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{box.hex()}"
+        finally:
+            os.close(folder)
+
+
+def _remove(name: str, is_such: Callable[[int], bool]) -> None:
+    """Remove what is of the right kind: not what somebody else has put under this name."""
+    with suppress(OSError):
+        if is_such(os.lstat(name).st_mode):
+            os.unlink(name)
+
+
+def _unbound() -> socket.socket:
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    return sender
+
+
+def _fits(sender: socket.socket, message: bytes, address: str) -> bool:
+    """Send a message, if the buffer of the sender and the queue at the address have room for it."""
+    try:
+        sender.sendto(message, address)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+            return False
+        raise
+    return True
+
+
+def _box_of(name: str) -> bytes | None:
+    try:
+        box = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return box if len(box) == BOX_BYTES and box.hex() == name else None
