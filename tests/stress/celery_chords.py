@@ -17,7 +17,11 @@ def settings_with_redis(folder: Path, broker: str) -> dict[str, Any]:
         **settings_for(folder),
         "broker_url": broker,
         "broker_transport": None,
-        "broker_transport_options": {"visibility_timeout": VISIBILITY, "unacked_restore_limit": None},
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY,
+            "unacked_restore_interval": 1,  # kombu looks every ten seconds, and does something one time in ten
+            "unacked_restore_throttle": 1,
+        },
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
