@@ -82,6 +82,38 @@ def ignored(fails: bool = False) -> None:
         raise OwnError("ignored")
 
 
+@shared_task(name="quiet", ignore_result=True)
+def quiet(value: Any) -> Any:
+    return value
+
+
+@shared_task(name="replaced", bind=True)
+def replaced(self: Any, value: Any, times: int = 1) -> Any:
+    """Put another task in the place of this one, or a group of them."""
+    raise self.replace(echo.s(value) if times == 1 else group(echo.s(value) for _ in range(times)))
+
+
+@shared_task(name="adds_part", bind=True)
+def adds_part(self: Any, value: Any) -> Any:
+    """Add a part to the chord that this task belongs to."""
+    self.add_to_chord(echo.s([value, "added"]))
+    return value
+
+
+@shared_task(name="note_error")
+def note_error(request: Any, error: BaseException, traceback: Any, path: str) -> None:
+    """Log an error, as an errback."""
+    with open(path, "a") as log:
+        log.write(f"{request.id} {error!r}\n")
+
+
+@shared_task(name="note_call")
+def note_call(path: str) -> None:
+    """Log that this errback was called, whatever for."""
+    with open(path, "a") as log:
+        log.write("called\n")
+
+
 @shared_task(name="wait_until")
 def wait_until(path: str) -> None:
     """Wait for a file to appear."""
