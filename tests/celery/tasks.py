@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, group, shared_task
-from celery.signals import task_success
+from celery.signals import after_task_publish, task_success
 
 from lmdbresults.testing import die_as_told
 
@@ -153,6 +153,13 @@ def acknowledge(sender: Any, **kwargs: Any) -> None:
     os.close(descriptor)
 
 
+def note_published(headers: Any, **kwargs: Any) -> None:
+    """Log which task was sent, in the same way."""
+    descriptor = os.open(os.environ[ACKNOWLEDGED] + ".published", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, f"{headers['id']}\n".encode())
+    os.close(descriptor)
+
+
 def end_with(parent: int) -> None:
     """End the worker and all its processes once the tests have ended, in whichever way."""
     while os.getppid() == parent:
@@ -164,5 +171,6 @@ if SETTINGS in os.environ:
     app = make_app(json.loads(os.environ[SETTINGS]))
     app.set_default()
     task_success.connect(acknowledge)
+    after_task_publish.connect(note_published)
     die_as_told()
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
