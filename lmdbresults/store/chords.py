@@ -9,7 +9,7 @@ part, and any store can do it. Beside the head, under the chord's key, lie
     <key>.<run>.more.<id>           what was added while it ran: its number, how many parts, the id of the result
     <key>.<run>.renewed             nothing; its deadline says when those of the others have to be put off
 
-A chord that is opened again is a new run; what is left of the former one is in nobody's way, and expires.
+A chord that is opened again is a new run; what is left of the former one is in nobody's way.
 Which claims stand is written under one key for all chords, so that looking for orphaned ones is a single read.
 """
 
@@ -135,7 +135,10 @@ def open_chord(
     header: bytes | None = None,
 ) -> None:
     """Begin a chord anew, whatever there was under its key before."""
-    head = _new_head(size)
+    former, head = head_of(txn, key), _new_head(size)
+    if former is not None and (former.state == _OPEN or not former.owner.is_alive()):  # or its claimer needs the parts
+        for left, _ in list(txn.scan(_name(key, former.run, ""))):
+            txn.delete(left)
     txn.set(key, head.pack(), ttl)
     for name, value in (("body", body), ("header", header), ("renewed", b"")):
         if value is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, group, shared_task
-from celery.signals import task_success
+from celery.signals import after_task_publish, task_success
 
 from lmdbresults.testing import die_as_told
 
@@ -82,6 +82,38 @@ def ignored(fails: bool = False) -> None:
         raise OwnError("ignored")
 
 
+@shared_task(name="quiet", ignore_result=True)
+def quiet(value: Any) -> Any:
+    return value
+
+
+@shared_task(name="replaced", bind=True)
+def replaced(self: Any, value: Any, times: int = 1) -> Any:
+    """Put another task in the place of this one, or a group of them."""
+    raise self.replace(echo.s(value) if times == 1 else group(echo.s(value) for _ in range(times)))
+
+
+@shared_task(name="adds_part", bind=True)
+def adds_part(self: Any, value: Any) -> Any:
+    """Add a part to the chord that this task belongs to."""
+    self.add_to_chord(echo.s([value, "added"]))
+    return value
+
+
+@shared_task(name="note_error")
+def note_error(request: Any, error: BaseException, traceback: Any, path: str) -> None:
+    """Log an error, as an errback."""
+    with open(path, "a") as log:
+        log.write(f"{request.id} {error!r}\n")
+
+
+@shared_task(name="note_call")
+def note_call(path: str) -> None:
+    """Log that this errback was called, whatever for."""
+    with open(path, "a") as log:
+        log.write("called\n")
+
+
 @shared_task(name="wait_until")
 def wait_until(path: str) -> None:
     """Wait for a file to appear."""
@@ -121,6 +153,13 @@ def acknowledge(sender: Any, **kwargs: Any) -> None:
     os.close(descriptor)
 
 
+def note_published(headers: Any, **kwargs: Any) -> None:
+    """Log which task was sent, in the same way."""
+    descriptor = os.open(os.environ[ACKNOWLEDGED] + ".published", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, f"{headers['id']}\n".encode())
+    os.close(descriptor)
+
+
 def end_with(parent: int) -> None:
     """End the worker and all its processes once the tests have ended, in whichever way."""
     while os.getppid() == parent:
@@ -132,5 +171,6 @@ if SETTINGS in os.environ:
     app = make_app(json.loads(os.environ[SETTINGS]))
     app.set_default()
     task_success.connect(acknowledge)
+    after_task_publish.connect(note_published)
     die_as_told()
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()

@@ -1,0 +1,441 @@
+"""Chords as Celery's Redis backend has them, or better: what it promises, asked of the backend as Celery asks it."""
+
+import signal
+from typing import Any
+
+import pytest
+from celery import chain, group, shared_task, states
+from celery.app.task import Context
+from celery.exceptions import ChordError, SoftTimeLimitExceeded
+from celery.result import GroupResult
+from celery.utils.functional import regen
+
+from lmdbresults import faultpoints
+from lmdbresults.testing import die_at
+from tests.celery.needed import needs_5_7
+from tests.celery.tasks import OwnError
+from tests.chord_keys import leftovers
+from tests.processes import FORKS_WITH_THREADS, child
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+#: What bodies were called with, and what errbacks were.
+ran: list[Any] = []
+failed: list[tuple[Any, BaseException]] = []
+
+
+@shared_task(name="gather")
+def gather(values: Any) -> Any:
+    ran.append(values)
+    return values
+
+
+@shared_task(name="note_failure")
+def note_failure(request: Any, error: BaseException, traceback: Any) -> None:
+    failed.append((request.id, error))
+
+
+@pytest.fixture
+def eager(application: Any) -> Any:
+    """An application that runs bodies where they are sent."""
+    ran.clear()
+    failed.clear()
+    return application(task_always_eager=True, task_store_eager_result=True)
+
+
+class Chord:
+    """A chord whose parts return when the test says so."""
+
+    def __init__(self, app: Any, *ids: Any, body: Any = None, group_id: str = "group") -> None:
+        self.app, self.group_id = app, group_id
+        self.body = gather.s().set(task_id="body") if body is None else body
+        self.results = [app.AsyncResult(each) if isinstance(each, str) else each for each in ids]
+        self.apply()
+
+    def apply(self) -> None:
+        self.app.backend.apply_chord((self.group_id, self.results), self.body)
+
+    def request(self, id_: str, index: int | None, **more: Any) -> Context:
+        chord = {**self.body, **more.pop("chord", {})}
+        return Context(id=id_, group=self.group_id, group_index=index, chord=chord, **more)
+
+    def part(self, id_: str, value: Any, index: int | None = None, **more: Any) -> None:
+        """Have a part return, an exception as a failure."""
+        request = self.request(id_, index, **more)
+        if isinstance(value, Exception):
+            self.app.backend.mark_as_failure(id_, value, request=request)
+        else:
+            self.app.backend.mark_as_done(id_, value, request=request)
+
+    @property
+    def key(self) -> bytes:
+        key: bytes = self.app.backend.get_key_for_chord(self.group_id)
+        return key
+
+    @property
+    def error(self) -> Any:
+        return self.app.AsyncResult("body").result
+
+
+# -- rows 1 to 5: parts --------------------------------------------------------------------------------------------
+
+
+def test_a_part_and_its_result_are_one_transaction(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chord, store, steps = Chord(eager, "a", "b"), eager.backend.store, []
+    for name in ("update", "set"):
+        verb = getattr(store, name)
+        monkeypatch.setattr(store, name, lambda *args, verb=verb, **more: (steps.append(1), verb(*args, **more))[1])
+    chord.part("a", 1, 0)
+    assert len(steps) == 1
+    assert eager.AsyncResult("a").get(timeout=0) == 1
+
+
+def test_a_part_that_cannot_be_counted_leaves_no_result_behind_that_says_it_was(
+    eager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = Chord(eager, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("lmdbresults.store.chords.return_part", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            chord.part("a", 1, 0)
+    assert eager.AsyncResult("a").state == "PENDING"
+    chord.part("a", 1, 0)
+    assert ran == [[1]]
+
+
+def test_duplicates_are_told_by_place_and_id_and_the_first_value_counts(eager: Any) -> None:
+    chord = Chord(eager, "a", "a", "b")
+    for index, id_, value in [(0, "a", 1), (0, "a", 2), (1, "a", 3), (1, "a", 4)]:
+        chord.part(id_, value, index)
+    assert ran == []
+    chord.part("b", 5, 2)
+    assert ran == [[1, 3, 5]]
+
+
+def test_a_part_that_has_failed_and_comes_again_may_succeed(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    chord.part("a", OwnError("at first"), 0)
+    chord.part("a", 1, 0)
+    chord.part("a", OwnError("too late"), 0)
+    chord.part("b", 2, 1)
+    assert (ran, failed) == ([[1, 2]], [])
+
+
+def test_an_added_part_is_waited_for(eager: Any) -> None:
+    chord = Chord(eager, "a")
+    eager.backend.add_to_chord("group", eager.AsyncResult("added"))
+    chord.part("a", 1, 0)
+    assert ran == []
+    chord.part("added", 2, None)
+    assert ran == [[1, 2]]
+
+
+def test_a_size_that_is_set_after_the_end_begins_a_new_run(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    for value in (1, 2):
+        eager.backend.set_chord_size("group", 2)
+        chord.part("a", value, 0)
+        chord.part("b", value, 1)
+    assert ran == [[1, 1], [2, 2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_parts_that_come_before_the_size_are_kept(eager: Any) -> None:
+    chord = Chord(eager)
+    chord.results = regen(eager.AsyncResult(id_) for id_ in "ab")
+    chord.apply()
+    chord.part("b", 2, 1)
+    chord.part("a", 1, 0)
+    assert ran == []
+    eager.backend.set_chord_size("group", 2)
+    assert ran == [[1, 2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_values_are_in_the_order_of_places_and_those_without_one_last(eager: Any) -> None:
+    chord = Chord(eager, *"abcd")
+    for id_, value, index in [("c", 3, None), ("b", 2, 10), ("d", 4, None), ("a", 1, 9)]:
+        chord.part(id_, value, index)
+    assert ran == [[1, 2, 3, 4]]
+
+
+def test_a_frozen_chord_that_is_applied_again_is_a_new_run(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    chord.part("a", 1, 0)
+    chord.apply()
+    chord.part("b", 2, 1)
+    assert ran == []
+    chord.part("a", 3, 0)
+    assert ran == [[3, 2]]
+    assert leftovers(eager.backend.store) == []
+
+
+# -- rows 6 to 8: the claim ----------------------------------------------------------------------------------------
+
+
+@needs_5_7
+def test_a_body_is_published_with_celerys_retries(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(eager.amqp, "_retry_publish", lambda publish, values: tried.append(values) or publish(values))
+    Chord(eager, "a").part("a", 1, 0)
+    assert (tried, ran) == ([[1]], [[1]])
+
+
+def test_late_duplicates_do_nothing_and_the_mark_of_the_end_stays_for_long(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    for id_, index in [("a", 0), ("b", 1)] * 3:
+        chord.part(id_, id_, index)
+    assert ran == [["a", "b"]]
+    assert leftovers(eager.backend.store) == []
+    assert eager.backend.store.ttl(chord.key) > 290
+
+
+class Stop(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("point", ["chord claimed", "values joined"])
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded, Stop])
+def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
+    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str, error: type[BaseException]
+) -> None:
+    def passing(reached: str) -> None:
+        if reached == point:
+            monkeypatch.undo()
+            raise error
+
+    chord = Chord(eager, "a")
+    monkeypatch.setattr(faultpoints, "passing", passing)
+    with pytest.raises(error):
+        chord.part("a", 1, 0)
+    assert ran == []
+    eager.backend.cleanup()
+    assert ran == [[1]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_claim_that_was_given_up_is_taken_by_a_duplicate_of_a_part(
+    eager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = Chord(eager, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(eager.backend.chords, "finish", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            chord.part("a", 1, 0)
+    chord.part("a", 1, 0)
+    assert ran == [[1]]
+
+
+def claim_and_die(app: Any, chord: Chord, flag: Any) -> None:
+    die_at("chord claimed", flag)
+    chord.part("a", 1, 0)
+
+
+def claim_in_another_process(app: Any, flag: Any, *, chord: Chord | None = None) -> Chord:
+    """Return a chord whose only part has returned in a process that has died before it has run the body."""
+    chord = chord or Chord(app, "a")
+    with child(claim_and_die, app, chord, flag) as process:
+        process.wait()
+        assert process.status == -signal.SIGKILL
+    return chord
+
+
+def test_whoever_only_waits_takes_the_chord_of_a_dead_process_over(eager: Any, tmp_path: Any) -> None:
+    claim_in_another_process(eager, tmp_path / "flag")
+    eager.conf.task_always_eager = False  # or one must not wait
+    eager.backend.chords.send_body = lambda body, values: eager.backend.mark_as_done("body", values)
+    assert eager.AsyncResult("body").get(timeout=30) == [1]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_new_run_is_not_disturbed_by_the_claim_on_the_old_one(eager: Any, tmp_path: Any) -> None:
+    chord = claim_in_another_process(eager, tmp_path / "flag")
+    chord.apply()
+    eager.backend.cleanup()
+    assert ran == []
+    chord.part("a", 2, 0)
+    assert ran == [[2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_chord_that_is_applied_again_while_its_body_is_sent_leaves_nothing_of_its_old_run(
+    eager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord, send = Chord(eager, "a"), eager.backend.chords.send_body
+
+    def send_late(body: Any, values: Any) -> None:
+        chord.apply()
+        send(body, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eager.backend.chords, "send_body", send_late)
+        chord.part("a", 1, 0)
+    chord.part("a", 2, 0)
+    eager.backend.cleanup()
+    assert ran == [[1], [2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_body_that_cannot_be_read_here_stops_no_other_and_is_left_to_others(
+    application: Any, eager: Any, tmp_path: Any
+) -> None:
+    first = Chord(eager, "a", body=gather.s().set(task_id="first"), group_id="1")
+    eager.conf.task_serializer = "pickle"
+    claim_in_another_process(eager, tmp_path / "1", chord=Chord(eager, "a", group_id="0"))
+    claim_in_another_process(eager, tmp_path / "2", chord=first)
+    eager.backend.cleanup()
+    eager.backend.cleanup()
+    assert eager.AsyncResult("first").get(timeout=0) == [1]
+    assert eager.AsyncResult("body").state == "PENDING"
+    eager.conf.accept_content = ["json", "pickle"]
+    eager.backend.chords._left_alone.clear()
+    eager.backend.cleanup()
+    assert ran == [[1], [1]]
+
+
+BODIES = {
+    "task": lambda: gather.s().set(task_id="last"),
+    "chain": lambda: chain(gather.s(), gather.s().set(task_id="last")),
+    "group": lambda: group(gather.s(), gather.s().set(task_id="last")),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_body_that_has_run_when_its_chord_is_taken_over_does_not_run_again(
+    eager: Any, tmp_path: Any, kind: str
+) -> None:
+    body = BODIES[kind]()
+    body.freeze()
+    chord = Chord(eager, "a", body=body)
+    eager.backend.mark_as_done("last", "it has run")
+    claim_in_another_process(eager, tmp_path / "flag", chord=chord)
+    eager.backend.cleanup()
+    assert ran == []
+    assert leftovers(eager.backend.store) == []
+
+
+# -- rows 9 to 12: what fails, and shapes --------------------------------------------------------------------------
+
+
+def with_errback() -> Any:
+    return gather.s().set(task_id="body").on_error(note_failure.s())
+
+
+def test_a_failed_part_fails_the_body_once_with_its_cause(eager: Any) -> None:
+    chord = Chord(eager, *"abc", body=with_errback())
+    for id_, value, index in [("b", OwnError("why"), 1), ("a", OwnError("first"), 0), ("c", 3, 2)] * 2:
+        chord.part(id_, value, index)
+    [(id_, error)] = failed
+    assert (id_, type(error), str(error)) == ("body", ChordError, "Dependency a raised OwnError('first')")
+    assert isinstance(error.__cause__, OwnError)
+    assert (ran, str(chord.error)) == ([], str(error))
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_body_that_cannot_be_published_fails_with_callback_error(eager: Any, monkeypatch: Any) -> None:
+    chord = Chord(eager, "a", body=with_errback())
+    monkeypatch.setattr(eager.backend.chords, "send_body", lambda *args: 1 / 0)
+    chord.part("a", 1, 0)
+    assert str(chord.error) == "Callback error: ZeroDivisionError('division by zero')"
+    assert len(failed) == 1
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_part_that_cannot_be_read_fails_the_body_with_join_error(eager: Any, monkeypatch: Any) -> None:
+    chord = Chord(eager, "a", body=with_errback())
+    monkeypatch.setattr(eager.backend.chords, "read_part", lambda value: 1 / 0)
+    chord.part("a", 1, 0)
+    assert str(chord.error) == "Join error: ZeroDivisionError('division by zero')"
+    assert len(failed) == 1
+
+
+def test_a_failed_part_fails_every_task_of_a_group_that_is_the_body(eager: Any) -> None:
+    body = group(gather.s().set(task_id="one"), gather.s().set(task_id="two"))
+    body.freeze()
+    Chord(eager, "a", body=body).part("a", OwnError("why"), 0)
+    assert [eager.AsyncResult(id_).state for id_ in ("one", "two")] == ["FAILURE", "FAILURE"]
+
+
+def test_a_revoked_part_returns_too(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    chord.part("a", 1, 0)
+    eager.backend.mark_as_revoked("b", "terminated", request=chord.request("b", 1))
+    assert str(chord.error) == "Dependency b raised TaskRevokedError('terminated')"
+    assert eager.AsyncResult("b").state == states.REVOKED
+
+
+def test_parts_whose_results_are_ignored_bring_their_values(eager: Any) -> None:
+    chord = Chord(eager, "a", "b")
+    for index, id_ in enumerate("ab"):
+        eager.backend.mark_as_done(id_, index, request=chord.request(id_, index), store_result=False)
+    assert ran == [[0, 1]]
+    assert eager.AsyncResult("a").state == "PENDING"
+
+
+@pytest.mark.parametrize("stores", [True, False])
+def test_groups_in_a_header_give_lists_in_lists(eager: Any, stores: bool) -> None:
+    b, c = eager.AsyncResult("b"), eager.AsyncResult("c")
+    chord = Chord(eager, "a", GroupResult("inner", [b, c], app=eager), "d")
+    for index, id_ in reversed([*enumerate("abcd")]):
+        eager.backend.mark_as_done(id_, id_, request=chord.request(id_, index), store_result=stores)
+    assert ran == [["a", ["b", "c"], "d"]]
+    assert leftovers(eager.backend.store) == []
+
+
+# -- rows 13 to 16: settings ---------------------------------------------------------------------------------------
+
+
+@needs_5_7
+def test_result_chord_expires_is_for_the_bookkeeping_and_begins_anew_with_each_part(application: Any) -> None:
+    app = application(result_chord_expires=1000, result_expires=50)
+    chord, store = Chord(app, "a", "b"), app.backend.store
+    assert 900 < store.ttl(chord.key) <= 1000
+    store.expire(chord.key, 10)
+    chord.part("a", 1, 0)
+    assert 900 < store.ttl(chord.key) <= 1000
+    assert 40 < store.ttl(app.backend.get_key_for_task("a")) <= 50
+
+
+@pytest.mark.parametrize("never", [0, None])
+def test_chords_of_results_that_never_expire_stay_until_they_end(application: Any, never: Any) -> None:
+    app = application(result_expires=never)
+    chord = Chord(app, "a", "b")
+    chord.part("a", 1, 0)
+    assert app.backend.store.ttl(chord.key) == float("inf")
+
+
+@needs_5_7
+def test_result_failure_expires_holds_for_the_results_of_parts(application: Any) -> None:
+    app = application(result_failure_expires=20, result_expires=1000)
+    chord, store = Chord(app, "a", "b", "c"), app.backend.store
+    chord.part("a", OwnError("why"), 0)
+    chord.part("b", 1, 1)
+    assert store.ttl(app.backend.get_key_for_task("a")) <= 20 < store.ttl(app.backend.get_key_for_task("b"))
+
+
+@needs_5_7
+def test_parts_are_compressed_as_results_are_and_carry_the_extended_fields(application: Any) -> None:
+    ran.clear()
+    settings: dict[str, Any] = {"result_compression": "gzip", "result_extended": True}
+    app = application(task_always_eager=True, task_store_eager_result=True, **settings)
+    chord, value = Chord(app, "a", "b"), "x" * 100_000
+    chord.part("a", value, 0, task="echo", args=[7], kwargs={})
+    assert len(app.backend.store.get(app.backend.get_key_for_task("a"))) < 5000
+    assert (app.AsyncResult("a").name, app.AsyncResult("a").args) == ("echo", [7])
+    chord.part("b", 1, 1)
+    assert ran == [[value, 1]]
+
+
+def test_a_part_is_tried_again_where_celery_is_told_to(application: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran.clear()
+    eager: dict[str, Any] = {"task_always_eager": True, "task_store_eager_result": True}
+    app = application(result_backend_always_retry=True, result_backend_base_sleep_between_retries_ms=1, **eager)
+    monkeypatch.setattr(app.backend, "exception_safe_to_retry", lambda error: isinstance(error, ZeroDivisionError))
+    chord, update, failures = Chord(app, "a"), app.backend.store.update, [1, 1]
+
+    def fail_twice(step: Any) -> Any:
+        return update(step) if not failures else failures.pop() / 0
+
+    monkeypatch.setattr(app.backend.store, "update", fail_twice)
+    chord.part("a", 1, 0)
+    assert (ran, app.AsyncResult("a").get(timeout=0)) == ([[1]], 1)
