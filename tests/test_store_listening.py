@@ -20,7 +20,7 @@ from lmdbresults.testing import MemoryStore
 from tests.processes import FORKS_WITH_THREADS, in_child
 from tests.waits import FOREVER, is_absent, threads, until, wait_for
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
 
 
 @pytest.mark.usefixtures("no_second_look")
@@ -58,12 +58,11 @@ class TestHub:
             assert listener.wait(math.inf) == {b"key"}
 
     def test_waiting_without_an_end_is_no_error_where_nothing_can_be_read(self, hub: Hub) -> None:
-        awake = threading.Event()
-        with threads(1, lambda _: hub.wait(awake, awake.is_set, math.inf)):
+        awake, over = threading.Event(), threading.Event()
+        with threads(1, lambda _: hub.wait(awake, over.is_set, math.inf)):
             until(lambda: hub.reader is awake)
-            over = hub.reader
-            hub.wake(over)
-            over.wait = lambda seconds: None  # it was set, and is asked for no more
+            over.set()
+            hub.wake(awake)
 
     def test_an_exception_in_the_reader_loses_nobodys_news(
         self, store: LMDBStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +104,7 @@ class TestHub:
         monkeypatch.setattr(hub.mailbox, "forget", forget)
         with pytest.raises(LookupError):
             first.close()
+        monkeypatch.undo()
         assert second.has_news
 
     def test_a_signal_handler_may_wait_while_its_thread_reads(self, store: LMDBStore, hub: Hub) -> None:

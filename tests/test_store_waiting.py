@@ -4,15 +4,12 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmdbresults import LMDBStore, StoreFull, open_store
-from lmdbresults.store import watching
+from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Mailbox
 from lmdbresults.store.listening import Hub, Listener
 from lmdbresults.store.wakes import WakeFolder
@@ -20,7 +17,7 @@ from lmdbresults.testing import FakeClock
 from tests.processes import FORKS_WITH_THREADS, Child, child
 from tests.waits import folder_of, is_absent, is_readable, registrations, threads, until, wait_for
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
 
 
 class TestSockets:
@@ -254,8 +251,8 @@ class TestUsedUp:
         assert registrations(store) == 0
 
 
-def wait_until_killed(path: str) -> None:
-    with open_store(path, durability="none") as store:
+def wait_until_killed(path: str, clock: FakeClock) -> None:
+    with open_store(path, durability="none", clock=clock) as store:
         hub = Hub(store)
         store.set(b"present", b"...")
         hub.mailbox.register([b"absent", b"present"], lambda value: True)
@@ -267,10 +264,10 @@ class TestDeath:
     """What is left of who was killed, and that it does no harm."""
 
     def test_a_sweep_takes_away_what_the_dead_leave_and_nothing_of_the_living(
-        self, store: LMDBStore, mailbox: Mailbox
+        self, store: LMDBStore, mailbox: Mailbox, clock: FakeClock
     ) -> None:
         mailbox.register([b"absent", b"living"], is_absent)
-        with child(wait_until_killed, store.options.path) as process:
+        with child(wait_until_killed, store.options.path, clock) as process:
             until(lambda: store.get(b"waits") is not None)
             until(lambda: registrations(store) == 5)
             process.kill()
@@ -283,8 +280,8 @@ class TestDeath:
         store.set(b"living", b"done")
         assert mailbox.drain() == {b"absent", b"living"}
 
-    def test_a_message_to_the_dead_takes_their_socket_away(self, store: LMDBStore) -> None:
-        with child(wait_until_killed, store.options.path) as process:
+    def test_a_message_to_the_dead_takes_their_socket_away(self, store: LMDBStore, clock: FakeClock) -> None:
+        with child(wait_until_killed, store.options.path, clock) as process:
             until(lambda: store.get(b"waits") is not None)
             process.kill()
         store.set(b"absent", b"done")
@@ -332,77 +329,3 @@ class TestVacancy:
         assert store.stats().entries > entries
         mailbox.forget([b"key"])
         assert store.stats().entries == entries
-
-
-class TestFull:
-    """Where there is no room to register, one looks again and again."""
-
-    def test_a_wait_in_a_full_store_ends(self, path: str) -> None:
-        with open_store(path, durability="none", max_size=1 << 20) as store:
-            hub = Hub(store)
-            with suppress(StoreFull):
-                for number in range(10_000):
-                    store.set(b"%d" % number, os.urandom(1000))
-            keys = [b"wait %d" % number for number in range(2000)]
-            hub.mailbox.register(keys, is_absent)
-            with Listener(hub) as listener:
-                listener.listen([*keys, b"last"], is_absent)
-                store.delete(b"0")
-                store.delete(b"1")
-                store.set(b"last", b"done")
-                while b"last" not in listener.listen([b"last"], is_absent):
-                    listener.wait(0.01)
-            hub.close()
-            assert store.check() == []
-
-    def test_a_sweep_makes_room_though_the_dead_cannot_be_cleared(
-        self, store: LMDBStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def clear(*args: Any) -> None:
-            raise StoreFull
-
-        monkeypatch.setattr("lmdbresults.store.lmdb.clear_dead", clear)
-        store.set(b"key", b"value", ttl=1.0)
-        clock.advance(1.0)
-        assert store.sweep() == 1
-
-
-class TestDamage:
-    """Records and registrations that nobody can read."""
-
-    @staticmethod
-    def damage(store: LMDBStore, place: bytes, entry: bytes) -> None:
-        store._environment.write(lambda raw: raw.put(place, entry))
-
-    @pytest.mark.parametrize("mend", [lambda store: store.set(b"key", b"done"), lambda store: store.delete(b"key")])
-    def test_mending_a_damaged_record_wakes_who_waits_for_it(
-        self, store: LMDBStore, mailbox: Mailbox, mend: Callable[[LMDBStore], object]
-    ) -> None:
-        store.set(b"key", b"...")
-        mailbox.register([b"key"], lambda value: True)
-        self.damage(store, b"kkey", b"rubbish of some length, longer than a head")
-        mend(store)
-        assert mailbox.drain() == {b"key"}
-        assert store.check() == []
-
-    @pytest.mark.parametrize(
-        ("key", "entry"),
-        [
-            (b"w" + bytes(24), b""),
-            (b"w" + bytes(24), b"f"),
-            (b"w" + bytes(24), b"fkkey"),
-            (b"w" + bytes(3), b"fkkey"),
-            (b"w" + watching.waiters.topic_of(b"kkey") + bytes(8), b"gkkey"),
-            (b"w" + watching.waiters.topic_of(b"kkey") + bytes(9), b"fkkey"),
-            (b"w" + watching.waiters.topic_of(b"") + bytes(8), b"f"),
-        ],
-    )
-    def test_a_damaged_registration_is_reported_and_stops_nothing(
-        self, store: LMDBStore, mailbox: Mailbox, key: bytes, entry: bytes
-    ) -> None:
-        mailbox.register([b"key"], is_absent)
-        self.damage(store, key, entry)
-        assert len(store.check()) == 1
-        store.sweep()
-        store.set(b"key", b"done")
-        assert mailbox.drain() == {b"key"}
