@@ -8,6 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lmdbresults import LMDBStore, open_store
+from lmdbresults.store import listening
+from lmdbresults.store.base import Mailbox
+from lmdbresults.store.listening import Hub
 
 pytest.register_assert_rewrite("lmdbresults.testing")
 
@@ -45,3 +48,23 @@ def store(path: str, clock: FakeClock) -> Iterator[LMDBStore]:
     """A store that does not sync, with a clock that stands still."""
     with open_store(path, durability="none", clock=clock) as store:
         yield store
+
+
+@pytest.fixture
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody look again just in case, so that a wake-up that is lost is a hang."""
+    monkeypatch.setattr(listening, "_SHARE_OF_LOOKING", 1e-9)
+
+
+@pytest.fixture
+def hub(store: LMDBStore) -> Iterator[Hub]:
+    hub = Hub(store)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def mailbox(store: LMDBStore) -> Iterator[Mailbox]:
+    mailbox = store.mailbox()
+    yield mailbox
+    mailbox.close()
