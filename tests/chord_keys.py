@@ -4,18 +4,27 @@ from contextlib import suppress
 
 from lmdbresults import Store
 from lmdbresults.store import ReadTransaction
-from lmdbresults.store.chords import head_of
+from lmdbresults.store.chords import Head, head_of
 
 
 def leftovers(store: Store) -> list[bytes]:
-    """Return the keys of chords and groups, but for the marks of chords that have ended."""
+    """Return the keys of chords and groups, but for the marks of chords that have ended.
+
+    And but for chords to which no part was ever returned: Celery begins one for a group at the end of a chain in a
+    header, and then counts its tasks as parts of the outer chord.
+    """
     with store.read() as txn:
         keys = [key for prefix in (b"chord-unlock-", b"celery-taskset-meta-") for key, _ in txn.scan(prefix)]
-        return [key for key in keys if not _is_mark(txn, key)]
+        heads = {key: head for key in keys if (head := _head(txn, key)) is not None}
+    unused = tuple(key + b"." for key, head in heads.items() if not head.returned)
+    return [key for key in keys if not (_is_done(heads[key]) if key in heads else key.startswith(unused))]
 
 
-def _is_mark(txn: ReadTransaction, key: bytes) -> bool:
+def _is_done(head: Head) -> bool:
+    return head.has_ended() or not head.returned
+
+
+def _head(txn: ReadTransaction, key: bytes) -> Head | None:
     with suppress(TypeError, ValueError):
-        head = head_of(txn, key)
-        return head is not None and head.has_ended()
-    return False
+        return head_of(txn, key)
+    return None

@@ -58,6 +58,7 @@ def test_plain_processes(tmp_path: Path, point: str, table: Table) -> None:
     try:
         app.chord([app.signature("same", (n,)) for n in range(PARTS)], app.signature("gather").set(task_id="body"))
         wait_for(lambda: (tmp_path / "flag").exists() and app.results.get_state("body") == "SUCCESS", pool.look_after)
+        wait_for(lambda: pool.replaced, pool.look_after)  # the flag comes just before the kill
         app.results.cleanup()  # which looks at once for what the dead have left
         wait_for(lambda: not leftovers(app.store), pool.look_after)
     finally:
