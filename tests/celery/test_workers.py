@@ -127,6 +127,7 @@ def test_a_saved_group_is_restored_by_its_id(client: Celery) -> None:
     result = group(add.s(n) for n in range(3))()
     result.save()
     assert GroupResult.restore(result.id).get(**PATIENT) == [0, 1, 2]
+    result.delete()
 
 
 def test_what_a_task_has_sent_are_its_children(client: Celery) -> None:
