@@ -320,18 +320,6 @@ def test_the_first_failure_ends_a_join(app: Celery, threads: Any, store_elsewher
     assert left_behind(app) == []
 
 
-def test_the_end_of_a_chord_joins_plainly(app: Celery) -> None:
-    header = app.backend.restore_group  # what a worker calls
-    GroupResult("group", [GroupResult("inner", pending(app), app=app)], app=app).save()
-    token = sys.modules["lmdbresults.integrations.celery"]._ends_chord.set(True)
-    try:
-        assert header("group").supports_native_join is False
-        assert header("group")[0].supports_native_join is False
-    finally:
-        sys.modules["lmdbresults.integrations.celery"]._ends_chord.reset(token)
-    assert header("group").supports_native_join is True
-
-
 def test_a_chord_ends_without_a_socket(application: Any) -> None:
     app = application(task_always_eager=True, task_store_eager_result=True)
     GroupResult("chord", [app.AsyncResult(part) for part in "ab"], app=app).save()
