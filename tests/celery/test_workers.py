@@ -47,7 +47,8 @@ def client(request: Any, tmp_path_factory: Any) -> Iterator[Celery]:
         yield app
     with open_store(folder / "results.lmdb") as store:
         assert store.check() == []
-        assert leftovers(store) == []
+        # Where a chain in a header ends in a group, Celery sets the size of that too, which is no chord: it expires.
+        assert [key for key in leftovers(store) if b".part." in key or key.endswith((b".body", b".claims"))] == []
 
 
 def flat(results: Any) -> list[Any]:

@@ -30,7 +30,7 @@ CLAIMED = POINTS[POINTS.index("chord claimed") :]
 Table = dict[tuple[str, str], str]
 
 
-def wait_for(condition: Callable[[], Any], look_after: Callable[[], None] = lambda: None) -> Any:
+def wait_for(condition: Callable[[], Any], look_after: Callable[[], object] = lambda: None) -> Any:
     """Return what a condition returns once that is true."""
     deadline = time.monotonic() + PATIENCE
     while not (result := condition()):
@@ -59,8 +59,7 @@ def test_plain_processes(tmp_path: Path, point: str, table: Table) -> None:
         app.chord([app.signature("same", (n,)) for n in range(PARTS)], app.signature("gather").set(task_id="body"))
         wait_for(lambda: (tmp_path / "flag").exists() and app.results.get_state("body") == "SUCCESS", pool.look_after)
         wait_for(lambda: pool.replaced, pool.look_after)  # the flag comes just before the kill
-        app.results.cleanup()  # which looks at once for what the dead have left
-        wait_for(lambda: not leftovers(app.store), pool.look_after)
+        wait_for(lambda: not leftovers(app.store), lambda: (pool.look_after(), app.results.cleanup()))
     finally:
         pool.close()
     assert_right(app, point, "plain", table)
