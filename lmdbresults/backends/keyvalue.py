@@ -164,7 +164,10 @@ class KeyValueStoreBackend(BaseBackend):
         if not pending:
             return
         every_change = on_message is not None or not states.READY_STATES >= READY_STATES
-        looks = self._looks(pending, timeout, interval, on_interval, f"{len(pending)} tasks", every_change=every_change)
+        what = f"{len(pending)} tasks"
+        looks = self._looks(
+            pending, timeout, interval, on_interval, what, every_change=every_change, ready_states=READY_STATES
+        )
         for look, changed in enumerate(looks, start=1):
             wanted = list(pending) if changed is None else [id_ for id_ in changed if id_ in pending]
             for task_id, meta in self._look_for(wanted, READY_STATES if on_message is None else None).items():

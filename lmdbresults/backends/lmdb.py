@@ -113,9 +113,10 @@ class StoreBackend(KeyValueStoreBackend):
         what: str,
         *,
         every_change: bool = False,
+        ready_states: frozenset[str] = states.READY_STATES,
     ) -> Looks:
         with Listener(self.hub) as listener:
-            news = News(listener, self.get_key_for_task, pending, every_change)
+            news = News(listener, self.get_key_for_task, pending, every_change, ready_states)
 
             def pause(seconds: float) -> Collection[str] | None:
                 self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left

@@ -1,6 +1,7 @@
 """News of tasks: what a listener hears of keys, told by the ids of tasks."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from lmdbresults import states
 from lmdbresults.record import TaskRecord
@@ -18,11 +19,13 @@ class News:
         key_of: Callable[[str], bytes],
         pending: Mapping[str, object],
         every_change: bool = False,
+        ready_states: frozenset[str] = states.READY_STATES,
     ) -> None:
         self._listener = listener
         self._ids = {key_of(id_): id_ for id_ in pending}
         self._pending = pending
         self._every_change = every_change
+        self._is_pending = is_pending if ready_states == states.READY_STATES else partial(_is_outside, ready_states)
         #: Keys for which there may be no registration (any more).
         self._unheard: Collection[bytes] = list(self._ids)
 
@@ -39,9 +42,13 @@ class News:
     def listen(self) -> None:
         """Have news come from now on, as `wait` would. Whoever is to miss no change does so before the first look."""
         unheard = [key for key in self._unheard if self._ids[key] in self._pending]
-        self._unheard = self._listener.listen(unheard, is_pending, every_change=self._every_change)
+        self._unheard = self._listener.listen(unheard, self._is_pending, every_change=self._every_change)
 
 
 def is_pending(record: bytes | None) -> bool:
     """Return whether the record of a task says that it has not ended, or there is none."""
-    return record is None or TaskRecord.unpack(record).state not in states.READY_STATES
+    return _is_outside(states.READY_STATES, record)
+
+
+def _is_outside(ready_states: frozenset[str], record: bytes | None) -> bool:
+    return record is None or TaskRecord.unpack(record).state not in ready_states

@@ -51,6 +51,7 @@ class Waiting:
         what: str,
         *,
         every_change: bool = False,
+        ready_states: frozenset[str] = states.READY_STATES,
     ) -> Looks:
         """Yield whenever it is time to look, the first time at once: the ids of tasks that may have changed; None: any.
 

@@ -177,3 +177,12 @@ def test_a_state_that_lands_between_the_first_look_and_the_registration_is_told(
     monkeypatch.setattr(lmdb, "_look_for", late)
     assert AsyncResult("id", lmdb).get(interval=HOUR, on_message=on_message) == 42
     assert messages == ["PROGRESS", "SUCCESS"]
+
+
+def test_waiting_for_some_states_only_takes_no_turn_for_the_others(lmdb, other):
+    lmdb.mark_as_failure("id", ValueError("not what is waited for"))
+    looks: list[int] = []
+    other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
+    [(_, meta)] = lmdb.get_many(["id"], READY_STATES=frozenset({"SUCCESS"}), on_interval=lambda: looks.append(1))
+    assert meta["result"] == 42
+    assert len(looks) < 5
