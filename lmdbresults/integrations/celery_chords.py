@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from celery import states
+from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, SoftTimeLimitExceeded
 from celery.result import GroupResult
@@ -265,6 +266,14 @@ class CeleryChords(Chords):
             raise ChordError(message) from cause
         except ChordError as error:  # Celery asks for the exception that is being handled
             self._backend.chord_error_from_stack(body, error)
+            self._fail_outer(body.options, error)
+
+    def _fail_outer(self, options: Mapping[str, Any], error: BaseException) -> None:
+        """Return a body that has failed as the part of another chord that it may be: Celery lets that one wait."""
+        names = {"id": "task_id", "group": "group_id", "group_index": "group_index", "chord": "chord"}
+        request = Context({name: options.get(option) for name, option in names.items()})
+        if request.chord and not options.get("chain"):  # whose last task would be the part, and is returned by Celery
+            self._backend.on_chord_part_return(request, states.FAILURE, error)
 
 
 def _store(store: WriteTransaction, held: tuple[bytes, bytes, float | None]) -> None:
