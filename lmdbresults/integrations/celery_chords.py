@@ -113,8 +113,8 @@ class ChordsMixin:
         if ending is not None and ending.task_id == task_id and state in states.READY_STATES:
             ending.held = (key, record, ttl)
             return
-        self.chords.recover()
         self.store.set(key, record, ttl, unless_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
+        self.chords.recover()
 
     # -- chords ----------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,11 @@ class ChordsMixin:
         held = ending.take() if ending is not None and ending.task_id == request.id else None
         record = held[1] if held is not None else self._record(self.encode_result(result, state), state, None, request)  # type: ignore[attr-defined]
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
-        self.chords.part_returned(request, part, held)
+        try:
+            self.chords.part_returned(request, part, held)
+        except SoftTimeLimitExceeded:  # the task is done, only not told yet: what counts by identity can be told again
+            self.chords.part_returned(request, part, held)
+        self.chords.recover()
 
 
 class CeleryChords(Chords):
@@ -169,7 +173,6 @@ class CeleryChords(Chords):
 
         key, size = self._backend.get_key_for_chord(request.group), request.chord.get("chord_size")
         body = maybe_signature(request.chord, app=self._backend.app)
-        self.recover()
         with holding():
             progress = self._retried(lambda: self.return_part(key, part, size, store))
             if progress is not None and progress.claim is not None:

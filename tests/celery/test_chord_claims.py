@@ -22,19 +22,35 @@ class Stop(BaseException):
     """What a signal handler raises."""
 
 
-@pytest.mark.parametrize("point", ["chord claimed", "values joined"])
-@pytest.mark.parametrize("error", [SoftTimeLimitExceeded, Stop])
-def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
-    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str, error: type[BaseException]
-) -> None:
+def interrupt_at(point: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     def passing(reached: str) -> None:
         if reached == point:
             monkeypatch.undo()
             raise error
 
-    chord = Chord(eager, "a")
     monkeypatch.setattr(faultpoints, "passing", passing)
-    with pytest.raises(error):
+
+
+@pytest.mark.parametrize("point", faultpoints.POINTS)
+def test_a_soft_time_limit_while_a_part_returns_is_too_late_to_matter(
+    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    chord = Chord(eager, "a", "b")
+    interrupt_at(point, SoftTimeLimitExceeded, monkeypatch)
+    chord.part("a", 1, 0)
+    chord.part("b", 2, 1)
+    eager.backend.cleanup()
+    assert (ran, eager.AsyncResult("b").get(timeout=0)) == ([[1, 2]], 2)
+    assert leftovers(eager.backend.store) == []
+
+
+@pytest.mark.parametrize("point", ["chord claimed", "values joined"])
+def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
+    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    chord = Chord(eager, "a")
+    interrupt_at(point, Stop, monkeypatch)
+    with pytest.raises(Stop):
         chord.part("a", 1, 0)
     assert ran == []
     eager.backend.cleanup()
