@@ -86,7 +86,6 @@ class StoreBackend(KeyValueStoreBackend):
         self._chords.recover(now=True)
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
-        self._chords.recover()
         record = self._record(result, state, traceback, request)
         self.store.set(
             self.get_key_for_task(task_id),
@@ -95,6 +94,7 @@ class StoreBackend(KeyValueStoreBackend):
             unless_prefix=SUCCESS_PREFIX,
             interim=state not in self.READY_STATES,
         )
+        self._chords.recover()
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
@@ -149,6 +149,7 @@ class StoreBackend(KeyValueStoreBackend):
                 txn.set(key, record, self.expires, unless_prefix=SUCCESS_PREFIX)
 
         self._return_record(request, state, record, store)
+        self._chords.recover()
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
@@ -162,7 +163,6 @@ class StoreBackend(KeyValueStoreBackend):
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
-        self._chords.recover()
         with holding():
             progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
             if progress is not None and progress.claim is not None:

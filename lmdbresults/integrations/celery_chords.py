@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from celery import states
+from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, SoftTimeLimitExceeded
 from celery.result import GroupResult
@@ -112,8 +113,8 @@ class ChordsMixin:
         if ending is not None and ending.task_id == task_id and state in states.READY_STATES:
             ending.held = (key, record, ttl)
             return
-        self.chords.recover()
         self.store.set(key, record, ttl, unless_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
+        self.chords.recover()
 
     # -- chords ----------------------------------------------------------------------------------------------------
 
@@ -150,7 +151,11 @@ class ChordsMixin:
         held = ending.take() if ending is not None and ending.task_id == request.id else None
         record = held[1] if held is not None else self._record(self.encode_result(result, state), state, None, request)  # type: ignore[attr-defined]
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
-        self.chords.part_returned(request, part, held)
+        try:
+            self.chords.part_returned(request, part, held)
+        except SoftTimeLimitExceeded:  # the task is done, only not told yet: what counts by identity can be told again
+            self.chords.part_returned(request, part, held)
+        self.chords.recover()
 
 
 class CeleryChords(Chords):
@@ -171,7 +176,6 @@ class CeleryChords(Chords):
 
         key, size = self._backend.get_key_for_chord(request.group), request.chord.get("chord_size")
         body = maybe_signature(request.chord, app=self._backend.app)
-        self.recover()
         with holding():
             progress = self._retried(lambda: self.return_part(key, part, size, store))
             if progress is not None and progress.claim is not None:
@@ -268,6 +272,14 @@ class CeleryChords(Chords):
             raise ChordError(message) from cause
         except ChordError as error:  # Celery asks for the exception that is being handled
             self._backend.chord_error_from_stack(body, error)
+            self._fail_outer(body.options, error)
+
+    def _fail_outer(self, options: Mapping[str, Any], error: BaseException) -> None:
+        """Return a body that has failed as the part of another chord that it may be: Celery lets that one wait."""
+        names = {"id": "task_id", "group": "group_id", "group_index": "group_index", "chord": "chord"}
+        request = Context({name: options.get(option) for name, option in names.items()})
+        if request.chord and not options.get("chain"):  # whose last task would be the part, and is returned by Celery
+            self._backend.on_chord_part_return(request, states.FAILURE, error)
 
 
 def _store(store: WriteTransaction, held: tuple[bytes, bytes, float | None]) -> None:

@@ -45,3 +45,13 @@ def application(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 def app(application: Callable[..., Any]) -> Any:
     """An application with the settings that Celery comes with."""
     return application()
+
+
+@pytest.fixture
+def eager(application: Any) -> Any:
+    """An application that runs bodies where they are sent."""
+    from tests.celery.parts import failed, ran
+
+    ran.clear()
+    failed.clear()
+    return application(task_always_eager=True, task_store_eager_result=True)

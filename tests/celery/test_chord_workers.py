@@ -99,6 +99,13 @@ def test_a_chain_in_a_header_that_fails_early_fails_the_body(client: Celery) -> 
     assert "raised OwnError('why')" in str(failure_of(chord([chain(fail.si("why"), add.s(1)), echo.s(2)], echo.s())()))
 
 
+def test_a_chord_in_a_header_that_fails_fails_the_outer_one(client: Celery) -> None:
+    result = chord([chord([fail.s("why"), echo.s(1)], echo.s()), echo.s(2)], echo.s())()
+    error = failure_of(result)
+    assert "raised ChordError" in str(error)
+    assert "OwnError('why')" in str(error)
+
+
 def test_a_revoked_part_fails_the_body(client: Celery) -> None:
     task_id = uuid()
     wait_for(lambda: client.control.revoke(task_id, reply=True, limit=1))

@@ -1,81 +1,20 @@
 """Chords as Celery's Redis backend has them, or better: what it promises, asked of the backend as Celery asks it."""
 
-import signal
 from typing import Any
 
 import pytest
-from celery import chain, group, shared_task, states
-from celery.app.task import Context
-from celery.exceptions import ChordError, SoftTimeLimitExceeded
+from celery import group, states
+from celery.exceptions import ChordError
 from celery.result import GroupResult
 from celery.utils.functional import regen
 
-from lmdbresults import faultpoints
-from lmdbresults.testing import die_at
 from tests.celery.needed import needs_5_7
+from tests.celery.parts import Chord, failed, gather, note_failure, ran
 from tests.celery.tasks import OwnError
 from tests.chord_keys import leftovers
-from tests.processes import FORKS_WITH_THREADS, child
+from tests.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
-
-#: What bodies were called with, and what errbacks were.
-ran: list[Any] = []
-failed: list[tuple[Any, BaseException]] = []
-
-
-@shared_task(name="gather")
-def gather(values: Any) -> Any:
-    ran.append(values)
-    return values
-
-
-@shared_task(name="note_failure")
-def note_failure(request: Any, error: BaseException, traceback: Any) -> None:
-    failed.append((request.id, error))
-
-
-@pytest.fixture
-def eager(application: Any) -> Any:
-    """An application that runs bodies where they are sent."""
-    ran.clear()
-    failed.clear()
-    return application(task_always_eager=True, task_store_eager_result=True)
-
-
-class Chord:
-    """A chord whose parts return when the test says so."""
-
-    def __init__(self, app: Any, *ids: Any, body: Any = None, group_id: str = "group") -> None:
-        self.app, self.group_id = app, group_id
-        self.body = gather.s().set(task_id="body") if body is None else body
-        self.results = [app.AsyncResult(each) if isinstance(each, str) else each for each in ids]
-        self.apply()
-
-    def apply(self) -> None:
-        self.app.backend.apply_chord((self.group_id, self.results), self.body)
-
-    def request(self, id_: str, index: int | None, **more: Any) -> Context:
-        chord = {**self.body, **more.pop("chord", {})}
-        return Context(id=id_, group=self.group_id, group_index=index, chord=chord, **more)
-
-    def part(self, id_: str, value: Any, index: int | None = None, **more: Any) -> None:
-        """Have a part return, an exception as a failure."""
-        request = self.request(id_, index, **more)
-        if isinstance(value, Exception):
-            self.app.backend.mark_as_failure(id_, value, request=request)
-        else:
-            self.app.backend.mark_as_done(id_, value, request=request)
-
-    @property
-    def key(self) -> bytes:
-        key: bytes = self.app.backend.get_key_for_chord(self.group_id)
-        return key
-
-    @property
-    def error(self) -> Any:
-        return self.app.AsyncResult("body").result
-
 
 # -- rows 1 to 5: parts --------------------------------------------------------------------------------------------
 
@@ -188,130 +127,6 @@ def test_late_duplicates_do_nothing_and_the_mark_of_the_end_stays_for_long(eager
     assert ran == [["a", "b"]]
     assert leftovers(eager.backend.store) == []
     assert eager.backend.store.ttl(chord.key) > 290
-
-
-class Stop(BaseException):
-    """What a signal handler raises."""
-
-
-@pytest.mark.parametrize("point", ["chord claimed", "values joined"])
-@pytest.mark.parametrize("error", [SoftTimeLimitExceeded, Stop])
-def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
-    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str, error: type[BaseException]
-) -> None:
-    def passing(reached: str) -> None:
-        if reached == point:
-            monkeypatch.undo()
-            raise error
-
-    chord = Chord(eager, "a")
-    monkeypatch.setattr(faultpoints, "passing", passing)
-    with pytest.raises(error):
-        chord.part("a", 1, 0)
-    assert ran == []
-    eager.backend.cleanup()
-    assert ran == [[1]]
-    assert leftovers(eager.backend.store) == []
-
-
-def test_a_claim_that_was_given_up_is_taken_by_a_duplicate_of_a_part(
-    eager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord = Chord(eager, "a")
-    with monkeypatch.context() as patch:
-        patch.setattr(eager.backend.chords, "finish", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            chord.part("a", 1, 0)
-    chord.part("a", 1, 0)
-    assert ran == [[1]]
-
-
-def claim_and_die(app: Any, chord: Chord, flag: Any) -> None:
-    die_at("chord claimed", flag)
-    chord.part("a", 1, 0)
-
-
-def claim_in_another_process(app: Any, flag: Any, *, chord: Chord | None = None) -> Chord:
-    """Return a chord whose only part has returned in a process that has died before it has run the body."""
-    chord = chord or Chord(app, "a")
-    with child(claim_and_die, app, chord, flag) as process:
-        process.wait()
-        assert process.status == -signal.SIGKILL
-    return chord
-
-
-def test_whoever_only_waits_takes_the_chord_of_a_dead_process_over(eager: Any, tmp_path: Any) -> None:
-    claim_in_another_process(eager, tmp_path / "flag")
-    eager.conf.task_always_eager = False  # or one must not wait
-    eager.backend.chords.send_body = lambda body, values: eager.backend.mark_as_done("body", values)
-    assert eager.AsyncResult("body").get(timeout=30) == [1]
-    assert leftovers(eager.backend.store) == []
-
-
-def test_a_new_run_is_not_disturbed_by_the_claim_on_the_old_one(eager: Any, tmp_path: Any) -> None:
-    chord = claim_in_another_process(eager, tmp_path / "flag")
-    chord.apply()
-    eager.backend.cleanup()
-    assert ran == []
-    chord.part("a", 2, 0)
-    assert ran == [[2]]
-    assert leftovers(eager.backend.store) == []
-
-
-def test_a_chord_that_is_applied_again_while_its_body_is_sent_leaves_nothing_of_its_old_run(
-    eager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chord, send = Chord(eager, "a"), eager.backend.chords.send_body
-
-    def send_late(body: Any, values: Any) -> None:
-        chord.apply()
-        send(body, values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(eager.backend.chords, "send_body", send_late)
-        chord.part("a", 1, 0)
-    chord.part("a", 2, 0)
-    eager.backend.cleanup()
-    assert ran == [[1], [2]]
-    assert leftovers(eager.backend.store) == []
-
-
-def test_a_body_that_cannot_be_read_here_stops_no_other_and_is_left_to_others(
-    application: Any, eager: Any, tmp_path: Any
-) -> None:
-    first = Chord(eager, "a", body=gather.s().set(task_id="first"), group_id="1")
-    eager.conf.task_serializer = "pickle"
-    claim_in_another_process(eager, tmp_path / "1", chord=Chord(eager, "a", group_id="0"))
-    claim_in_another_process(eager, tmp_path / "2", chord=first)
-    eager.backend.cleanup()
-    eager.backend.cleanup()
-    assert eager.AsyncResult("first").get(timeout=0) == [1]
-    assert eager.AsyncResult("body").state == "PENDING"
-    eager.conf.accept_content = ["json", "pickle"]
-    eager.backend.chords._left_alone.clear()
-    eager.backend.cleanup()
-    assert ran == [[1], [1]]
-
-
-BODIES = {
-    "task": lambda: gather.s().set(task_id="last"),
-    "chain": lambda: chain(gather.s(), gather.s().set(task_id="last")),
-    "group": lambda: group(gather.s(), gather.s().set(task_id="last")),
-}
-
-
-@pytest.mark.parametrize("kind", BODIES)
-def test_a_body_that_has_run_when_its_chord_is_taken_over_does_not_run_again(
-    eager: Any, tmp_path: Any, kind: str
-) -> None:
-    body = BODIES[kind]()
-    body.freeze()
-    chord = Chord(eager, "a", body=body)
-    eager.backend.mark_as_done("last", "it has run")
-    claim_in_another_process(eager, tmp_path / "flag", chord=chord)
-    eager.backend.cleanup()
-    assert ran == []
-    assert leftovers(eager.backend.store) == []
 
 
 # -- rows 9 to 12: what fails, and shapes --------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def make_chord(app: Celery, number: int, parts: int) -> Any:
 
 
 class Sent:
-    """What a client has sent, to be sent again if it never came to a worker."""
+    """What a client has sent, to be sent again if the broker has lost it: on its way to a worker, or back."""
 
     def __init__(self, app: Celery, folders: Iterable[Path]) -> None:
         self._app, self._folders = app, list(folders)
@@ -58,8 +58,12 @@ class Sent:
         return set(re.findall(r"Task \w+\[([^]]+)\] received", logs))
 
     def send_lost_again(self) -> int:
-        """Send again what no worker has received; return how many there were."""
-        lost = self._messages.keys() - self._received()
+        """Send again what has come to no end, now that nothing happens any more; return how many there were.
+
+        What has a result is not sent again: it has to have been counted.
+        """
+        backend = self._app.backend
+        lost = [id_ for id_ in self._messages if backend.store.get(backend.get_key_for_task(id_)) is None]
         with self._app.producer_or_acquire() as producer:
             for body, headers, properties in (self._messages[id_] for id_ in lost):
                 producer.publish(body, routing_key="celery", headers=headers, serializer="json", **properties)

@@ -1,0 +1,167 @@
+"""The claim on a chord: given up, taken over, or left to others, whoever dies or is interrupted, and when."""
+
+import signal
+from typing import Any
+
+import pytest
+from celery import chain, group
+from celery.exceptions import SoftTimeLimitExceeded
+
+from lmdbresults import faultpoints
+from lmdbresults.integrations.celery_watch import Watch
+from lmdbresults.testing import die_at
+from tests.celery.parts import Chord, gather, ran
+from tests.celery.workers import wait_for
+from tests.chord_keys import leftovers
+from tests.processes import FORKS_WITH_THREADS, child
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+
+class Stop(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt_at(point: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def passing(reached: str) -> None:
+        if reached == point:
+            monkeypatch.undo()
+            raise error
+
+    monkeypatch.setattr(faultpoints, "passing", passing)
+
+
+@pytest.mark.parametrize("point", faultpoints.POINTS)
+def test_a_soft_time_limit_while_a_part_returns_is_too_late_to_matter(
+    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    chord = Chord(eager, "a", "b")
+    interrupt_at(point, SoftTimeLimitExceeded, monkeypatch)
+    chord.part("a", 1, 0)
+    chord.part("b", 2, 1)
+    eager.backend.cleanup()
+    assert (ran, eager.AsyncResult("b").get(timeout=0)) == ([[1, 2]], 2)
+    assert leftovers(eager.backend.store) == []
+
+
+@pytest.mark.parametrize("point", ["chord claimed", "values joined"])
+def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
+    eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    chord = Chord(eager, "a")
+    interrupt_at(point, Stop, monkeypatch)
+    with pytest.raises(Stop):
+        chord.part("a", 1, 0)
+    assert ran == []
+    eager.backend.cleanup()
+    assert ran == [[1]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_claim_that_was_given_up_is_taken_by_a_duplicate_of_a_part(
+    eager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = Chord(eager, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(eager.backend.chords, "finish", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            chord.part("a", 1, 0)
+    chord.part("a", 1, 0)
+    assert ran == [[1]]
+
+
+def claim_and_die(app: Any, chord: Chord, flag: Any) -> None:
+    die_at("chord claimed", flag)
+    chord.part("a", 1, 0)
+
+
+def claim_in_another_process(app: Any, flag: Any, *, chord: Chord | None = None) -> Chord:
+    """Return a chord whose only part has returned in a process that has died before it has run the body."""
+    chord = chord or Chord(app, "a")
+    with child(claim_and_die, app, chord, flag) as process:
+        process.wait()
+        assert process.status == -signal.SIGKILL
+    return chord
+
+
+def test_whoever_only_waits_takes_the_chord_of_a_dead_process_over(eager: Any, tmp_path: Any) -> None:
+    claim_in_another_process(eager, tmp_path / "flag")
+    eager.conf.task_always_eager = False  # or one must not wait
+    eager.backend.chords.send_body = lambda body, values: eager.backend.mark_as_done("body", values)
+    assert eager.AsyncResult("body").get(timeout=30) == [1]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_new_run_is_not_disturbed_by_the_claim_on_the_old_one(eager: Any, tmp_path: Any) -> None:
+    chord = claim_in_another_process(eager, tmp_path / "flag")
+    chord.apply()
+    eager.backend.cleanup()
+    assert ran == []
+    chord.part("a", 2, 0)
+    assert ran == [[2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_chord_that_is_applied_again_while_its_body_is_sent_leaves_nothing_of_its_old_run(
+    eager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord, send = Chord(eager, "a"), eager.backend.chords.send_body
+
+    def send_late(body: Any, values: Any) -> None:
+        chord.apply()
+        send(body, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eager.backend.chords, "send_body", send_late)
+        chord.part("a", 1, 0)
+    chord.part("a", 2, 0)
+    eager.backend.cleanup()
+    assert ran == [[1], [2]]
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_body_that_cannot_be_read_here_stops_no_other_and_is_left_to_others(
+    application: Any, eager: Any, tmp_path: Any
+) -> None:
+    first = Chord(eager, "a", body=gather.s().set(task_id="first"), group_id="1")
+    eager.conf.task_serializer = "pickle"
+    claim_in_another_process(eager, tmp_path / "1", chord=Chord(eager, "a", group_id="0"))
+    claim_in_another_process(eager, tmp_path / "2", chord=first)
+    eager.backend.cleanup()
+    eager.backend.cleanup()
+    assert eager.AsyncResult("first").get(timeout=0) == [1]
+    assert eager.AsyncResult("body").state == "PENDING"
+    eager.conf.accept_content = ["json", "pickle"]
+    eager.backend.chords._left_alone.clear()
+    eager.backend.cleanup()
+    assert ran == [[1], [1]]
+
+
+BODIES = {
+    "task": lambda: gather.s().set(task_id="last"),
+    "chain": lambda: chain(gather.s(), gather.s().set(task_id="last")),
+    "group": lambda: group(gather.s(), gather.s().set(task_id="last")),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_body_that_has_run_when_its_chord_is_taken_over_does_not_run_again(
+    eager: Any, tmp_path: Any, kind: str
+) -> None:
+    body = BODIES[kind]()
+    body.freeze()
+    chord = Chord(eager, "a", body=body)
+    eager.backend.mark_as_done("last", "it has run")
+    claim_in_another_process(eager, tmp_path / "flag", chord=chord)
+    eager.backend.cleanup()
+    assert ran == []
+    assert leftovers(eager.backend.store) == []
+
+
+def test_a_worker_that_has_nothing_to_do_takes_over(eager: Any, tmp_path: Any) -> None:
+    claim_in_another_process(eager, tmp_path / "flag")
+    watch = Watch(eager.backend.chords, pause=0.01)
+    try:
+        wait_for(lambda: ran == [[1]] and not leftovers(eager.backend.store))
+    finally:
+        watch.stop()
