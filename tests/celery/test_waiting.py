@@ -289,11 +289,15 @@ def test_a_group_inside_is_yielded_when_all_in_it_has_ended(app: Celery, threads
     outer = ResultSet([inner, *pending(app)], app=app)
     with pytest.raises(exceptions.TimeoutError):
         outer.get(timeout=0.01)
-    got = threads.submit(lambda: list(outer.iter_native()))
+    yielded: list[str] = []
+    got = threads.submit(lambda: [yielded.append(task_id) for task_id, _ in outer.iter_native()])
     until_waited_for(app, *inner, outer[1])
-    for result in (inner[0], outer[1], inner[1]):
+    for result in (inner[0], outer[1]):
         app.backend.mark_as_done(result.id, 1)
-    assert [task_id for task_id, _ in got.result(PATIENCE)] == [outer[1].id, inner.id]
+    wait_for(lambda: yielded == [outer[1].id])
+    app.backend.mark_as_done(inner[1].id, 1)
+    got.result(PATIENCE)
+    assert yielded == [outer[1].id, inner.id]
     assert outer.get(timeout=0) == [[1, 1], 1]
 
 

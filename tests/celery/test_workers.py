@@ -117,7 +117,7 @@ def test_a_revoked_task_says_so(client: Celery) -> None:
 
 def test_a_chain_passes_results_on(client: Celery) -> None:
     last = chain(add.s(1), add.s(2), add.s(3))()
-    assert (last.get(**PATIENT), last.parent.get(timeout=0), last.parent.parent.get(timeout=0)) == (6, 3, 1)
+    assert (last.get(**PATIENT), last.parent.get(**PATIENT), last.parent.parent.get(**PATIENT)) == (6, 3, 1)
 
 
 def test_a_group_comes_back_in_order(client: Celery) -> None:
