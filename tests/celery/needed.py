@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import celery
 import pytest
+from celery.backends.base import Backend
 
 #: Whether there is time for the long form of a test.
 FULL = os.environ.get("LMDBRESULTS_FULL") == "1"
@@ -16,3 +17,7 @@ needs_5_7 = pytest.mark.skipif(celery.VERSION < (5, 7), reason=f"new in Celery 5
 #: The serializers that Celery knows, as parameters of a test; and what has to be accepted to read all of them.
 SERIALIZERS = ["json", "msgpack", "pickle", pytest.param("yaml", marks=needs_yaml)]
 ALL_CONTENT = ["json", "msgpack", "pickle", "yaml"]
+needs_group_errors = pytest.mark.skipif(
+    not hasattr(Backend, "_handle_group_chord_error"),
+    reason=f"Celery {celery.__version__} does not fail the tasks of a group that is the body of a chord",
+)

@@ -9,6 +9,7 @@ from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ChordError
 
 from lmdbresults import open_store
+from tests.celery.needed import needs_group_errors
 from tests.celery.tasks import (
     OwnError,
     add,
@@ -113,6 +114,7 @@ def test_a_revoked_part_fails_the_body(client: Celery) -> None:
     assert f"Dependency {task_id} raised TaskRevokedError('revoked')" in str(failure_of(result))
 
 
+@needs_group_errors
 def test_a_group_as_body_fails_in_all_its_tasks(client: Celery) -> None:
     result = chord([fail.s("why"), add.s(1)], group(total.s(), echo.s()))()
     for task in result.results:

@@ -8,7 +8,7 @@ from celery.exceptions import ChordError
 from celery.result import GroupResult
 from celery.utils.functional import regen
 
-from tests.celery.needed import needs_5_7
+from tests.celery.needed import needs_5_7, needs_group_errors
 from tests.celery.parts import Chord, failed, gather, note_failure, ran
 from tests.celery.tasks import OwnError
 from tests.chord_keys import leftovers
@@ -164,6 +164,7 @@ def test_a_part_that_cannot_be_read_fails_the_body_with_join_error(eager: Any, m
     assert len(failed) == 1
 
 
+@needs_group_errors
 def test_a_failed_part_fails_every_task_of_a_group_that_is_the_body(eager: Any) -> None:
     body = group(gather.s().set(task_id="one"), gather.s().set(task_id="two"))
     body.freeze()
