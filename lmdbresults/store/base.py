@@ -172,6 +172,13 @@ class Store(WriteTransaction):
         """
 
     @abstractmethod
+    def flush(self) -> None:
+        """Return once everything that was written so far survives a loss of power, as far as this store can tell.
+
+        Raises `StoreError` if the disk fails.
+        """
+
+    @abstractmethod
     def check(self) -> list[str]:
         """Return a sentence for everything in the store that is not as it should be; an empty list is good news."""
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store import pieces, waiters
-from lmdbresults.store.environment import FORMAT_KEY, Transaction
+from lmdbresults.store.environment import Transaction
+from lmdbresults.store.format import FORMAT_KEY
 from lmdbresults.store.records import (
     _DEADLINE,
     _DOOMED,

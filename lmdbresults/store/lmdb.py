@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreFull
@@ -180,13 +181,14 @@ class LMDBStore(Store):
         finally:
             txn.end()
 
-    def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
-        """Run a method of `Writing` in a transaction of its own."""
+    def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
+        """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""
         result: Result
         try:
-            result, news = self._environment.write(self._run, verb, args)
+            result, news = self._environment.write(self._run, verb, args, durably=durably)
         except StoreFull:
-            result, news = self._make_room_for(self._environment.write, self._run, verb, args)
+            attempt = partial(self._environment.write, durably=durably)
+            result, news = self._make_room_for(attempt, self._run, verb, args)
         if news:
             self._wakes.send(news)
         return result
@@ -228,7 +230,7 @@ class LMDBStore(Store):
         """Sweep in one transaction; in a smaller one if not even the pages that it copies find room."""
         while True:
             try:
-                removed, more, news = self._environment.write(self._sweep_records, limit, budget)
+                removed, more, news = self._environment.write(self._sweep_records, limit, budget, durably=False)
                 self._wakes.send(news)
                 return removed, more
             except StoreFull:
@@ -256,7 +258,7 @@ class LMDBStore(Store):
         self._environment.clear_dead_readers()
         _, more = self._sweep_batch(_RECLAIM_BATCH, _RECLAIM_BATCH)
         for _ in range(2):
-            self._environment.write(records.touch)
+            self._environment.write(records.touch, durably=False)
         return more
 
     # -- waiting -------------------------------------------------------------------------------------------------
@@ -277,6 +279,9 @@ class LMDBStore(Store):
             pairs, start = self._environment.read(records.page, self._prefix + prefix, start, self._clock(), SCAN_PAGE)
             for key, value in pairs:
                 yield key[len(self._prefix) :], value
+
+    def flush(self) -> None:
+        self._environment.flush()
 
     def check(self) -> list[str]:
         return self._environment.read(lambda raw: list(check(raw)))

@@ -25,7 +25,8 @@ from zlib import crc32
 
 from lmdbresults.errors import NotACounter, RecordDamaged
 from lmdbresults.store import pieces, waiters
-from lmdbresults.store.environment import FORMAT_KEY, Transaction
+from lmdbresults.store.environment import Transaction
+from lmdbresults.store.format import FORMAT_KEY
 from lmdbresults.store.waiters import News
 
 __all__ = [
