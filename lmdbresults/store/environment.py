@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import lmdb
+
 from lmdbresults.errors import (
     ForkedStore,
     NestedTransaction,
@@ -331,6 +332,7 @@ class Environment:
 
     def clear_dead_readers(self) -> int:
         """Free the slots of killed processes, whose snapshots keep pages from reuse; return how many there were."""
+        self._guard()
         with gate.shared(), self._writer:  # nobody may be writing: one of the dead may have held the pin
             handle = self._handle or self._open()
             with handle.begin(write=True):

@@ -65,21 +65,21 @@ def canonical(path: str) -> str:
 class Found(NamedTuple):
     """What lies at a path already."""
 
+    has_file: bool
+    """Whether there is a data file."""
     has_content: bool
-    """Whether there is a data file that is not empty."""
+    """Whether that is not empty."""
     has_lock: bool
     """Whether there is a lock file beside it."""
     has_sidecar: bool
     """Whether there is a file of checkpoints beside it."""
-    is_empty: bool
-    """Whether there is a data file without content."""
 
 
 def examine(path: str, mode: int) -> Found:
     """Check that ``path`` may be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
     data, lock, sidecar = (_examine_one(path + suffix, mode) for suffix in ("", LOCK_SUFFIX, CHECKPOINT_SUFFIX))
-    size = -1 if data is None else data.st_size
-    return Found(size > 0, lock is not None, sidecar is not None, size == 0)
+    has_content = data is not None and data.st_size > 0
+    return Found(data is not None, has_content, lock is not None, sidecar is not None)
 
 
 def create_missing(path: str, mode: int, max_readers: int) -> None:
@@ -116,7 +116,7 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
         raise NotAFile(f"{path} is {_kind(found.st_mode)}. A store is a file: give the path of one, which may be new.")
-    if found.st_nlink > 1 and not path.endswith(LOCK_SUFFIX):
+    if found.st_nlink > 1 and not path.endswith((LOCK_SUFFIX, CHECKPOINT_SUFFIX)):
         raise NotAFile(
             f"{path} has {found.st_nlink} names (hard links). The lock lies beside a name, so processes that use "
             "different names would destroy each other's data: remove the other names, or copy the file."
@@ -243,7 +243,7 @@ def check_content(path: str) -> None:
     except OSError as error:
         raise explained(error, path) from error
     if first is None or second is None:
-        raise _not_lmdb(path, beginning)
+        raise _not_lmdb(path, b"" if first else beginning)
     end = max(first, second).end
     if size < end:
         raise FileDamaged(

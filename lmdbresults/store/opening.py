@@ -1,4 +1,4 @@
-"""Opening one file: what is at the path is examined, put in order after a loss of power, and only then given to LMDB."""
+"""Opening one file: the path is examined, the file put in order after a loss of power, and only then given to LMDB."""
 
 import os
 import threading
@@ -50,24 +50,36 @@ def open_file(options: Options, writer: "threading.RLock") -> Opened:
 
 def _attempt(options: Options, writer: "threading.RLock") -> Opened | None:
     found = files.examine(options.path, options.mode)
-    if found.has_content and not found.has_sidecar:  # a foreign file is to get none from us, and no lock file either
-        files.check_content(options.path)
-        _look_inside(options, found.has_lock)
-    files.create_missing(options.path, options.mode, options.max_readers)
-    sidecar = Sidecar(options.path)
+    sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     try:
-        if found.is_empty:
-            recovery.refuse_emptied(sidecar, options.path)
+        if found.has_file:
+            _refuse(options, found, sidecar)
+        files.create_missing(options.path, options.mode, options.max_readers)
+        sidecar = sidecar or Sidecar(options.path)
         is_guarded = recovery.enter(sidecar, options)
         if is_guarded is not None:
-            if found.has_content:
+            if found.has_content:  # now for sure
                 files.check_content(options.path)
             return _map_and_check(options, sidecar, is_guarded, writer)
     except BaseException:  # also one out of a signal handler: a traceback would keep the descriptors open
-        sidecar.close()
+        if sidecar is not None:
+            sidecar.close()
         raise
     sidecar.close()
     return None
+
+
+def _refuse(options: Options, found: files.Found, sidecar: Sidecar | None) -> None:
+    """Refuse a file that is not ours, or damaged, as long as nothing has been changed: it is to get no files from us."""
+    if not found.has_content:
+        if sidecar is not None:
+            recovery.refuse_emptied(sidecar, options.path)
+        return
+    if sidecar is not None and recovery.is_to_come(sidecar):
+        return  # what the file says of itself cannot be relied on yet
+    files.check_content(options.path)
+    if sidecar is None or not found.has_lock:
+        _look_inside(options, found.has_lock)
 
 
 def _look_inside(options: Options, has_lock: bool) -> None:

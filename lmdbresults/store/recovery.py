@@ -16,7 +16,7 @@ from lmdbresults.store import boot, files, meta
 from lmdbresults.store.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar
 from lmdbresults.store.verify import verify
 
-__all__ = ["enter", "refuse_emptied"]
+__all__ = ["enter", "is_to_come", "refuse_emptied"]
 
 logger = logging.getLogger("lmdbresults")
 
@@ -42,6 +42,11 @@ def enter(sidecar: Sidecar, options: Options) -> bool | None:
             _refuse_weaker(last, wants_pins, options)
             return last.is_pinned
     raise OpenError(f"{options.path} is opened by others all the time, and by none of them to the end. Try again.")
+
+
+def is_to_come(sidecar: Sidecar) -> bool:
+    """Return whether the file was last used in another boot, so that it may have to be put in order."""
+    return sidecar.last().boot not in ("", boot.boot_id())
 
 
 def refuse_emptied(sidecar: Sidecar, path: str) -> None:
@@ -75,7 +80,7 @@ def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     last = sidecar.last()
     if not sidecar.metas():
         last = _forgotten(last)
-    elif last.boot not in ("", boot.boot_id()):
+    elif is_to_come(sidecar):
         last = _after_boot(sidecar, last, options)
     if not last.is_pinned and not sidecar.is_at(last):
         last = _forgotten(last)  # without pins its pages may have been used again
@@ -127,7 +132,7 @@ def _put_aside(options: Options, problem: str) -> None:
     if options.on_damage == "error":
         raise FileDamaged(
             f"{options.path} was damaged when the machine went down, and was left as it is: {problem} Restore a "
-            "backup, have `lmdbresults salvage` get out what can be read, or open it with on_damage='fresh' to begin anew."
+            "backup, or have `lmdbresults salvage` get out what can be read, or begin anew with on_damage='fresh'."
         )
     aside = f"{options.path}-damaged-{time.strftime('%Y%m%dT%H%M%S')}"
     for suffix in (files.CHECKPOINT_SUFFIX, ""):
