@@ -39,8 +39,7 @@ def check(txn: Transaction) -> Iterator[str]:
             if pieces.group_of(place[1:]) not in groups:
                 yield f"The piece {place!r} belongs to no record."
         elif region == _INDEX:
-            _, record = _at(txn, place[1 + _DEADLINE.size :])
-            if record is None or record.indexed != _due(place):
+            if not _points_at_a_record(txn, place):
                 yield f"The index entry {place!r} points at no record."
         elif region == waiters.REGION:
             yield from _check_registration(txn, place, data)
@@ -65,6 +64,14 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
         yield f"The record under {key!r} has no entry in the expiry index."
     if place_of(key) != place:
         yield f"The record under {key!r} lies in the wrong place."
+
+
+def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
+    place = index_key[1 + _DEADLINE.size :]
+    if not place:
+        return False
+    _, record = _at(txn, place)
+    return record is not None and record.indexed == _due(index_key)
 
 
 def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[str]:
