@@ -28,7 +28,7 @@ from lmdbresults.errors import (
     WrongOwner,
 )
 
-__all__ = ["LOCK_SUFFIX", "Found", "canonical", "create_missing", "examine"]
+__all__ = ["LOCK_SUFFIX", "Found", "canonical", "create_missing", "examine", "explained", "sync_folder"]
 
 LOCK_SUFFIX: Final = "-lock"
 
@@ -82,7 +82,7 @@ def create_missing(path: str, mode: int, max_readers: int) -> None:
     if not os.path.lexists(path + LOCK_SUFFIX):
         _create_lock(path + LOCK_SUFFIX, mode, max_readers)
     if _create(path, mode):
-        _sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
+        sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
 
 
 def _examine_one(path: str, mode: int) -> os.stat_result | None:
@@ -92,7 +92,7 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     if stat.S_ISLNK(found.st_mode):
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
@@ -136,7 +136,7 @@ def _make_folder(folder: str) -> None:
             "Check the path for a typing error, or create the folder."
         ) from error
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
 
 
 def _create(path: str, mode: int) -> bool:
@@ -149,7 +149,7 @@ def _create(path: str, mode: int) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     try:
         os.fchmod(descriptor, mode)
     finally:
@@ -183,13 +183,14 @@ def _create_lock(path: str, mode: int, max_readers: int) -> None:
     except StoreError:
         raise
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         with suppress(OSError):
             os.unlink(draft)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Have the disk keep the names of what was created or renamed in a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
@@ -225,7 +226,7 @@ def _check_content(path: str) -> None:
     except OSError as error:
         if isinstance(error, OpenError):
             raise
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     _page_size(second, path)
     last_page = max(_LAST_PAGE.unpack(meta)[::-1] for meta in (first, second))[1]
     if size < (last_page + 1) * page_size:
@@ -253,7 +254,8 @@ def _page_size(meta: bytes, path: str) -> int:
     raise NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
 
 
-def _explained(error: OSError, path: str) -> StoreError:
+def explained(error: OSError, path: str) -> StoreError:
+    """Return the error to raise in place of one of the file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"The disk has no room for {path}. Free space on it.")
     if error.errno in (errno.EACCES, errno.EPERM):

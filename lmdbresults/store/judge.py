@@ -9,8 +9,10 @@ from typing import Final
 import lmdb
 
 from lmdbresults.store.check import check
+from lmdbresults.store.environment import Transaction
 from lmdbresults.store.files import LOCK_SUFFIX
-from lmdbresults.store.pages import PageDamaged, PageFile
+from lmdbresults.store.leftovers import chord_leftovers
+from lmdbresults.store.pages import Meta, PageDamaged, PageFile
 from lmdbresults.store.structure import problems_of
 
 __all__ = ["main", "problems_in"]
@@ -26,40 +28,34 @@ _HEADROOM: Final = 64 << 20
 def main(arguments: list[str]) -> None:
     """Print the problems of a file as JSON."""
     (order,) = map(json.loads, arguments)
-    found = list(islice(problems_in(order["path"], live=order["live"]), _MOST + 1))
+    found = list(islice(problems_in(order["path"], order["live"], order["chords"]), _MOST + 1))
     if len(found) > _MOST:
         found[_MOST] = f"There are more problems; only the first {_MOST} are listed."
     print(json.dumps(found))
 
 
-def problems_in(path: str, *, live: bool) -> Iterator[str]:
+def problems_in(path: str, live: bool, chords: bool) -> Iterator[str]:
     """Yield what is wrong with a file. LMDB reads it only if its pages are in order."""
     try:
         with PageFile(path) as file:
-            yield from _problems_live(path, file) if live else _problems_alone(path, file)
+            file.metas()  # whose error says more than LMDB's
+            for _ in range(_TRIES):
+                with _open(path, file, lock=live) as handle, handle.begin() as txn:
+                    meta = next((meta for meta in file.metas() if meta.txnid == txn.id()), None)
+                    if meta is not None:
+                        yield from _problems_of_snapshot(file, meta, txn, chords)
+                        return
+            yield f"{path} is written to so fast that no snapshot of it can be judged. Try again."
     except (PageDamaged, OSError, lmdb.Error) as error:
         yield f"{path} cannot be read: {error}"
 
 
-def _problems_alone(path: str, file: PageFile) -> Iterator[str]:
-    meta = file.metas()[0]
+def _problems_of_snapshot(file: PageFile, meta: Meta, txn: Transaction, chords: bool) -> Iterator[str]:
+    """Judge what a read transaction keeps from being reused: all of its pages but the meta page."""
     broken = list(problems_of(file, meta))
-    yield from broken
-    if not broken:
-        with _open(path, file, lock=False) as handle, handle.begin() as txn:
-            yield from check(txn)
-
-
-def _problems_live(path: str, file: PageFile) -> Iterator[str]:
-    """Judge the snapshot of a read transaction, which keeps all of its pages but the meta page from being reused."""
-    for _ in range(_TRIES):
-        with _open(path, file, lock=True) as handle, handle.begin() as txn:
-            meta = next((meta for meta in file.metas() if meta.txnid == txn.id()), None)
-            if meta is not None:
-                broken = list(problems_of(file, meta))
-                yield from broken or check(txn)
-                return
-    yield f"{path} is written to so fast that no snapshot of it can be judged. Try again."
+    yield from broken or check(txn)
+    if chords and not broken:
+        yield from chord_leftovers(txn)
 
 
 def _open(path: str, file: PageFile, *, lock: bool) -> lmdb.Environment:

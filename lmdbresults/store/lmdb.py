@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records
-from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.backup import backup
+from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.block import Block, Steps, Undone, lend
 from lmdbresults.store.check import check
 from lmdbresults.store.environment import Environment, Transaction
@@ -20,6 +21,7 @@ from lmdbresults.store.gate import gate
 from lmdbresults.store.mailbox import LMDBMailbox
 from lmdbresults.store.register import register
 from lmdbresults.store.verbs import CLOSED, ENDED, SCAN_PAGE, Reading, Writing
+from lmdbresults.store.verify import verify
 from lmdbresults.store.waiters import News
 from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations, clear_dead
@@ -278,8 +280,15 @@ class LMDBStore(Store):
             for key, value in pairs:
                 yield key[len(self._prefix) :], value
 
-    def check(self) -> list[str]:
+    def check(self, *, deep: bool = False) -> list[str]:
+        if deep:  # in a process of its own: LMDB on a damaged page could take this one down
+            return verify(self._environment.path, live=True, chords=True)
         return self._environment.read(lambda raw: list(check(raw)))
+
+    def backup(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None:
+        backup(self._environment.path, os.path.abspath(path), self.stats().live_size, overwrite, progress)
 
     def stats(self) -> Stats:
         return self._environment.read(self._stats)
