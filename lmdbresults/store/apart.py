@@ -38,7 +38,7 @@ def run_apart(
     """
     code = _START.format(path=sys.path, module=module)
     command = [_interpreter(), "-I", "-c", code, *arguments]
-    with subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE) as process:  # noqa: S603
+    with _started(command) as process:
         try:
             said, complaints = _communicate(process, timeout, meanwhile)
         finally:
@@ -49,6 +49,13 @@ def run_apart(
         lines = complaints.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise WorkDied(f"failed: {lines[-1]}")
     return said
+
+
+def _started(command: list[str]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)  # noqa: S603
+    except OSError as error:
+        raise WorkDied(f"could not be started: {error}") from error
 
 
 def _communicate(

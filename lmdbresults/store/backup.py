@@ -43,7 +43,7 @@ def backup(path: str, target: str, size: int, overwrite: bool, progress: Progres
             "If it is damaged, which `lmdbresults check` tells, rescue what can be read by `lmdbresults salvage`."
         ) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it was renamed, or never made
             os.unlink(draft)
     if progress is not None:
         progress(size, size)

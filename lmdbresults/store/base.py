@@ -50,7 +50,8 @@ class ReadTransaction(ABC):
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs of key and value whose key begins with ``prefix``, in no promised order.
 
-        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen.
+        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen. Raises
+        `RecordDamaged`, if there is reason, at its end: once it has yielded all that can be read.
         """
 
 
