@@ -7,9 +7,23 @@ anywhere. What judges or rescues a damaged file reads it by these functions inst
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-__all__ = ["BRANCH", "LEAF", "META", "OVERFLOW", "Meta", "Node", "PageDamaged", "PageFile", "Root", "nodes_of"]
+__all__ = [
+    "BRANCH",
+    "LEAF",
+    "META",
+    "OVERFLOW",
+    "Meta",
+    "Node",
+    "PageDamaged",
+    "PageFile",
+    "Root",
+    "kind_of",
+    "nodes_of",
+    "sound_nodes_of",
+]
 
 #: What a page is, by its flags.
 BRANCH, LEAF, OVERFLOW, META = 0x01, 0x02, 0x04, 0x08
@@ -128,10 +142,9 @@ class PageFile:
         return os.pread(self._descriptor, self.page_size, number * self.page_size)
 
     def value(self, node: Node) -> bytes:
-        """Return the value of an entry of a leaf. Raises `PageDamaged` if its pages are none of that kind."""
+        """Return the value of an entry of a leaf, or what lies where its pages should be."""
         if not node.below:
             return node.value
-        self.run_length(node)
         return os.pread(self._descriptor, node.size, node.below * self.page_size + _HEAD_BYTES)
 
     def run_length(self, node: Node) -> int:
@@ -167,18 +180,35 @@ def kind_of(page: bytes, number: int) -> int:
 
 def nodes_of(page: bytes, number: int) -> Iterator[Node]:
     """Yield the entries of a branch or a leaf. Raises `PageDamaged` at the first that is none."""
-    is_branch = kind_of(page, number) == BRANCH
+    read = _branch_node if kind_of(page, number) == BRANCH else _leaf_node
+    for offset in _offsets(page, number):
+        yield read(page, offset, number)
+
+
+def sound_nodes_of(page: bytes, number: int) -> Iterator[Node]:
+    """Yield those entries of a leaf that can be read. Raises `PageDamaged` if it is none."""
+    for offset in _offsets(page, number) if kind_of(page, number) == LEAF else ():
+        with suppress(PageDamaged):
+            yield _leaf_node(page, offset, number)
+
+
+def _offsets(page: bytes, number: int) -> tuple[int, ...]:
     _, _, _, lower, upper = _HEAD.unpack_from(page)
     if not _HEAD_BYTES <= lower <= upper <= len(page) or lower % 2:
         raise PageDamaged(f"Page {number} has its free space from {lower} to {upper}, which cannot be.")
-    for offset in struct.unpack_from(f"={(lower - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
-        if not upper <= offset <= len(page) - _NODE.size:
-            raise PageDamaged(f"Page {number} has an entry at {offset}, outside of its entries.")
-        yield _branch_node(page, offset, number) if is_branch else _leaf_node(page, offset, number)
+    return struct.unpack_from(f"={(lower - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES)
+
+
+def _node_head(page: bytes, offset: int, number: int) -> tuple[int, int, int]:
+    _, _, _, _, upper = _HEAD.unpack_from(page)
+    if not upper <= offset <= len(page) - _NODE.size:
+        raise PageDamaged(f"Page {number} has an entry at {offset}, outside of its entries.")
+    head: tuple[int, int, int] = _NODE.unpack_from(page, offset)
+    return head
 
 
 def _branch_node(page: bytes, offset: int, number: int) -> Node:
-    low, high, key_size = _NODE.unpack_from(page, offset)
+    low, high, key_size = _node_head(page, offset, number)
     start = offset + _NODE.size
     if start + key_size > len(page):
         raise PageDamaged(f"Page {number} has an entry at {offset} that does not fit it.")
@@ -186,7 +216,7 @@ def _branch_node(page: bytes, offset: int, number: int) -> Node:
 
 
 def _leaf_node(page: bytes, offset: int, number: int) -> Node:
-    size, flags, key_size = _NODE.unpack_from(page, offset)
+    size, flags, key_size = _node_head(page, offset, number)
     start = offset + _NODE.size
     value_at = start + key_size
     if flags & _IS_TREE or flags & ~_IS_BIG or value_at + (_PAGE_NUMBER.size if flags else size) > len(page):

@@ -8,10 +8,10 @@ from typing import Final
 
 from lmdbresults.store.pages import BRANCH, LEAF, Meta, Node, PageDamaged, PageFile, Root, kind_of, nodes_of
 
-__all__ = ["problems_of"]
+__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "problems_of", "survey"]
 
-#: What is known of a page: it belongs to a tree; it is listed as free.
-_IN_USE, _FREE = 1, 2
+#: What is known of a page: nothing; it belongs to a tree, at its bottom or elsewhere; it is listed as free.
+UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
 _NUMBER: Final = struct.Struct("=Q")
 #: The deepest tree that LMDB walks.
 _DEEPEST: Final = 32
@@ -27,18 +27,25 @@ def problems_of(file: PageFile, meta: Meta) -> Iterator[str]:
     if file.size() < needed:
         yield f"The file has {file.size()} bytes and should have at least {needed}: it was cut short."
         return
-    pages = bytearray(meta.last_page + 1)
-    pages[:2] = bytes((_IN_USE, _IN_USE))
-    free: list[int] = []
-    yield from _FreeWalk(file, pages, meta.free, free).problems()
+    yield from survey(file, meta, bytearray(meta.last_page + 1), {})
+
+
+def survey(file: PageFile, meta: Meta, pages: bytearray, freed: dict[int, int]) -> Iterator[str]:
+    """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each.
+
+    ``freed`` gets the pages that are listed as free, with the number of the transaction that freed them.
+    """
+    pages[:2] = bytes((IN_USE, IN_USE))
+    free = _FreeWalk(file, pages, meta.free)
+    yield from free.problems()
     yield from _Walk(file, pages, meta.main).problems()
-    for number in free:
+    for txnid, number in free.found:
         if not 2 <= number < len(pages):
             yield f"Page {number} is listed as free, and there is none of that number."
         elif pages[number]:
-            yield f"Page {number} is listed as free, and is {'in use' if pages[number] == _IN_USE else 'so twice'}."
+            yield f"Page {number} is listed as free, and is {'so twice' if pages[number] == FREE else 'in use'}."
         else:
-            pages[number] = _FREE
+            pages[number], freed[number] = FREE, txnid
 
 
 class _Walk:
@@ -82,7 +89,7 @@ class _Walk:
             yield from self._leaf(nodes)
 
     def _nodes(self, number: int, is_branch: bool) -> list[Node]:
-        self._use(number, 1)
+        self._use(number, 1, IN_USE if is_branch else LEAF_IN_USE)
         page = self._file.page(number)
         if kind_of(page, number) != (BRANCH if is_branch else LEAF):
             raise PageDamaged(f"Page {number} of the {self.name} is of the wrong kind for its level.")
@@ -105,7 +112,7 @@ class _Walk:
         for node in nodes:
             try:
                 if node.below:
-                    self._use(node.below, self._file.run_length(node))
+                    self._use(node.below, self._file.run_length(node), IN_USE)
                 self.see(node)
             except PageDamaged as damage:
                 yield str(damage)
@@ -113,13 +120,13 @@ class _Walk:
     def see(self, node: Node) -> None:
         """Look at an entry. Raises `PageDamaged`."""
 
-    def _use(self, number: int, count: int) -> None:
+    def _use(self, number: int, count: int, mark: int) -> None:
         """Note that pages are in use."""
         if not 2 <= number <= len(self._pages) - count:
             raise PageDamaged(f"The {self.name} leads to page {number}, of which there is none.")
         if any(self._pages[number : number + count]):
             raise PageDamaged(f"The {self.name} leads to page {number}, which is in use elsewhere.")
-        self._pages[number : number + count] = bytes((_IN_USE,)) * count
+        self._pages[number : number + count] = bytes((mark,)) * count
 
 
 class _FreeWalk(_Walk):
@@ -128,9 +135,10 @@ class _FreeWalk(_Walk):
     name = "tree of free pages"
     fewest_in_branch = 1  # LMDB does not insist here either
 
-    def __init__(self, file: PageFile, pages: bytearray, root: Root, free: list[int]) -> None:
+    def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
         super().__init__(file, pages, root)
-        self._free = free
+        #: Transactions, and the pages that they freed.
+        self.found: list[tuple[int, int]] = []
 
     def order(self, key: bytes) -> bytes:
         return key[::-1] if sys.byteorder == "little" else key
@@ -141,4 +149,5 @@ class _FreeWalk(_Walk):
         count = _NUMBER.unpack_from(value)[0] if most >= 0 else 0
         if len(node.key) != _NUMBER.size or count > most:
             raise PageDamaged("An entry of the tree of free pages is shorter than it says.")
-        self._free += struct.unpack_from(f"={count}Q", value, _NUMBER.size)
+        (txnid,) = _NUMBER.unpack(node.key)
+        self.found += ((txnid, number) for number in struct.unpack_from(f"={count}Q", value, _NUMBER.size))
