@@ -15,6 +15,7 @@ from lmdbresults.store.sidecar import Sidecar
 
 __all__ = ["Opened", "open_file"]
 
+
 class Opened(NamedTuple):
     """A file that is open, with all that belongs to it."""
 
@@ -70,7 +71,7 @@ def _attempt(options: Options, writer: "threading.RLock") -> Opened | None:
 
 
 def _refuse(options: Options, found: files.Found, sidecar: Sidecar | None) -> None:
-    """Refuse a file that is not ours, or damaged, as long as nothing has been changed: it is to get no files from us."""
+    """Refuse a file that is damaged or not ours, as long as nothing has been changed: that one gets no files of ours."""
     if not found.has_content:
         if sidecar is not None:
             recovery.refuse_emptied(sidecar, options.path)

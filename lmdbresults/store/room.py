@@ -28,9 +28,7 @@ _CHECK_EVERY: Final = 512 << 10
 class Room:
     """What an open file has room for. Guarded by the writer lock of its environment."""
 
-    def __init__(
-        self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | Unguarded
-    ) -> None:
+    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | Unguarded) -> None:
         self._handle = handle
         self._checkpoints = checkpoints
         self._options = options

@@ -165,7 +165,7 @@ class MemoryStore(Store):
     def flush(self) -> None:
         """Nothing to do: what lies in memory survives nothing."""
 
-    def check(self) -> list[str]:
+    def check(self, *, deep: bool = False) -> list[str]:
         with self.read():
             return []  # one dict, and nothing that is derived from it: there is nothing to contradict it
 
