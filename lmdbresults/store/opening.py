@@ -71,7 +71,7 @@ def _attempt(options: Options, writer: "threading.RLock") -> Opened | None:
 
 
 def _refuse(options: Options, found: files.Found, sidecar: Sidecar | None) -> None:
-    """Refuse a file that is damaged or not ours, as long as nothing has been changed: that one gets no files of ours."""
+    """Refuse a file that is damaged or not ours, as long as nothing is changed: such a one gets no files of ours."""
     if not found.has_content:
         if sidecar is not None:
             recovery.refuse_emptied(sidecar, options.path)
