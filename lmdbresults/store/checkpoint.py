@@ -38,6 +38,8 @@ _NO_LINE: Final = "\0"
 _PATIENCE: Final = 2
 #: How many times `checkpoint_bytes` the file may grow before writers wait for a checkpoint.
 _MOST_GROWTH: Final = 4
+#: How many checkpoints there are at least while as much is written as there is room for, in a file of small `max_size`.
+_LEAST_PER_MAP: Final = 32
 
 
 class Unguarded:
@@ -56,7 +58,7 @@ class Unguarded:
     def note_size(self, used: int) -> None:
         """Nothing to do."""
 
-    def renew(self, txn: "lmdb.Transaction[bytes]") -> None:
+    def release(self) -> None:
         """Nothing to do: no pages are kept from reuse."""
 
     def are_behind(self) -> bool:
@@ -112,6 +114,8 @@ class Checkpoints:
         self._due = self._relieve_at = math.inf
         #: The size of the file's used part at the checkpoint.
         self._end = 0
+        #: By how many bytes the file may grow until the next one is begun.
+        self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
         #: What was not durable when this process last looked.
         self._seen = (-1, -1)
         self._failure: StoreError | None = None
@@ -133,7 +137,7 @@ class Checkpoints:
 
     def _protect(self, txn: "lmdb.Transaction[bytes]") -> None:
         self._refuse_after_failure()
-        last, checkpoint = txn.id() - 1, self._sidecar.last()
+        last, checkpoint = txn.id() - 1, self._sidecar.last_durable()
         self.wants_attention = True
         if checkpoint.is_pinned and self._sidecar.is_of(checkpoint):
             if checkpoint.txn == last and self._sidecar.is_at(checkpoint):
@@ -141,13 +145,6 @@ class Checkpoints:
                 return
             if self._follow(checkpoint):
                 return
-        self.renew(txn)
-
-    def renew(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """Make a checkpoint of the last commit in the midst of a transaction, so that others wait for that.
-
-        The pages that were freed before it can be used again afterwards.
-        """
         checkpoint, pin = self._begin(txn)
         self._sync()
         self._sidecar.write(checkpoint, with_turn=False)
@@ -165,9 +162,9 @@ class Checkpoints:
     def note_size(self, used: int) -> None:
         """Take note of how many bytes of the file are in use, which now and then a writer looks up."""
         grown = used - self._end
-        if grown > self._options.checkpoint_bytes:
+        if grown > self._most:
             self.wants_attention = self._is_large = True
-            self.is_overrun = grown > _MOST_GROWTH * self._options.checkpoint_bytes
+            self.is_overrun = grown > _MOST_GROWTH * self._most
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -187,15 +184,19 @@ class Checkpoints:
             finally:
                 self._sidecar.end_turn()
 
+    def release(self) -> None:
+        """Have the pages be used again that are kept for an older checkpoint. The caller is in no transaction."""
+        self.flush()
+
     def _is_durable(self, through: float) -> bool:
-        return math.isfinite(through) and self._sidecar.last().txn >= through
+        return math.isfinite(through) and self._sidecar.last_durable().txn >= through
 
     def _make(self) -> None:
         if not self._sidecar.is_in_place():
             self._sidecar.renew(self._options.mode)
             self._is_new = True
         with self._writer, self._handle.begin(write=True) as txn:
-            last = self._sidecar.last()
+            last = self._sidecar.last_durable()
             if last.is_pinned and last.txn == txn.id() - 1 and self._sidecar.is_at(last):
                 return
             checkpoint, pin = self._begin(txn)
@@ -247,7 +248,7 @@ class Checkpoints:
 
     def are_behind(self) -> bool:
         """Return whether something was committed since the last checkpoint."""
-        return bool(self._handle.info()["last_txnid"] > self._sidecar.last().txn)
+        return bool(self._handle.info()["last_txnid"] > self._sidecar.last_durable().txn)
 
     # -- in time -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ class Checkpoints:
         self.wants_attention = False
         if self._pin is None:
             return self._watch()
-        if self._sidecar.last()[:2] > (self._pinned or ())[:2]:  # another process has made a later one
+        if self._sidecar.last_durable()[:2] > (self._pinned or ())[:2]:  # another process has made a later one
             self.unpin()
         elif self._is_large or time.monotonic() >= self._due:
             self.flush()
@@ -266,7 +267,7 @@ class Checkpoints:
 
     def _watch(self) -> float:
         """See that what others have written becomes durable, as they may have been killed before they could do that."""
-        last = self._sidecar.last()[:2]
+        last = self._sidecar.last_durable()[:2]
         if self.are_behind():
             if self._is_large or last == self._seen:
                 self.flush()

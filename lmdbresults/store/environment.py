@@ -187,18 +187,26 @@ class Environment:
 
     # -- durability ----------------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Return once everything that was committed so far is durable. Raises `StoreError` if the disk fails."""
+    def flush(self, through: float = math.inf) -> None:
+        """Return once all commits up to number ``through`` are durable. Raises `StoreError` if the disk fails."""
         self._guard()
-        self._flush(math.inf)
+        self._see_to(lambda: self._checkpoints.flush(through))
 
-    def _flush(self, through: float) -> None:
+    def release_pages(self) -> None:
+        """Have the pages be used again that are kept for an old checkpoint, or for readers that were killed."""
+        self._guard()
+        self._see_to(lambda: self._checkpoints.release())
+        self.clear_dead_readers()
+
+    def _see_to(self, work: Callable[[], object]) -> None:
+        """Do what takes the file to be open, but no transaction around it."""
         tries_left = _TRIES
         while True:
             try:
                 with gate.shared():
-                    self._handle or self._open()
-                    self._checkpoints.flush(through)
+                    if self._handle is None:
+                        self._open()
+                    work()
                 return
             except lmdb.Error as error:
                 tries_left -= 1
@@ -208,9 +216,9 @@ class Environment:
         """Have a commit become durable in time, which may be now."""
         with suppress(StoreClosed):  # by another thread meanwhile: then everything is durable
             if (self._waits and durably) or self._checkpoints.is_overrun:
-                self._flush(number)
+                self.flush(number)
             if self._checkpoints.wants_attention and not self._keeper.wake():
-                self._flush(number)  # where no thread can run, whoever writes has to wait
+                self.flush(number)  # where no thread can run, whoever writes has to wait
 
     def _tend(self) -> float:
         """Make the checkpoint that is due; return after how many seconds to call again. Runs in the keeper's thread."""

@@ -257,8 +257,11 @@ class LMDBStore(Store):
         self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
 
     def _reclaim(self) -> bool:
-        """Make room by what has expired and by what dead readers pin; return whether there was anything to sweep."""
-        self._environment.clear_dead_readers()
+        """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.
+
+        Return whether there was anything to sweep.
+        """
+        self._environment.release_pages()
         _, more = self._sweep_batch(_RECLAIM_BATCH, _RECLAIM_BATCH)
         for _ in range(2):
             self._environment.write(records.touch, durably=False)

@@ -80,7 +80,7 @@ def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     last = sidecar.last()
     if not sidecar.metas():
         last = _forgotten(last)
-    elif is_to_come(sidecar):
+    elif is_to_come(sidecar) or sidecar.is_garbled():
         last = _after_boot(sidecar, last, options)
     if not last.is_pinned and not sidecar.is_at(last):
         last = _forgotten(last)  # without pins its pages may have been used again
@@ -99,7 +99,7 @@ def _after_boot(sidecar: Sidecar, last: Checkpoint, options: Options) -> Checkpo
     if last.is_pinned and last.has_meta and sidecar.is_of(last) and sidecar.metas()[-1].txn > last.txn:
         _go_back(sidecar, last, options)
         return last
-    logger.warning("%s was not closed before the machine went down. It is looked through now.", options.path)
+    logger.warning("%s may have been damaged when the machine went down. It is looked through now.", options.path)
     problems = verify(options.path)
     if problems:
         _put_aside(options, problems[0])

@@ -15,6 +15,7 @@ import time
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from lmdbresults.errors import NewerFormat
 from lmdbresults.store import boot, files, meta
 from lmdbresults.store.meta import META_BYTES, Meta
 
@@ -26,6 +27,9 @@ _MAGIC: Final = b"lmdbrcp1"
 #: Magic, and the fields of `Checkpoint` in their order; then a checksum.
 _LAYOUT: Final = struct.Struct(f">8sQQ?d36s16s{META_BYTES}s")
 _CHECKSUM: Final = struct.Struct(">I")
+_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
+#: Follows once all that is known to be on the disk. It is for the processes of this boot, so it need not get there.
+_CONFIRMED: Final = b"durable!"
 
 #: Where a data file says which one it is: in its first page, behind what LMDB has there and ever touches.
 _IDENTITY_PLACE: Final = 1024
@@ -67,12 +71,20 @@ NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", bytes(_IDENTITY_BYTES), 
 
 
 def _unpacked(data: bytes) -> Checkpoint | None:
-    body, checksum = data[: _LAYOUT.size], data[_LAYOUT.size : _LAYOUT.size + _CHECKSUM.size]
+    body, checksum = data[: _LAYOUT.size], data[_LAYOUT.size : _BYTES]
     if not body.startswith(_MAGIC) or checksum != _CHECKSUM.pack(crc32(body)):
         return None
     _, generation, txn, is_pinned, made_at, boot, identity, page = _LAYOUT.unpack(body)
     boot_id = boot.rstrip(b"\0").decode("ascii", "replace")
     return Checkpoint(generation, txn, is_pinned, made_at, boot_id, identity, page)
+
+
+class _Found(NamedTuple):
+    """What stands at one place of the sidecar."""
+
+    checkpoint: Checkpoint
+    is_durable: bool
+    place: int
 
 
 class Sidecar:
@@ -99,8 +111,24 @@ class Sidecar:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def last(self) -> Checkpoint:
-        """Return the last checkpoint; `NO_CHECKPOINT` if there is none that can be read."""
-        return max(self._readable(), default=(NO_CHECKPOINT, -1))[0]
+        """Return the last checkpoint, on disk or not; `NO_CHECKPOINT` if there is none that can be read."""
+        return max((found.checkpoint for found in self._readable()), default=NO_CHECKPOINT)
+
+    def last_durable(self) -> Checkpoint:
+        """Return the last checkpoint that is known to be on the disk, or `NO_CHECKPOINT`.
+
+        One that is not may be on its way there, or its maker was killed before that.
+        """
+        return max((found.checkpoint for found in self._readable() if found.is_durable), default=NO_CHECKPOINT)
+
+    def is_garbled(self) -> bool:
+        """Return whether there is something in it, but nothing that can be read. Raises `NewerFormat`."""
+        data = os.pread(self._own, _PLACES * _PLACE_BYTES, 0)
+        for place in range(_PLACES):
+            start = data[place * _PLACE_BYTES :][: len(_MAGIC)]
+            if start[:-1] == _MAGIC[:-1] and start > _MAGIC:
+                raise NewerFormat(f"{self._path} was written by a newer lmdbresults: upgrade it in every process.")
+        return any(data) and not self._readable()
 
     def described(self, txn: int, *, is_pinned: bool) -> Checkpoint:
         """Return the last commit, which has this number, as a checkpoint. The caller has LMDB's write lock."""
@@ -113,15 +141,17 @@ class Sidecar:
     def write(self, checkpoint: Checkpoint, *, with_turn: bool) -> None:
         """Make a checkpoint the last one, durably. The caller has the turn, or LMDB's write lock."""
         own = (0, 1) if with_turn else (2, 3)
-        present = {place: found for found, place in self._readable() if place in own}
-        place = min(own, key=lambda place: present.get(place, NO_CHECKPOINT))
-        os.pwrite(self._own, checkpoint.packed(), place * _PLACE_BYTES)
+        present = {found.place: found.checkpoint for found in self._readable()}
+        place = min(own, key=lambda place: present.get(place, NO_CHECKPOINT)) * _PLACE_BYTES
+        os.pwrite(self._own, checkpoint.packed() + bytes(len(_CONFIRMED)), place)
         os.fdatasync(self._own)
+        os.pwrite(self._own, _CONFIRMED, place + _BYTES)
 
-    def _readable(self) -> list[tuple[Checkpoint, int]]:
+    def _readable(self) -> "list[_Found]":
         data = os.pread(self._own, _PLACES * _PLACE_BYTES, 0)
-        found = [(_unpacked(data[place * _PLACE_BYTES :]), place) for place in range(_PLACES)]
-        return [(checkpoint, place) for checkpoint, place in found if checkpoint is not None]
+        places = [data[start : start + _PLACE_BYTES] for start in range(0, len(data), _PLACE_BYTES)]
+        found = [(_unpacked(content), content.startswith(_CONFIRMED, _BYTES)) for content in places]
+        return [_Found(one, is_durable, place) for place, (one, is_durable) in enumerate(found) if one is not None]
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to this sidecar. It may have been deleted, by whoever tidies up."""
