@@ -58,7 +58,7 @@ class Options:
     """Seconds after the first write that no checkpoint covers until one is begun."""
 
     checkpoint_bytes: int = 64 << 20
-    """Bytes by which the file may grow until one is begun, whatever the time. At four times as much, whoever writes
+    """Bytes that may be written until one is begun, about, whatever the time. At four times as much, whoever writes
     waits for it."""
 
     on_damage: str = "error"

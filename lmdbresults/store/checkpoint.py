@@ -36,8 +36,11 @@ logger = logging.getLogger("lmdbresults")
 _NO_LINE: Final = "\0"
 #: How many intervals another process may take before this one makes the checkpoint in its place.
 _PATIENCE: Final = 2
-#: How many times `checkpoint_bytes` the file may grow before writers wait for a checkpoint.
-_MOST_GROWTH: Final = 4
+#: What a commit writes, about: six pages, of which the next one replaces most. Where there is room in the file for it,
+#: the file does not grow, so that its size does not tell.
+_COMMIT_BYTES: Final = 24 << 10
+#: How many times `checkpoint_bytes` may be written before writers wait for a checkpoint.
+_MOST_WRITTEN: Final = 4
 #: How many checkpoints there are at least while as much is written as there is room for, in a file of small `max_size`.
 _LEAST_PER_MAP: Final = 32
 
@@ -55,7 +58,7 @@ class Unguarded:
     def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Nothing to do."""
 
-    def note_size(self, used: int) -> None:
+    def note_size(self, used: int, number: int) -> None:
         """Nothing to do."""
 
     def release(self) -> None:
@@ -112,9 +115,9 @@ class Checkpoints:
         self._line = _NO_LINE
         #: When the checkpoint has to be made; when this process sees to it whoever was to make it; by `time.monotonic`.
         self._due = self._relieve_at = math.inf
-        #: The size of the file's used part at the checkpoint.
-        self._end = 0
-        #: By how many bytes the file may grow until the next one is begun.
+        #: The last commit of the checkpoint, and the size of the file's used part then.
+        self._covered = self._end = 0
+        #: How many bytes may be written until the next one is begun.
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
         #: What was not durable when this process last looked.
         self._seen = (-1, -1)
@@ -159,12 +162,12 @@ class Checkpoints:
         self._relieve_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         return True
 
-    def note_size(self, used: int) -> None:
-        """Take note of how many bytes of the file are in use, which now and then a writer looks up."""
-        grown = used - self._end
-        if grown > self._most:
+    def note_size(self, used: int, number: int) -> None:
+        """Take note of how many bytes of the file are in use at a commit, which a writer looks up now and then."""
+        written = max(used - self._end, (number - self._covered) * _COMMIT_BYTES)
+        if written > self._most:
             self.wants_attention = self._is_large = True
-            self.is_overrun = grown > _MOST_GROWTH * self._most
+            self.is_overrun = written > _MOST_WRITTEN * self._most
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -236,7 +239,7 @@ class Checkpoints:
     def _note(self, checkpoint: Checkpoint, line: str) -> None:
         self._line = line
         page = meta.unpacked(checkpoint.meta)
-        self._end = page.end if page else 0
+        self._covered, self._end = checkpoint.txn, page.end if page else 0
         self._is_large = self.is_overrun = False
 
     def _line_of(self, txn: int) -> str:
@@ -290,7 +293,8 @@ class Checkpoints:
     def let_go(self) -> None:
         """Make a last checkpoint if this is for this process to do, and take the pin away. LMDB's file closes next."""
         try:
-            if self._pin is not None or self._options.durability == "commit":
+            is_mine = self._pin is not None or self._options.durability == "commit"
+            if is_mine or (self.are_behind() and self._sidecar.have_alone()):
                 self.flush()
         except (lmdb.Error, OSError, StoreError) as error:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)

@@ -62,7 +62,7 @@ class Room:
         if self._unchecked < self._check_every:
             return
         used = (self._handle.info()["last_pgno"] + 1) * self._page_size
-        self._checkpoints.note_size(used)
+        self._checkpoints.note_size(used, txn.id())
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit
