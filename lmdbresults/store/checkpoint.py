@@ -195,7 +195,7 @@ class Checkpoints:
         return math.isfinite(through) and self._sidecar.last_durable().txn >= through
 
     def _make(self) -> None:
-        if not self._sidecar.is_in_place():
+        if not self._sidecar.is_in_place() and self._sidecar.leads_to_data():
             self._sidecar.renew(self._options.mode)
             self._is_new = True
         with self._writer, self._handle.begin(write=True) as txn:
