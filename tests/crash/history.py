@@ -95,6 +95,8 @@ class History:
                 self._acknowledged_singles[writer, number] = event.place
             else:
                 self._acknowledged[number] = event.place, event.time
+        elif verb == "undone":
+            self._begun = [step for step in self._begun if step[1:4] != (rest[0], False, rest[1])]
         elif verb == "flush":
             flushes[rest[0]] = event.place
         elif verb == "flushed":

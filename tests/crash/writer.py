@@ -73,8 +73,9 @@ class Writer:
 
     def _undo(self) -> None:
         with contextlib.suppress(_Undone), self._store.write() as txn:
-            self._apply(txn, [self._change()])
+            number = self._apply(txn, [self._change()])
             raise _Undone
+        mark("undone", self._name, number)
 
     def _apply(self, txn: WriteTransaction, changes: list[Change]) -> int:
         number = txn.incr(TOTAL)
