@@ -122,13 +122,12 @@ def _recover(disk: Disk, events: list[Event], choose: Random) -> bool:
 
 
 def _moments(events: list[Event], count: int, choose: Random) -> Iterator[int]:
-    """Yield positions in the list of events: half of them anywhere, half of them close to a sync."""
+    """Yield positions in the list of events: near a sync, while the file is new, or anywhere."""
     syncs = [number for number, event in enumerate(events) if event.kind in (Kind.SYNC_BEGIN, Kind.SYNC_END)]
     for number in range(count):
-        if number % 2 and syncs:
-            yield min(max(choose.choice(syncs) + choose.randrange(-2, 4), 1), len(events) - 1)
-        else:
-            yield choose.randrange(1, len(events))
+        near_sync, early = choose.choice(syncs) + choose.randrange(-2, 4), choose.randrange(1, 60)
+        moment = (near_sync, near_sync, early, choose.randrange(1, len(events)))[number % 4]
+        yield min(max(moment, 1), len(events) - 1)
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -156,10 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--durability", choices=("checkpoint", "commit", "none"), default="checkpoint")
+    parser.add_argument("--interval", type=float, default=0.1, help="seconds from one checkpoint to the next")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="power-cut-"))
-    outcomes = list(_simulate(place, {"durability": asked.durability}, asked.images, asked.seed))
+    outcomes = list(
+        _simulate(
+            place, {"durability": asked.durability, "checkpoint_interval": asked.interval}, asked.images, asked.seed
+        )
+    )
     print(f"durability={asked.durability}, seed {asked.seed}\n{table(outcomes)}")
     failed = [outcome for outcome in outcomes if outcome.verdict.kind != "consistent"]
     for outcome in failed[:20]:

@@ -334,6 +334,15 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) 
 }
 int ftruncate(int fd, off_t length) { return recorded_resize(fd, 0, length, 1, 0); }
 int ftruncate64(int fd, off64_t length) { return recorded_resize(fd, 0, length, 1, 0); }
+int truncate(const char *path, off_t length) {
+    int fd = RAW_OPEN(path, O_WRONLY | O_CLOEXEC, 0);
+    int result = fd < 0 ? -1 : ftruncate(fd, length), error = errno;
+    if (fd >= 0)
+        syscall(SYS_close, fd);
+    errno = error;
+    return result;
+}
+int truncate64(const char *path, off64_t length) { return truncate(path, length); }
 int fallocate(int fd, int mode, off_t offset, off_t length) { return recorded_resize(fd, offset, length, 0, mode); }
 int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return recorded_resize(fd, offset, length, 0, mode); }
 int posix_fallocate(int fd, off_t offset, off_t length) {

@@ -1,7 +1,6 @@
 """A process that uses a store in every way, and notes what it does and what is acknowledged. It is recorded."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -11,7 +10,6 @@ from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.options import Options
 from lmdbresults.store.base import WriteTransaction
 from tests.crash.history import SINGLE, TOTAL, Change, value_of
 from tests.crash.recording import mark
@@ -35,9 +33,7 @@ class Writer:
         self._store = self._open()
 
     def _open(self) -> LMDBStore:
-        known = {field.name for field in dataclasses.fields(Options)}
-        options = {name: value for name, value in self._settings["options"].items() if name in known}
-        return open_store(self._settings["path"], **options)
+        return open_store(self._settings["path"], **self._settings["options"])
 
     def work(self) -> None:
         """Do many things, close the store and open it again now and then."""
@@ -107,10 +103,9 @@ class Writer:
         self._store.sweep()
 
     def _flush(self) -> None:
-        if hasattr(self._store, "flush"):
-            mark("flush", self._name)
-            self._store.flush()
-            mark("flushed", self._name)
+        mark("flush", self._name)
+        self._store.flush()
+        mark("flushed", self._name)
 
     def _wait(self) -> None:
         mailbox = self._store.mailbox()
