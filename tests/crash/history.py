@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pickle import loads
 from typing import Any, Final, NamedTuple
 
+from tests.crash.checkpoints import checkpoints_of, commits_within_reach
 from tests.crash.recording import Event, Kind
 
 __all__ = ["SINGLE", "TOTAL", "Found", "History", "Verdict", "digest", "value_of"]
@@ -67,7 +68,18 @@ class _Step(NamedTuple):
     writer: str
     is_single: bool
     number: int
+    commit: int
+    """The number that LMDB gives to it, if that is known."""
     changes: list[Change]
+
+
+class _Acknowledged(NamedTuple):
+    """That a writer was told of a commit, and when."""
+
+    place: int
+    time: float
+    is_promised: bool
+    """Whether it was durable by then."""
 
 
 class History:
@@ -75,32 +87,35 @@ class History:
 
     def __init__(self, events: list[Event]) -> None:
         self._begun: list[_Step] = []
-        #: Place and time of the acknowledgement of each transaction, by number, and of single writes.
-        self._acknowledged: dict[int, tuple[int, float]] = {}
-        self._acknowledged_singles: dict[tuple[str, int], int] = {}
+        #: By number; and by writer and number those of single writes.
+        self._acknowledged: dict[int, _Acknowledged] = {}
+        self._acknowledged_singles: dict[tuple[str, int], _Acknowledged] = {}
         #: When a flush began, and when it returned.
         self._flushes: list[tuple[int, int]] = []
         begun: dict[str, int] = {}
         for event in events:
             if event.kind is Kind.MARK:
                 self._note(event, loads(event.data), begun)
+        self._checkpoints = checkpoints_of(events)
+        self._commits = {step.number: step.commit for step in self._begun if not step.is_single}
 
     def _note(self, event: Event, what: tuple[Any, ...], flushes: dict[str, int]) -> None:
-        verb, *rest = what
+        verb, writer, *rest = what
         if verb == "begin":
-            self._begun.append(_Step(event.place, *rest))
+            self._begun.append(_Step(event.place, writer, *rest))
         elif verb == "acknowledged":
-            writer, is_single, number = rest
+            is_single, number, is_promised = rest
+            told = _Acknowledged(event.place, event.time, is_promised)
             if is_single:
-                self._acknowledged_singles[writer, number] = event.place
+                self._acknowledged_singles[writer, number] = told
             else:
-                self._acknowledged[number] = event.place, event.time
+                self._acknowledged[number] = told
         elif verb == "undone":
-            self._begun = [step for step in self._begun if step[1:4] != (rest[0], False, rest[1])]
+            self._begun = [step for step in self._begun if step[1:4] != (writer, False, *rest)]
         elif verb == "flush":
-            flushes[rest[0]] = event.place
+            flushes[writer] = event.place
         elif verb == "flushed":
-            self._flushes.append((flushes[rest[0]], event.place))
+            self._flushes.append((flushes[writer], event.place))
 
     def counts(self) -> dict[str, int]:
         """Return how much of what there is."""
@@ -108,22 +123,22 @@ class History:
             "transactions": len(self._acknowledged),
             "single writes": len(self._acknowledged_singles),
             "flushes": len(self._flushes),
+            "checkpoints": len(self._checkpoints),
         }
 
-    def judge(self, cut: Event, durability: str, found: Found) -> Verdict:
+    def judge(self, cut: Event, found: Found) -> Verdict:
         """Say what is to be said of what was found after a power cut just before an event."""
         if found.failure:
             return Verdict("aborted" if found.has_died else "error", found.failure)
         steps = self._begun[: bisect_left(self._begun, (cut.place,))]
         transactions = {step.number: step for step in steps if not step.is_single}  # a number that was undone is reused
         total = int(found.values.get(TOTAL, b"0"))
-        wrong = self._what_is_wrong(steps, transactions, total, found)
+        wrong = self._what_is_wrong(steps, transactions, total, found) or self._what_is_between(cut, total)
         if wrong:
             return Verdict("wrong", wrong)
-        promised = self._promised_until(cut, durability)
-        lost = self._what_is_lost(promised, total, found)
-        missing = [at for number, at in self._acknowledged.items() if number > total and at[0] < cut.place]
-        seconds = max((cut.time - time for _, time in missing), default=0.0)
+        lost = self._what_is_lost(cut, total, found)
+        missing = [told for number, told in self._acknowledged.items() if number > total and told.place < cut.place]
+        seconds = max((cut.time - told.time for told in missing), default=0.0)
         return Verdict("lost" if lost else "consistent", lost, len(missing), seconds)
 
     def _what_is_wrong(self, steps: list[_Step], transactions: Mapping[int, _Step], total: int, found: Found) -> str:
@@ -138,19 +153,27 @@ class History:
             return f"is not as it was after transaction {total}: {differing[:5]}"
         return _out_of_order(steps, transactions, total, found)
 
-    def _promised_until(self, cut: Event, durability: str) -> int:
-        """Return the place in the log until which everything acknowledged has to be there."""
-        if durability == "none":
-            return 0
-        flushed = [begin for begin, end in self._flushes if end < cut.place]
-        return cut.place if durability == "commit" else max(flushed, default=0)
+    def _what_is_between(self, cut: Event, total: int) -> str:
+        """Say whether the store is at no checkpoint, though it has some."""
+        if not self._checkpoints:
+            return ""
+        reach = {self._total_at(commit) for commit in commits_within_reach(self._checkpoints, cut.place)}
+        return "" if total in reach else f"holds {total} transactions, and the checkpoints are at {sorted(reach)}"
 
-    def _what_is_lost(self, promised: int, total: int, found: Found) -> str:
-        least = max((number for number, (place, _) in self._acknowledged.items() if place < promised), default=0)
+    def _total_at(self, commit: int) -> int:
+        return max((number for number, own in self._commits.items() if own <= commit), default=0)
+
+    def _what_is_lost(self, cut: Event, total: int, found: Found) -> str:
+        flushed = max((begin for begin, end in self._flushes if end < cut.place), default=0)
+
+        def is_promised(told: _Acknowledged) -> bool:
+            return told.place < (cut.place if told.is_promised else flushed)
+
+        least = max((number for number, told in self._acknowledged.items() if is_promised(told)), default=0)
         if total < least:
             return f"holds {total} of {least} transactions that had to be there"
-        for (writer, number), place in self._acknowledged_singles.items():
-            if place < promised and number > _single(found, writer):
+        for (writer, number), told in self._acknowledged_singles.items():
+            if is_promised(told) and number > _single(found, writer):
                 return f"lacks the single write {number} of {writer}, which had to be there"
         return ""
 

@@ -120,7 +120,7 @@ def _look(path: str, options: dict[str, Any]) -> Found:
     with open_store(path, clock=lambda: time.time() + _LATER, **options) as store:
         values = {key: digest(value) for key, value in store.scan()}
         problems = store.check()
-        mark("read")
+        mark("read", "")
         _go_on(store)
         problems += store.check()
     with open_store(path, clock=lambda: time.time() + _LATER, **options) as store:

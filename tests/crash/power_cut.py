@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ from tests.crash.opener import Opener
 from tests.crash.recording import Event, Kind, Recording
 from tests.crash.workload import NAME, record
 
-__all__ = ["Outcome", "Simulation", "table"]
+__all__ = ["Outcome", "Simulation", "table", "varied"]
 
 _KINDS: Final = ("consistent", "lost", "wrong", "error", "aborted")
 #: Images of one recording.
@@ -43,7 +44,8 @@ class Simulation:
     """Power cuts of stores that are opened with some options."""
 
     def __init__(self, place: Path, options: dict[str, Any], ignores_sync: Iterable[str] = ()) -> None:
-        self._place, self._options, self._ignored = place, options, tuple(ignores_sync)
+        self._place, self._ignored = place, tuple(ignores_sync)
+        self._options = {**options, "durability": options["durability"].replace("mixed", "checkpoint")}
         self._opener = Opener()
 
     def close(self) -> None:
@@ -82,7 +84,7 @@ class Simulation:
         image.write()
         boot = "the boot after the next" if case.outcome.during_recovery else "the next boot"
         found = self._opener.open(image.folder / NAME, self._options, boot, log)
-        outcome = case.outcome._replace(verdict=case.history.judge(case.cut, self._options["durability"], found))
+        outcome = case.outcome._replace(verdict=case.history.judge(case.cut, found))
         shutil.rmtree(image.folder)
         if outcome.verdict.kind != "consistent":
             image.write()
@@ -122,12 +124,12 @@ def _recover(disk: Disk, events: list[Event], choose: Random) -> bool:
 
 
 def _moments(events: list[Event], count: int, choose: Random) -> Iterator[int]:
-    """Yield positions in the list of events: near a sync, while the file is new, or anywhere."""
+    """Yield positions in the list of events: near a sync, while the file is new, or anywhere; and the end."""
     syncs = [number for number, event in enumerate(events) if event.kind in (Kind.SYNC_BEGIN, Kind.SYNC_END)]
     for number in range(count):
         near_sync, early = choose.choice(syncs) + choose.randrange(-2, 4), choose.randrange(1, 60)
         moment = (near_sync, near_sync, early, choose.randrange(1, len(events)))[number % 4]
-        yield min(max(moment, 1), len(events) - 1)
+        yield min(max(moment, 1), len(events) - 1) if number else len(events) - 1
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -154,16 +156,11 @@ def main() -> None:
     """Run as many images as are wanted, with a new recording for each sixty."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--durability", choices=("checkpoint", "commit", "none"), default="checkpoint")
-    parser.add_argument("--interval", type=float, default=0.1, help="seconds from one checkpoint to the next")
+    parser.add_argument("--durability", choices=("checkpoint", "commit", "mixed", "none"), default="checkpoint")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="power-cut-"))
-    outcomes = list(
-        _simulate(
-            place, {"durability": asked.durability, "checkpoint_interval": asked.interval}, asked.images, asked.seed
-        )
-    )
+    outcomes = list(_simulate(place, asked.durability, asked.images, asked.seed))
     print(f"durability={asked.durability}, seed {asked.seed}\n{table(outcomes)}")
     failed = [outcome for outcome in outcomes if outcome.verdict.kind != "consistent"]
     for outcome in failed[:20]:
@@ -173,15 +170,25 @@ def main() -> None:
     shutil.rmtree(place)
 
 
-def _simulate(place: Path, options: dict[str, Any], images: int, seed: int) -> Iterator[Outcome]:
-    simulation = Simulation(place, options)
-    while images > 0:
-        recording = record(place, seed, options)
-        yield from simulation.run(recording, min(images, _IMAGES), seed)
+def _simulate(place: Path, durability: str, images: int, seed: int) -> Iterator[Outcome]:
+    for number in range(seed, seed + ceil(images / _IMAGES)):
+        options = varied(durability, number)
+        recording, simulation = record(place, number, options), Simulation(place, options)
+        yield from simulation.run(recording, min(images, _IMAGES), number)
+        simulation.close()
         shutil.rmtree(recording.log)
         shutil.rmtree(recording.folder)
-        images, seed = images - _IMAGES, seed + 1
-    simulation.close()
+        images -= _IMAGES
+
+
+def varied(durability: str, seed: int) -> dict[str, Any]:
+    """Return options that have checkpoints be made for one reason and another."""
+    choose = Random(seed)
+    return {
+        "durability": durability,
+        "checkpoint_interval": choose.choice((0.03, 0.1, 0.3, 1.0)),
+        "checkpoint_bytes": choose.choice((1, 64)) << 20,
+    }
 
 
 if __name__ == "__main__":

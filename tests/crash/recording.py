@@ -85,10 +85,14 @@ class Recording:
         ours = {"LD_PRELOAD": library(), "POWER_CUT_LOG": str(self.log), "POWER_CUT_FOLDER": str(self.folder)}
         return {**os.environ, **ours}
 
+    def mark(self, *what: Any) -> None:
+        """Note something among the events, from outside."""
+        _start(self._recorder, self.log, self.folder)
+        _mark(self._recorder, what)
+
     def events(self) -> list[Event]:
         """Return everything so far."""
-        _start(self._recorder, self.log, self.folder)
-        _mark(self._recorder, ("end",))  # whoever comes next settles what a killed process has left undone
+        self.mark("end", "")  # whoever comes next settles what a killed process has left undone
         with open(self.log / "log", "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         events = list(_parse(content))

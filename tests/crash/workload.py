@@ -1,6 +1,7 @@
 """Several processes at work on one store while they are recorded: one forks, one is killed and started again."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -21,24 +22,17 @@ _PATIENCE: Final = 60.0
 
 
 def record(place: Path, seed: int, options: dict[str, Any], module: str = "tests.crash.writer") -> Recording:
-    """Record a workload that follows from a seed, as far as processes that run side by side can."""
+    """Record a workload that follows from a seed, as far as processes that run side by side can.
+
+    With durability "mixed" some of the processes use "commit" and the others "checkpoint".
+    """
     log, folder = place / f"log-{seed}", place / f"store-{seed}"
     log.mkdir()
     folder.mkdir()
     recording = Recording(log, folder)
-    settings = {"path": str(recording.folder / NAME), "seed": seed, "options": options, "acts": 40, "pause": 0.008}
-    workload = _Workload(recording, settings, module)
-    choose = Random(seed)
+    workload = _Workload(recording, {"seed": seed, "options": options, "acts": 40, "pause": 0.008}, module)
     try:
-        steady = [workload.start("forking", threads=1, forks=True), workload.start("threaded", threads=2, acts=80)]
-        victim = workload.start("killed", threads=2, acts=10_000)
-        workload.wait_for_growth()
-        time.sleep(choose.random() * 0.4)
-        victim.kill()
-        victim.wait()
-        steady.append(workload.start("late", threads=1))
-        for process in steady:
-            assert process.wait(_PATIENCE) == 0, "a writer has failed"
+        workload.run(Random(seed))
     finally:
         workload.kill_all()
     return recording
@@ -49,15 +43,37 @@ class _Workload:
         self._recording, self._settings, self._module = recording, settings, module
         self._processes: list[subprocess.Popen[bytes]] = []
 
+    def run(self, choose: Random) -> None:
+        """Let processes work side by side; one forks, one is held up, killed and followed by another."""
+        steady = [self.start("forking", threads=1, forks=True), self.start("threaded", threads=2, acts=80)]
+        victim = self.start("killed", threads=2, acts=10_000)
+        self.wait_for_growth()
+        time.sleep(choose.random() * 0.3)
+        victim.send_signal(signal.SIGSTOP)
+        time.sleep(choose.random() * 0.3)
+        if choose.random() < 0.5:
+            victim.send_signal(signal.SIGCONT)
+            time.sleep(choose.random() * 0.1)
+        victim.kill()
+        victim.wait()
+        steady.append(self.start("late", threads=1))
+        for process in steady:
+            assert process.wait(_PATIENCE) == 0, "a writer has failed"
+        self._recording.mark("flush", "everybody")  # as all have closed the file
+        self._recording.mark("flushed", "everybody")
+
     def start(self, name: str, *, threads: int, forks: bool = False, **changed: Any) -> "subprocess.Popen[bytes]":
-        settings = json.dumps({**self._settings, "threads": threads, "forks": forks, **changed})
+        options = dict(self._settings["options"], path=str(self._recording.folder / NAME))
+        if options["durability"] == "mixed":
+            options["durability"] = "commit" if name in ("forking", "late") else "checkpoint"
+        settings = json.dumps({**self._settings, "options": options, "threads": threads, "forks": forks, **changed})
         command = [sys.executable, "-m", self._module, name, settings]
         process = subprocess.Popen(command, cwd=_PROJECT, env=self._recording.environment())
         self._processes.append(process)
         return process
 
     def wait_for_growth(self) -> None:
-        """Wait until the last process that was started is at work, by the marks of its name in the log."""
+        """Wait until the one that is to be killed is at work, by the marks of its name in the log."""
         until = time.monotonic() + _PATIENCE
         while b"killed.1" not in (self._recording.log / "log").read_bytes():
             assert time.monotonic() < until, "no writer has begun"

@@ -30,10 +30,12 @@ class Writer:
         self._name, self._settings = name, settings
         self._choose = Random(f"{settings['seed']} {name}")
         self._singles = 0
+        self._is_promised = settings["options"]["durability"] == "commit"
         self._store = self._open()
 
     def _open(self) -> LMDBStore:
-        return open_store(self._settings["path"], **self._settings["options"])
+        options = dict(self._settings["options"])
+        return open_store(options.pop("path"), **options)
 
     def work(self) -> None:
         """Do many things, close the store and open it again now and then."""
@@ -65,7 +67,7 @@ class Writer:
         else:
             with self._store.write() as txn:
                 number = self._apply(txn, changes)
-        mark("acknowledged", self._name, False, number)
+        mark("acknowledged", self._name, False, number, self._is_promised)
 
     def _undo(self) -> None:
         with contextlib.suppress(_Undone), self._store.write() as txn:
@@ -75,7 +77,7 @@ class Writer:
 
     def _apply(self, txn: WriteTransaction, changes: list[Change]) -> int:
         number = txn.incr(TOTAL)
-        mark("begin", self._name, False, number, [_as_seen_later(*change) for change in changes])
+        mark("begin", self._name, False, number, txn._raw.id(), [_as_seen_later(*change) for change in changes])
         for verb, key, amount in changes:
             if verb == "incr":
                 txn.incr(key, amount)
@@ -95,14 +97,17 @@ class Writer:
 
     def _single(self) -> None:
         self._singles += 1
-        mark("begin", self._name, True, self._singles, [])
+        mark("begin", self._name, True, self._singles, 0, [])
         self._store.set(SINGLE + self._name.encode(), b"%d" % self._singles)
-        mark("acknowledged", self._name, True, self._singles)
+        mark("acknowledged", self._name, True, self._singles, self._is_promised)
 
     def _sweep(self) -> None:
         self._store.sweep()
 
     def _flush(self) -> None:
+        if self._settings["options"]["durability"] == "none":
+            self._store.flush()  # whatever it says, the pages of that moment may be used again
+            return
         mark("flush", self._name)
         self._store.flush()
         mark("flushed", self._name)
