@@ -68,7 +68,7 @@ class Found(NamedTuple):
     has_file: bool
     """Whether there is a data file."""
     has_content: bool
-    """Whether that is not empty."""
+    """Whether that is more than what a loss of power may leave of a new file, to which nothing was committed."""
     has_lock: bool
     """Whether there is a lock file beside it."""
     has_sidecar: bool
@@ -78,8 +78,16 @@ class Found(NamedTuple):
 def examine(path: str, mode: int) -> Found:
     """Check that ``path`` may be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
     data, lock, sidecar = (_examine_one(path + suffix, mode) for suffix in ("", LOCK_SUFFIX, CHECKPOINT_SUFFIX))
-    has_content = data is not None and data.st_size > 0
-    return Found(data is not None, has_content, lock is not None, sidecar is not None)
+    is_begun = data is not None and data.st_size > 0 and (sidecar is None or _has_content(path))
+    return Found(data is not None, is_begun, lock is not None, sidecar is not None)
+
+
+def _has_content(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return not meta.is_blank(file.fileno())
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def create_missing(path: str, mode: int, max_readers: int) -> None:

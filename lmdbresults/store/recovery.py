@@ -50,8 +50,10 @@ def is_to_come(sidecar: Sidecar) -> bool:
 
 
 def refuse_emptied(sidecar: Sidecar, path: str) -> None:
-    """Raise `FileDamaged` if a file without content, which was there before, had some once."""
-    if sidecar.last().txn and not files.gets_content(sidecar.data):
+    """Raise `FileDamaged` if a file in which nothing was committed, and which was there before, had some once."""
+    if sidecar.last().txn:
+        files.gets_content(sidecar.data)  # whoever begins it anew says so in the sidecar before
+    if sidecar.last().txn and meta.is_blank(sidecar.data):
         raise FileDamaged(
             f"{path} is empty, and {path}{files.CHECKPOINT_SUFFIX} says that it was not. Restore it from a backup; "
             "to start anew, delete both while no process uses them."
@@ -78,7 +80,9 @@ def _refuse_weaker(last: Checkpoint, wants_pins: bool, options: Options) -> None
 def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     """Put the file in order, and say in the sidecar how it is guarded from now on. Nobody else has it open."""
     last = sidecar.last()
-    if not sidecar.metas():
+    if meta.is_blank(sidecar.data):
+        if len(sidecar.metas()) < 2:
+            os.ftruncate(sidecar.data, 0)  # LMDB does not begin anew where there is half a beginning
         last = _forgotten(last)
     elif is_to_come(sidecar) or sidecar.is_garbled():
         last = _after_boot(sidecar, last, options)
@@ -96,7 +100,8 @@ def _after_boot(sidecar: Sidecar, last: Checkpoint, options: Options) -> Checkpo
     """Undo what a loss of power may have done; return the checkpoint at which the file is then."""
     if sidecar.is_at(last):
         return last  # it was closed in peace, or not written to since
-    if last.is_pinned and last.has_meta and sidecar.is_of(last) and sidecar.metas()[-1].txn > last.txn:
+    metas = sidecar.metas()
+    if last.is_pinned and last.has_meta and sidecar.is_of(last) and metas and metas[-1].txn > last.txn:
         _go_back(sidecar, last, options)
         return last
     logger.warning("%s may have been damaged when the machine went down. It is looked through now.", options.path)

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from lmdbresults.errors import NewerFormat
 from lmdbresults.store import boot, files, meta
-from lmdbresults.store.meta import META_BYTES, Meta
+from lmdbresults.store.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Meta
 
 __all__ = ["NO_CHECKPOINT", "Checkpoint", "Sidecar"]
 
@@ -30,10 +30,6 @@ _CHECKSUM: Final = struct.Struct(">I")
 _BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 #: Follows once all that is known to be on the disk. It is for the processes of this boot, so it need not get there.
 _CONFIRMED: Final = b"durable!"
-
-#: Where a data file says which one it is: in its first page, behind what LMDB has there and ever touches.
-_IDENTITY_PLACE: Final = 1024
-_IDENTITY_BYTES: Final = 16
 
 
 class Checkpoint(NamedTuple):
@@ -67,7 +63,7 @@ class Checkpoint(NamedTuple):
 
 
 #: Stands for what an empty sidecar says.
-NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", bytes(_IDENTITY_BYTES), bytes(META_BYTES))
+NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", bytes(IDENTITY_BYTES), bytes(META_BYTES))
 
 
 def _unpacked(data: bytes) -> Checkpoint | None:
@@ -181,14 +177,14 @@ class Sidecar:
 
     def identity(self) -> bytes:
         """Return which data file this is; zeros if it does not say."""
-        return os.pread(self.data, _IDENTITY_BYTES, _IDENTITY_PLACE).ljust(_IDENTITY_BYTES, b"\0")
+        return os.pread(self.data, IDENTITY_BYTES, IDENTITY_PLACE).ljust(IDENTITY_BYTES, b"\0")
 
     def identify(self) -> bytes:
         """Return which data file this is, and have it say so if it does not. The caller has LMDB's write lock."""
         identity = self.identity()
         if not any(identity):
-            identity = os.urandom(_IDENTITY_BYTES)
-            os.pwrite(self.data, identity, _IDENTITY_PLACE)
+            identity = os.urandom(IDENTITY_BYTES)
+            os.pwrite(self.data, identity, IDENTITY_PLACE)
         return identity
 
     def is_of(self, checkpoint: Checkpoint) -> bool:
