@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 import time
+from contextlib import suppress
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -167,7 +168,8 @@ class Sidecar:
 
     def sync_folder(self) -> None:
         """Have a sidecar that is new be found after a loss of power."""
-        files.sync_folder(os.path.dirname(self._path))
+        with suppress(FileNotFoundError):  # with the folder the file is gone
+            files.sync_folder(os.path.dirname(self._path))
 
     # -- the data file ---------------------------------------------------------------------------------------------
 
