@@ -22,7 +22,7 @@ from tests.crash.opener import Opener
 from tests.crash.recording import Event, Kind, Recording
 from tests.crash.workload import NAME, record
 
-__all__ = ["Outcome", "Simulation", "table", "varied"]
+__all__ = ["Outcome", "Simulation", "simulate", "table", "varied"]
 
 _KINDS: Final = ("consistent", "lost", "wrong", "error", "aborted")
 #: Images of one recording.
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="power-cut-"))
-    outcomes = list(_simulate(place, asked.durability, asked.images, asked.seed))
+    outcomes = list(simulate(place, asked.durability, asked.images, asked.seed))
     print(f"durability={asked.durability}, seed {asked.seed}\n{table(outcomes)}")
     failed = [outcome for outcome in outcomes if outcome.verdict.kind != "consistent"]
     for outcome in failed[:20]:
@@ -170,7 +170,8 @@ def main() -> None:
     shutil.rmtree(place)
 
 
-def _simulate(place: Path, durability: str, images: int, seed: int) -> Iterator[Outcome]:
+def simulate(place: Path, durability: str, images: int, seed: int) -> Iterator[Outcome]:
+    """Yield what becomes of so many images, of one recording for each sixty, with various options."""
     for number in range(seed, seed + ceil(images / _IMAGES)):
         options = varied(durability, number)
         recording, simulation = record(place, number, options), Simulation(place, options)

@@ -41,6 +41,8 @@ def record(place: Path, seed: int, options: dict[str, Any], module: str = "tests
 class _Workload:
     def __init__(self, recording: Recording, settings: dict[str, Any], module: str) -> None:
         self._recording, self._settings, self._module = recording, settings, module
+        #: Every other disk is slow, which gives the processes time to come between a write and its sync.
+        self._delay = settings["seed"] % 2 * 0.008
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def run(self, choose: Random) -> None:
@@ -68,7 +70,7 @@ class _Workload:
             options["durability"] = "commit" if name in ("forking", "late") else "checkpoint"
         settings = json.dumps({**self._settings, "options": options, "threads": threads, "forks": forks, **changed})
         command = [sys.executable, "-m", self._module, name, settings]
-        process = subprocess.Popen(command, cwd=_PROJECT, env=self._recording.environment())
+        process = subprocess.Popen(command, cwd=_PROJECT, env=self._recording.environment(self._delay))
         self._processes.append(process)
         return process
 
