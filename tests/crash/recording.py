@@ -77,6 +77,10 @@ class Recording:
         self.log, self.folder = log, folder
         #: By which the log knows the folder.
         self.inode = folder.stat().st_ino
+        #: What lies in it to begin with: inode, name and content.
+        self.before = [
+            (path.stat().st_ino, path.name, path.read_bytes()) for path in folder.iterdir() if path.is_file()
+        ]
         self._recorder = ctypes.CDLL(library())
         self._recorder.power_cut_end.restype = ctypes.c_uint64
         _start(self._recorder, log, folder)

@@ -25,7 +25,7 @@ def cut(
     options = {**OPTIONS, "durability": durability}
     simulation = Simulation(place, options, **rest)
     try:
-        return list(simulation.run(record(place, 7, options, module), images, 7))
+        return list(simulation.run(record(place, 7, options, module=module), images, 7))
     finally:
         simulation.close()
 

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from tests.crash.recording import Recording
 
-__all__ = ["NAME", "record"]
+__all__ = ["NAME", "record", "write_files"]
 
 #: The file of the store, in the folder that is watched.
 NAME: Final = "results.lmdb"
@@ -21,21 +22,41 @@ _PROJECT: Final = Path(__file__).parent.parent.parent
 _PATIENCE: Final = 60.0
 
 
-def record(place: Path, seed: int, options: dict[str, Any], module: str = "tests.crash.writer") -> Recording:
+def record(
+    place: Path,
+    seed: int,
+    options: dict[str, Any],
+    *,
+    module: str = "tests.crash.writer",
+    image: Mapping[str, bytes] | None = None,
+    boot: str = "",
+) -> Recording:
     """Record a workload that follows from a seed, as far as processes that run side by side can.
 
-    With durability "mixed" some of the processes use "commit" and the others "checkpoint".
+    With durability "mixed" some of the processes use "commit" and the others "checkpoint". With ``image`` they begin
+    with what is left of a store; ``boot`` is the name of the boot in which they run, if it is not the present one.
     """
     log, folder = place / f"log-{seed}", place / f"store-{seed}"
     log.mkdir()
-    folder.mkdir()
+    write_files(folder, image or {})
     recording = Recording(log, folder)
-    workload = _Workload(recording, {"seed": seed, "options": options, "acts": 40, "pause": 0.008}, module)
+    workload = _Workload(
+        recording, {"seed": seed, "options": options, "boot": boot, "acts": 40, "pause": 0.008}, module
+    )
     try:
         workload.run(Random(seed))
     finally:
         workload.kill_all()
     return recording
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, int]:
+    """Put files into a folder; return their inodes."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    return {name: (folder / name).stat().st_ino for name in files}
 
 
 class _Workload:
