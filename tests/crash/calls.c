@@ -10,7 +10,9 @@ static unsigned char synced[1 << 16];
 static ssize_t raw_write(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
     if (offset < 0)
         return syscall(SYS_writev, fd, parts, count);
-    return flags ? syscall(SYS_pwritev2, fd, parts, count, offset, 0, flags) : syscall(SYS_pwritev, fd, parts, count, offset, 0);
+    if (flags)
+        return syscall(SYS_pwritev2, fd, parts, count, offset, 0, flags);
+    return syscall(SYS_pwritev, fd, parts, count, offset, 0);
 }
 
 static int sync_range(int fd, const char *path, uint64_t inode, uint64_t offset, uint64_t length, long call) {
@@ -109,7 +111,7 @@ int truncate(const char *path, off_t length) {
 }
 int truncate64(const char *path, off64_t length) { return truncate(path, length); }
 int fallocate(int fd, int mode, off_t offset, off_t length) { return recorded_resize(fd, offset, length, 0, mode); }
-int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return recorded_resize(fd, offset, length, 0, mode); }
+int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return fallocate(fd, mode, offset, length); }
 int posix_fallocate(int fd, off_t offset, off_t length) {
     return recorded_resize(fd, offset, length, 0, 0) ? errno : 0;
 }
@@ -178,7 +180,8 @@ static int recorded_open(int folder, const char *path, int flags, mode_t mode) {
     return fd;
 }
 
-static int recorded_renaming(enum kind kind, int folder, const char *path, int other_folder, const char *other, int flags) {
+static int recorded_naming(enum kind kind, int folder, const char *path, int other_folder, const char *other,
+                           int flags) {
     char from[PATH_MAX] = "", to[PATH_MAX] = "";
     int is_ours = is_watched_path(folder, path, from);
     is_ours |= kind != UNLINK && is_watched_path(other_folder, other, to);
@@ -216,16 +219,16 @@ int creat(const char *path, mode_t mode) { return recorded_open(AT_FDCWD, path, 
 OPENS(openat, int folder,)
 OPENS(openat64, int folder,)
 
-int unlink(const char *path) { return recorded_renaming(UNLINK, AT_FDCWD, path, 0, NULL, 0); }
-int unlinkat(int folder, const char *path, int flags) { return recorded_renaming(UNLINK, folder, path, 0, NULL, flags); }
-int rename(const char *path, const char *other) { return recorded_renaming(RENAME, AT_FDCWD, path, AT_FDCWD, other, 0); }
+int unlink(const char *path) { return recorded_naming(UNLINK, AT_FDCWD, path, 0, NULL, 0); }
+int unlinkat(int folder, const char *path, int flags) { return recorded_naming(UNLINK, folder, path, 0, NULL, flags); }
+int rename(const char *path, const char *other) { return recorded_naming(RENAME, AT_FDCWD, path, AT_FDCWD, other, 0); }
 int renameat(int folder, const char *path, int other_folder, const char *other) {
-    return recorded_renaming(RENAME, folder, path, other_folder, other, 0);
+    return recorded_naming(RENAME, folder, path, other_folder, other, 0);
 }
 int renameat2(int folder, const char *path, int other_folder, const char *other, unsigned flags) {
-    return recorded_renaming(RENAME, folder, path, other_folder, other, flags);
+    return recorded_naming(RENAME, folder, path, other_folder, other, flags);
 }
-int link(const char *path, const char *other) { return recorded_renaming(LINK, AT_FDCWD, path, AT_FDCWD, other, 0); }
+int link(const char *path, const char *other) { return recorded_naming(LINK, AT_FDCWD, path, AT_FDCWD, other, 0); }
 int linkat(int folder, const char *path, int other_folder, const char *other, int flags) {
-    return recorded_renaming(LINK, folder, path, other_folder, other, flags);
+    return recorded_naming(LINK, folder, path, other_folder, other, flags);
 }

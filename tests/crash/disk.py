@@ -139,7 +139,11 @@ class Disk:
         """Return the files as they may be after a power cut, torn at a unit of so many bytes."""
         names = dict(self._names)
         _change(names, [change for change in self._changes if choose.random() < 0.7])
-        return {name: _image(file, choose, unit) for name, file in names.items()}
+        files = {name: _image(file, choose, unit) for name, file in names.items()}
+        for name in files:
+            if name.endswith("-lock") and choose.random() < 0.5:
+                files[name] = choose.randbytes(len(files[name]))  # written through a map, so it may hold anything
+        return files
 
 
 class _Taste:

@@ -21,7 +21,9 @@ long delay;
 /* -- which files ------------------------------------------------------------------------------------------------ */
 
 static int is_inside(const char *path) {
-    return !strncmp(path, watched, watched_bytes) && path[watched_bytes] == '/' && !strchr(path + watched_bytes + 1, '/');
+    if (strncmp(path, watched, watched_bytes) || path[watched_bytes] != '/')
+        return 0;
+    return !strchr(path + watched_bytes + 1, '/');
 }
 
 int path_of(int fd, char *path) {
@@ -91,7 +93,8 @@ static void settle(void) {
     uint64_t at = shared->end + sizeof record;
     if (shared->pending != shared->end || pread(log_fd, &record, sizeof record, shared->end) != sizeof record)
         return;
-    if (pread(log_fd, path, record.path_bytes, at) < 0 || pread(log_fd, other, record.other_bytes, at + record.path_bytes) < 0)
+    if (pread(log_fd, path, record.path_bytes, at) < 0 ||
+        pread(log_fd, other, record.other_bytes, at + record.path_bytes) < 0)
         die("the log cannot be read");
     int happened = 0;
     uint64_t inode = 0;
