@@ -12,7 +12,7 @@ from lmdbresults.store.check import check
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.files import LOCK_SUFFIX
 from lmdbresults.store.leftovers import chord_leftovers
-from lmdbresults.store.pages import Meta, PageDamaged, PageFile
+from lmdbresults.store.pages import PageDamaged, PageFile, State
 from lmdbresults.store.structure import problems_of
 
 __all__ = ["main", "problems_in"]
@@ -38,21 +38,21 @@ def problems_in(path: str, live: bool, chords: bool) -> Iterator[str]:
     """Yield what is wrong with a file. LMDB reads it only if its pages are in order."""
     try:
         with PageFile(path) as file:
-            file.metas()  # whose error says more than LMDB's
+            file.states()  # whose error says more than LMDB's
             for _ in range(_TRIES):
                 with _open(path, file, lock=live) as handle, handle.begin() as txn:
-                    meta = next((meta for meta in file.metas() if meta.txnid == txn.id()), None)
-                    if meta is not None:
-                        yield from _problems_of_snapshot(file, meta, txn, chords)
+                    state = next((state for state in file.states() if state.txn == txn.id()), None)
+                    if state is not None:
+                        yield from _problems_of_snapshot(file, state, txn, chords)
                         return
             yield f"{path} is written to so fast that no snapshot of it can be judged. Try again."
     except (PageDamaged, OSError, lmdb.Error) as error:
         yield f"{path} cannot be read: {error}"
 
 
-def _problems_of_snapshot(file: PageFile, meta: Meta, txn: Transaction, chords: bool) -> Iterator[str]:
+def _problems_of_snapshot(file: PageFile, state: State, txn: Transaction, chords: bool) -> Iterator[str]:
     """Judge what a read transaction keeps from being reused: all of its pages but the meta page."""
-    broken = list(problems_of(file, meta))
+    broken = list(problems_of(file, state))
     yield from broken or (problem.text for problem in check(txn))
     if chords and not broken:
         yield from chord_leftovers(txn)

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from lmdbresults.store.meta import META_BYTES, Meta, unpacked
+
 __all__ = [
     "BRANCH",
     "LEAF",
     "META",
     "OVERFLOW",
-    "Meta",
     "Node",
     "PageDamaged",
     "PageFile",
     "Root",
+    "State",
     "kind_of",
     "nodes_of",
     "sound_nodes_of",
@@ -33,8 +35,6 @@ _KINDS: Final = 0x20 | BRANCH | LEAF | OVERFLOW | META
 #: Flags of a node: its value lies in pages of its own; it is a tree, or several values.
 _IS_BIG, _IS_TREE = 0x01, 0x06
 
-MAGIC: Final = 0xBEEFC0DE
-VERSION: Final = 1
 #: Page number, padding, flags, then lower and upper end of the free space, or the number of pages.
 _HEAD: Final = struct.Struct("=QHHHH")
 _PAGES_IN_RUN: Final = struct.Struct("=12xI")
@@ -42,13 +42,9 @@ _HEAD_BYTES: Final = 16
 #: Size of the value, flags, size of the key; in a branch the first two are the number of the page below.
 _NODE: Final = struct.Struct("=IHH")
 _PAGE_NUMBER: Final = struct.Struct("=Q")
-#: Magic, version, address, map size; then the page size in front of the tree of free pages.
-_META: Final = struct.Struct("=16xII8xQ")
-#: Page size (used in the first tree only), flags, depth, pages of three kinds, entries, root.
+#: In a meta: page size (in the first tree only), flags, depth, pages of three kinds, entries, root.
 _TREE: Final = struct.Struct("=IHHQQQQQ")
-_FREE_AT, _MAIN_AT = 40, 88
-_END_OF_META: Final = struct.Struct("=136xQQ")
-_META_BYTES: Final = 152
+_FREE_AT, _MAIN_AT = 24, 72
 #: The root of an empty tree.
 _NOTHING: Final = (1 << 64) - 1
 
@@ -66,15 +62,21 @@ class Root(NamedTuple):
     entries: int
 
 
-class Meta(NamedTuple):
-    """What a meta page says of the file."""
+class State(NamedTuple):
+    """What a meta page says of the file: its state as of one commit."""
 
-    txnid: int
-    """Number of the transaction that wrote it."""
+    txn: int
+    """Number of the commit."""
     last_page: int
     page_size: int
     free: Root
     main: Root
+
+    @classmethod
+    def of(cls, meta: Meta) -> "State":
+        """Return what a meta page says."""
+        roots = [_root(_TREE.unpack_from(meta.data, start)) for start in (_FREE_AT, _MAIN_AT)]
+        return cls(meta.txn, meta.last_page, meta.page_size, *roots)
 
 
 class Node(NamedTuple):
@@ -110,32 +112,22 @@ class PageFile:
         """Return the present size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
-    def metas(self) -> list[Meta]:
+    def states(self) -> list[State]:
         """Return what the two meta pages say, the newer one first, and learn the size of pages from them.
 
-        A meta page that makes no sense is left out. Raises `PageDamaged` if neither does.
+        A meta page that makes no sense is left out. Raises `PageDamaged` if neither makes any.
         """
         first = self._meta(0)
         sizes = [first.page_size] if first else [1 << power for power in range(8, 17)]
-        seconds = (self._meta(size) for size in sizes)
-        second = next((meta for meta in seconds if meta), None)
-        metas = [meta for meta in (first, second) if meta]
+        found = [first, *map(self._meta, sizes)]
+        metas = [meta for meta in found if meta is not None]
         if not metas:
             raise PageDamaged("Neither of the two meta pages is one.")
         self.page_size = metas[0].page_size
-        return sorted(metas, key=lambda meta: -meta.txnid)
+        return sorted(map(State.of, metas), key=lambda state: -state.txn)
 
-    def _meta(self, offset: int) -> Meta | None:
-        data = os.pread(self._descriptor, _META_BYTES, offset)
-        if len(data) < _META_BYTES:
-            return None
-        magic, version, _ = _META.unpack_from(data)
-        page_size, *free = _TREE.unpack_from(data, _FREE_AT)
-        if (magic, version) != (MAGIC, VERSION) or page_size.bit_count() != 1 or not 256 <= page_size <= 1 << 16:
-            return None
-        _, *main = _TREE.unpack_from(data, _MAIN_AT)
-        last_page, txnid = _END_OF_META.unpack_from(data)
-        return Meta(txnid, last_page, page_size, _root(free), _root(main))
+    def _meta(self, page_at: int) -> Meta | None:
+        return unpacked(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
 
     def page(self, number: int) -> bytes:
         """Return a page; what lies behind the end of the file is missing from it."""
@@ -162,8 +154,8 @@ class PageFile:
         return count
 
 
-def _root(fields: list[int]) -> Root:
-    _, depth, _, _, _, entries, page = fields
+def _root(fields: tuple[int, ...]) -> Root:
+    _, _, depth, _, _, _, entries, page = fields
     return Root(None if page == _NOTHING else page, depth, entries)
 
 
