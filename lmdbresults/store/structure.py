@@ -79,10 +79,12 @@ def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
         page = file.page(number)
         if kind_of(page, number) != (BRANCH if level > 1 else LEAF):
             raise PageDamaged(f"Page {number} is of the wrong kind for its level.")
-        nodes = list(nodes_of(page, number))
-        if not nodes:
+        first = next(
+            nodes_of(page, number), None
+        )  # the first only: all of them would take longer than opening the file
+        if first is None:
             raise PageDamaged(f"Page {number} has no entries.")
-        number = nodes[0].below
+        number = first.below
 
 
 class _Walk:
