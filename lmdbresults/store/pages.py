@@ -60,6 +60,8 @@ class Root(NamedTuple):
     """Number of its topmost page; None: it is empty."""
     depth: int
     entries: int
+    flags: int
+    """How its keys are ordered, and whether they have several values."""
 
 
 class State(NamedTuple):
@@ -155,8 +157,8 @@ class PageFile:
 
 
 def _root(fields: tuple[int, ...]) -> Root:
-    _, _, depth, _, _, _, entries, page = fields
-    return Root(None if page == _NOTHING else page, depth, entries)
+    _, flags, depth, _, _, _, entries, page = fields
+    return Root(None if page == _NOTHING else page, depth, entries, flags)
 
 
 def kind_of(page: bytes, number: int) -> int:

@@ -15,6 +15,8 @@ UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
 _NUMBER: Final = struct.Struct("=Q")
 #: The deepest tree that LMDB walks.
 _DEEPEST: Final = 32
+#: Flags that say how a tree is ordered; among those of the free pages are also some of the file's.
+_FLAGS_OF_TREES, _INTEGER_KEY = 0x7E, 0x08
 #: How often a file is looked at that others are writing to.
 _TRIES: Final = 16
 
@@ -38,6 +40,9 @@ def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]
     ``freed`` gets the pages that are listed as free, with the number of the transaction that freed them.
     """
     pages[:2] = bytes((IN_USE, IN_USE))
+    if not _has_usual_order(state):
+        yield f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}: those of a store have others."
+        return
     free = _FreeWalk(file, pages, state.free)
     yield from free.problems()
     yield from _Walk(file, pages, state.main).problems()
@@ -58,6 +63,8 @@ def damage_at_the_top(file: PageFile) -> str | None:
     for _ in range(_TRIES):
         state = file.states()[0]
         try:
+            if not _has_usual_order(state):
+                raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
             for root in (state.free, state.main):
                 _require_first_leaf(file, root, state.last_page)
         except PageDamaged as damage:
@@ -66,6 +73,11 @@ def damage_at_the_top(file: PageFile) -> str | None:
         else:
             return None
     return None
+
+
+def _has_usual_order(state: State) -> bool:
+    """Return whether the trees are ordered as those of a store: by bytes, and the one of free pages by number."""
+    return state.main.flags == 0 and state.free.flags & _FLAGS_OF_TREES == _INTEGER_KEY
 
 
 def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
