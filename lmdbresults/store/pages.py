@@ -24,6 +24,7 @@ __all__ = [
     "State",
     "kind_of",
     "nodes_of",
+    "offsets_of",
     "sound_nodes_of",
 ]
 
@@ -175,18 +176,19 @@ def kind_of(page: bytes, number: int) -> int:
 def nodes_of(page: bytes, number: int) -> Iterator[Node]:
     """Yield the entries of a branch or a leaf. Raises `PageDamaged` at the first that is none."""
     read = _branch_node if kind_of(page, number) == BRANCH else _leaf_node
-    for offset in _offsets(page, number):
+    for offset in offsets_of(page, number):
         yield read(page, offset, number)
 
 
 def sound_nodes_of(page: bytes, number: int) -> Iterator[Node]:
     """Yield those entries of a leaf that can be read. Raises `PageDamaged` if it is none."""
-    for offset in _offsets(page, number) if kind_of(page, number) == LEAF else ():
+    for offset in offsets_of(page, number) if kind_of(page, number) == LEAF else ():
         with suppress(PageDamaged):
             yield _leaf_node(page, offset, number)
 
 
-def _offsets(page: bytes, number: int) -> tuple[int, ...]:
+def offsets_of(page: bytes, number: int) -> tuple[int, ...]:
+    """Return where the entries of a branch or a leaf begin. Raises `PageDamaged` if its head cannot be right."""
     _, _, _, lower, upper = _HEAD.unpack_from(page)
     if not _HEAD_BYTES <= lower <= upper <= len(page) or lower % 2:
         raise PageDamaged(f"Page {number} has its free space from {lower} to {upper}, which cannot be.")

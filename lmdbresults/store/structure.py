@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from lmdbresults.store.pages import BRANCH, LEAF, Node, PageDamaged, PageFile, Root, State, kind_of, nodes_of
+from lmdbresults.store.pages import (
+    BRANCH,
+    LEAF,
+    Node,
+    PageDamaged,
+    PageFile,
+    Root,
+    State,
+    kind_of,
+    nodes_of,
+    offsets_of,
+)
 
 __all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "problems_of", "survey"]
 
@@ -56,23 +67,27 @@ def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]
 
 
 def damage_at_the_top(file: PageFile) -> str | None:
-    """Return what is wrong with the pages that opening a file leads through, or None. Others may be writing to it.
-
-    Raises `PageDamaged` if neither meta page is one.
-    """
+    """Return what is wrong with the pages that opening a file leads through, or None. Others may be writing to it."""
+    former = txn = None
     for _ in range(_TRIES):
-        state = file.states()[0]
         try:
-            if not _has_usual_order(state):
-                raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
-            for root in (state.free, state.main):
-                _require_first_leaf(file, root, state.last_page)
+            former, txn = txn, None
+            state = file.states()[0]
+            txn = state.txn
+            _require_top(file, state)
         except PageDamaged as damage:
-            if file.states()[0].txn == state.txn:  # else its pages may have been used again meanwhile
+            if former == txn:  # else its pages may have been used again while they were looked at
                 return str(damage)
         else:
             return None
     return None
+
+
+def _require_top(file: PageFile, state: State) -> None:
+    if not _has_usual_order(state):
+        raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
+    for root in (state.free, state.main):
+        _require_first_leaf(file, root, state.last_page)
 
 
 def _has_usual_order(state: State) -> bool:
@@ -91,12 +106,10 @@ def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
         page = file.page(number)
         if kind_of(page, number) != (BRANCH if level > 1 else LEAF):
             raise PageDamaged(f"Page {number} is of the wrong kind for its level.")
-        first = next(
-            nodes_of(page, number), None
-        )  # the first only: all of them would take longer than opening the file
-        if first is None:
+        if not offsets_of(page, number):
             raise PageDamaged(f"Page {number} has no entries.")
-        number = first.below
+        if level > 1:  # the first entry only: all of them would take longer than opening the file
+            number = next(nodes_of(page, number)).below
 
 
 class _Walk:
