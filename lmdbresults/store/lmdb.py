@@ -23,7 +23,7 @@ from lmdbresults.store.mailbox import LMDBMailbox
 from lmdbresults.store.register import register
 from lmdbresults.store.scans import scan
 from lmdbresults.store.verbs import CLOSED, ENDED, Reading, Writing
-from lmdbresults.store.verify import verify
+from lmdbresults.store.verify import refuse_broken, verify
 from lmdbresults.store.waiters import News
 from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations, clear_dead
@@ -293,8 +293,10 @@ class LMDBStore(Store):
     def repair(self) -> list[str]:
         """Remove what belongs to no record, and index again what is not; return a sentence for each.
 
-        What is damaged itself is left: delete its key, or restore a backup. Raises `StoreFull`.
+        What is damaged itself is left: delete its key, or restore a backup. Raises `FileDamaged` if the file is damaged
+        below its records, or `StoreFull`.
         """
+        refuse_broken(self._environment.path)
         cures = self._environment.read(cures_in)
         done: list[str] = []
         for start in range(0, len(cures), _SWEEP_BATCH):
