@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -53,7 +54,7 @@ def problems_in(path: str, live: bool, chords: bool) -> Iterator[str]:
 def _problems_of_snapshot(file: PageFile, meta: Meta, txn: Transaction, chords: bool) -> Iterator[str]:
     """Judge what a read transaction keeps from being reused: all of its pages but the meta page."""
     broken = list(problems_of(file, meta))
-    yield from broken or (problem.text for problem in check(txn))
+    yield from broken or (problem.text for problem in check(txn, time.time()))
     if chords and not broken:
         yield from chord_leftovers(txn)
 

@@ -10,13 +10,12 @@ stands there:
     x <deadline> <k... h...> an entry of the expiry index, ordered by deadline; no value
 
 A record that can expire has exactly one entry in the index, at or before its deadline. Overwriting it with a later
-deadline leaves the entry where it is; the sweep that meets it there moves it on. So the usual STARTED, then SUCCESS
-touches the index once.
+deadline leaves the entry where it is; the sweep that meets it there moves it on (expiry.py). So the usual STARTED, then
+SUCCESS touches the index once. A sweep that was broken off leaves entries that are due and belong to no record.
 
 Functions take a raw transaction and know nothing of environments; the clock comes in as ``now``.
 """
 
-import math
 import struct
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -34,11 +33,9 @@ __all__ = [
     "expire",
     "increment",
     "lookup",
-    "next_deadline",
     "place_of",
     "put",
     "remove",
-    "sweep",
     "touch",
 ]
 
@@ -267,6 +264,11 @@ def _take_down(txn: Transaction, place: bytes, record: Entry) -> None:
         txn.delete(_index_key(record.indexed, place))
 
 
+def touch(txn: Transaction) -> None:
+    """Change nothing, but have the commit count: pages may be reused two commits after the one that freed them."""
+    txn.put(FORMAT_KEY, txn.get(FORMAT_KEY, b""))
+
+
 # -- the expiry index --------------------------------------------------------------------------------------------
 
 
@@ -286,73 +288,9 @@ def _index(txn: Transaction, place: bytes, former: Entry | None, deadline: float
     return deadline
 
 
-def next_deadline(txn: Transaction) -> float:
-    """Return when the first entry of the index is due; infinity if there is none."""
-    cursor = txn.cursor()
-    if not cursor.set_range(_INDEX):
-        return math.inf
-    return _due(cursor.key())
-
-
 def _due(index_key: bytes) -> float:
     (deadline,) = _DEADLINE.unpack_from(index_key, 1)
     return float(deadline)
-
-
-def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News]) -> tuple[int, bool]:
-    """Delete up to ``limit`` records that have expired; return how many, and whether there may be more.
-
-    ``budget`` bounds the work: each entry of the index and each piece of a large value costs one.
-    """
-    removed = 0
-    due = _first_due(txn, now, min(limit, budget))
-    for index_key in due:
-        if budget <= 0:
-            break
-        gone, cost = _sweep_one(txn, index_key, now, budget, news)
-        removed += gone
-        budget -= cost
-    return removed, bool(due)
-
-
-def touch(txn: Transaction) -> None:
-    """Change nothing, but have the commit count: pages may be reused two commits after the one that freed them."""
-    txn.put(FORMAT_KEY, txn.get(FORMAT_KEY, b""))
-
-
-def _first_due(txn: Transaction, now: float, limit: int) -> list[bytes]:
-    cursor = txn.cursor()
-    found: list[bytes] = []
-    if cursor.set_range(_INDEX):
-        for index_key in cursor.iternext(values=False):
-            if len(found) >= limit or _due(index_key) > now:
-                break
-            found.append(index_key)
-    return found
-
-
-def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, news: list[News]) -> tuple[int, int]:
-    """Follow one entry of the index; return how many records went, and what that cost."""
-    place = index_key[1 + _DEADLINE.size :]
-    key, record = _at(txn, place)
-    txn.delete(index_key)
-    if record is None or record.indexed != _due(index_key):
-        return 0, 1  # the record is damaged, or was replaced by something that the entry is not about
-    if not record.is_expired(now):  # it was given a later deadline since
-        _write(txn, key, place, record._replace(indexed=_index(txn, place, None, record.deadline)))
-        return 0, 1
-    if record.flags & _IS_AWAITED:  # who still waits registers again
-        news += waiters.take(txn, place, interim=False)
-    if not record.flags & _IS_CUT:
-        txn.delete(place)
-        return int(record.deadline != _VACANT), 1
-    pieces_gone, rest = pieces.shorten(txn, record.body, budget)
-    if rest is None:
-        txn.delete(place)
-    else:  # half a value has to stay expired even if the clock is set back
-        indexed = _index(txn, place, None, _DOOMED)
-        _write(txn, key, place, Entry(_DOOMED, indexed, record.flags & ~_IS_AWAITED, rest))
-    return int(rest is None), pieces_gone + 1
 
 
 def _at(txn: Transaction, place: bytes) -> tuple[bytes, Entry | None]:
