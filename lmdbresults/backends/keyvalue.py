@@ -13,7 +13,7 @@ from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.waiting import OnInterval
 from lmdbresults.errors import ChordError
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, pack_fields
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 
 __all__ = ["KeyValueStoreBackend", "chord_size", "count_tasks", "part_key"]
@@ -82,6 +82,8 @@ class KeyValueStoreBackend(BaseBackend):
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
         """Return the key of a task's record. Raises ValueError for an empty id."""
+        if type(task_id) is str and task_id and not key:  # nearly always
+            return self.task_keyprefix + self.key_t(task_id)  # type: ignore[operator,return-value]
         return self._key(self.task_keyprefix, task_id, key, "task_id")
 
     def get_key_for_group(self, group_id: str | bytes | UUID, key: str = "") -> bytes:
@@ -124,7 +126,7 @@ class KeyValueStoreBackend(BaseBackend):
                 queue = (request.delivery_info or {}).get("routing_key")
                 arguments = {"args": request.args, "kwargs": request.kwargs}
         known = (name, worker, queue, retries, group_id, parent_id, children, traceback)
-        return TaskRecord(RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)).pack()
+        return pack_fields((RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)))
 
     def decode_result(self, payload: bytes) -> Meta:
         """Return the meta in a stored record, its exception brought back to life."""
@@ -134,7 +136,9 @@ class KeyValueStoreBackend(BaseBackend):
         data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return {**self.decode_result(data), "task_id": str(task_id)}
+        meta = self.decode_result(data)
+        meta["task_id"] = str(task_id)
+        return meta
 
     def _forget(self, task_id: str) -> None:
         self.delete(self.get_key_for_task(task_id))

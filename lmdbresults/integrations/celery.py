@@ -4,7 +4,6 @@
 replaces what has to be faster or safer, and inherits the rest, so that what Celery adds later works too.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -25,6 +24,7 @@ from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to 
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
 from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.serialization import json_decoder, json_encoder
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
@@ -32,8 +32,8 @@ __all__ = ["LMDBBackend"]
 
 _JSON: Final = "application/json"
 #: kombu makes a new encoder, and a new decoder, for every value. These are the same ones, made once.
-_encode_json = kombu_json.JSONEncoder().encode
-_decode_json = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
+_encode_json = json_encoder(kombu_json.JSONEncoder().default)
+_decode_json = json_decoder(kombu_json.object_hook)
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
@@ -264,8 +264,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def _encoded(self, data: Any) -> bytes:
         if self.encoder is kombu_json.dumps:
             try:
-                text: str = _encode_json(data)
-                return text.encode()
+                return _encode_json(data)
             except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
                 pass
         body: bytes = ensure_bytes(dumps(data, serializer=self.serializer)[2])

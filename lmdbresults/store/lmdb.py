@@ -227,8 +227,7 @@ class LMDBStore(Store):
 
     def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
         """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
-        now = self._clock()
-        if self._looked_at <= now < self._look_again_at:
+        if self._looked_at <= (now := self._clock()) < self._look_again_at:
             return
         budget = _SWEEP_PER_WRITE + 2 * txn.changes
         _, more = expiry.sweep(raw, now, budget, budget, txn.news)
