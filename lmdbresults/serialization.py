@@ -89,18 +89,22 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    accept = frozenset(accept)
-    if payload.content_type not in accept and payload.content_type not in accepted_types(accept):
-        raise ContentDisallowed(
-            f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
-            "If you trust whoever can write to the file, add it to the accepted content."
-        )
-    chosen = _by_type(serializers(), payload.content_type, "serializer")
+    decode = _decoder(payload.content_type, frozenset(accept))
     squeeze = _by_type(compressions(), payload.compression, "compression") if payload.compression else None
     try:
-        return chosen.decode(squeeze.decompress(payload.body) if squeeze else payload.body)
+        return decode(squeeze.decompress(payload.body) if squeeze else payload.body)
     except Exception as error:  # damaged bytes make each serializer fail in its own ways
         raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _decoder(content_type: str, accept: frozenset[str]) -> Callable[[bytes], Any]:
+    if content_type not in accept and content_type not in accepted_types(accept):
+        raise ContentDisallowed(
+            f"The result is {content_type}, and only {', '.join(sorted(accept))} is accepted here. "
+            "If you trust whoever can write to the file, add it to the accepted content."
+        )
+    return _by_type(serializers(), content_type, "serializer").decode
 
 
 def accepted_types(accept: Iterable[str]) -> frozenset[str]:
