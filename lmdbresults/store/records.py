@@ -124,9 +124,10 @@ def place_of(key: bytes) -> bytes:
 
 def _checked(key: bytes, data: bytes) -> tuple[float, float, int]:
     """Return deadline, deadline of the index entry and flags of a record that is as it was written."""
-    if len(data) < _BODY:
-        raise _damaged(key, "it is too short")
-    checksum, deadline, indexed, flags = _HEAD.unpack_from(data)
+    try:
+        checksum, deadline, indexed, flags = _HEAD.unpack_from(data)
+    except struct.error:
+        raise _damaged(key, "it is too short") from None
     if crc32(data[4:], crc32(key)) != checksum:
         raise _damaged(key, "its checksum does not match")
     return deadline, indexed, flags
