@@ -88,7 +88,8 @@ def _cure(txn: Transaction, problem: Problem) -> bool:
 
 def _is_left_by_a_sweep(txn: Transaction, index_key: bytes, now: float) -> bool:
     """Return whether the record of an entry is gone that was due: a sweep deletes the records first (expiry.py)."""
-    return _due(index_key) <= now and txn.get(index_key[1 + _DEADLINE.size :]) is None
+    place = index_key[1 + _DEADLINE.size :]
+    return place != b"" and _due(index_key) <= now and txn.get(place) is None
 
 
 def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes]) -> Iterator[Problem]:
