@@ -12,7 +12,15 @@ import msgpack
 from lmdbresults.errors import DecodeError, EncodeError, NewerFormat
 from lmdbresults.states import SUCCESS
 
-__all__ = ["RECORD_VERSION", "SUCCESS_PREFIX", "Payload", "TaskRecord", "pack_payload", "unpack_payload"]
+__all__ = [
+    "RECORD_VERSION",
+    "SUCCESS_PREFIX",
+    "Payload",
+    "TaskRecord",
+    "pack_fields",
+    "pack_payload",
+    "unpack_payload",
+]
 
 RECORD_VERSION: Final = 1
 
@@ -52,7 +60,7 @@ class TaskRecord(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the bytes of the record. Raises `EncodeError` if a number exceeds 64 bits."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> "TaskRecord":
@@ -63,7 +71,7 @@ class TaskRecord(NamedTuple):
         try:
             fields = _unpack(data)
             fields[-1] = Payload(*fields[-1])
-            record = cls(*fields)
+            record = cls._make(fields)
         except TypeError as error:
             raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {error}") from error
         if type(record.state) is not str or not _is_sound(record.payload):
@@ -78,23 +86,10 @@ class TaskRecord(NamedTuple):
 
         ``encode(result, rest)`` returns the payload; the rest is None if there is none.
         """
-        rest = dict(meta)
-        take = rest.pop
-        result = take("result")
-        fields = (
-            RECORD_VERSION,
-            take("status"),
-            take("date_done", None),
-            take("name", None),
-            take("worker", None),
-            take("queue", None),
-            take("retries", None),
-            take("group_id", None),
-            take("parent_id", None),
-            take("children", None),
-            take("traceback", None),
-        )
-        return cls(*fields, encode(result, rest or None))
+        others = meta.keys() - _META_FIELDS
+        rest = {name: meta[name] for name in meta if name in others} if others else None
+        payload = encode(meta["result"], rest)
+        return cls._make((RECORD_VERSION, meta["status"], *map(meta.get, _OPTIONAL_FIELDS), payload))
 
     def to_meta(self, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
         """Return the meta: what `from_meta` was given. ``decode(payload, body)`` returns the value in one body."""
@@ -115,9 +110,14 @@ class TaskRecord(NamedTuple):
         return meta
 
 
+#: The fields of a record that a meta may lack, in their order. In it they have the same names.
+_OPTIONAL_FIELDS: Final = TaskRecord._fields[2:-1]
+_META_FIELDS: Final = frozenset({"status", "result", *_OPTIONAL_FIELDS})
+
+
 def pack_payload(payload: Payload) -> bytes:
     """Return the bytes of a payload that stands alone, as the one of a saved group does."""
-    return _pack((RECORD_VERSION, payload))
+    return pack_fields((RECORD_VERSION, payload))
 
 
 def unpack_payload(data: bytes) -> Payload:
@@ -139,28 +139,37 @@ _packers: Final[list[msgpack.Packer]] = []
 _PACKER_BYTES: Final = 256 << 10
 
 
-def _pack(fields: tuple[Any, ...]) -> bytes:
+def pack_fields(fields: tuple[Any, ...]) -> bytes:
+    """Return the bytes of the record that has these fields, without the detour of making a `TaskRecord` of them."""
     try:
         packer = _packers.pop()
     except IndexError:
         packer = msgpack.Packer(default=_as_text)
     try:
-        packed = _packed(packer, fields)
+        packed: bytes = packer.pack(fields)
     except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
-        return _packed(msgpack.Packer(default=_as_text, unicode_errors="surrogatepass"), fields)
+        return _pack_lenient(fields)
+    except _REFUSALS as error:
+        raise _refused(error) from error
     if len(packed) <= _PACKER_BYTES:
         _packers.append(packer)  # not if it has failed: what it had packed by then would stay in it
     return packed
 
 
-def _packed(packer: msgpack.Packer, fields: tuple[Any, ...]) -> bytes:
+def _pack_lenient(fields: tuple[Any, ...]) -> bytes:
     try:
-        packed: bytes = packer.pack(fields)
-    except UnicodeEncodeError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise EncodeError(f"A field of the record cannot be written by msgpack: {error}") from error
+        packed: bytes = msgpack.Packer(default=_as_text, unicode_errors="surrogatepass").pack(fields)
+    except _REFUSALS as error:
+        raise _refused(error) from error
     return packed
+
+
+#: What msgpack raises for what it cannot write.
+_REFUSALS: Final = (TypeError, ValueError, OverflowError)
+
+
+def _refused(error: Exception) -> EncodeError:
+    return EncodeError(f"A field of the record cannot be written by msgpack: {error}")
 
 
 def _as_text(value: Any) -> str:
@@ -194,13 +203,13 @@ def _unpack_lenient(data: bytes) -> Any:
 
 
 def _is_sound(payload: Payload) -> bool:
-    return (
-        type(payload.body) is bytes
-        and type(payload.content_type) is str
-        and type(payload.content_encoding) is str
-        and (payload.extra is None or type(payload.extra) is bytes)
-        and (payload.compression is None or type(payload.compression) is str)
-    )
+    return tuple(map(type, payload)) in _SOUND_PAYLOADS
+
+
+#: The types of the fields of a payload.
+_SOUND_PAYLOADS: Final = {
+    (str, str, compression, bytes, extra) for compression in (str, type(None)) for extra in (bytes, type(None))
+}
 
 
 def _prefix(state: str) -> bytes:

@@ -32,6 +32,8 @@ BACKEND = {
     "prepare_persistent": "The argument, else the setting, else what the class says.",
     "store_result": "Stores what it returns. A SUCCESS is never overwritten by a late duplicate, which is decided in "
     "the transaction that writes.",
+    "store_many": "Stores several results in one transaction, by the rules of `store_result`, and returns what that "
+    "returns for each. If one cannot be stored, none is.",
     "get_state, get_result, ...": "`get_state` (`get_status`), `get_result`, `get_traceback` and `get_children` read "
     "the meta of a task.",
     "get_task_meta": "All that is known of a task; kept in a cache of those used last once it is SUCCESS.",

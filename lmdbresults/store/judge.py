@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -55,7 +56,7 @@ def _problems_of_snapshot(file: PageFile, state: State, txn: Transaction, record
     broken = list(problems_of(file, state))
     yield from broken
     if records and not broken:
-        yield from (problem.text for problem in check(txn))
+        yield from (problem.text for problem in check(txn, time.time()))
     if chords and not broken:
         yield from chord_leftovers(txn)
 
