@@ -62,10 +62,10 @@ def _ratios(run: Run, path: Path) -> Path:
 
 
 def _representative(section: Section) -> list[Row]:
-    """The rows of one work at the largest size that most peers have."""
+    """The rows of one work at the largest size that more than one peer has."""
     rows = [row for row in section.rows if row.work == RATIOS[section.name] and row.to_ours]
     sizes = [row.x or 0 for row in rows]
-    size = max(sizes, key=lambda x: (sizes.count(x), x), default=0)
+    size = max((x for x in sizes if sizes.count(x) > 1), default=0)
     return [row for row in rows if (row.x or 0) == size]
 
 
@@ -75,6 +75,8 @@ def _bars(axis: "Axes", section: Section, rows: Sequence[Row]) -> None:
     colours = [next(colour for word, colour in COLOURS.items() if word in name) for name in names]
     axis.barh(names, values, color=colours, left=0)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.axvline(1, color="black", linewidth=0.8)
     for place, value in enumerate(values):
         axis.annotate(f" {value:.2g}" if value < 100 else f" {value:.0f}", (value, place), va="center", fontsize=8)
@@ -113,7 +115,11 @@ def _growth(section: Section, path: Path) -> Path:
             style = "--" if "limit" in peer else "-"
             axis.plot(*zip(*points, strict=True), marker="o", label=peer, linestyle=style)
         axis.set_xscale("symlog" if any(row.x == 0 for row in rows) else "log")
-        axis.set_yscale("log")
+        costs = [_cost(row) for row in rows]
+        if max(costs) > 30 * min(costs):
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(0, 1.1 * max(costs))
         axis.set_xlabel(section.grows_with)
         axis.set_ylabel("operations a second" if rows[0].rate else f"median, {rows[0].unit}")
         axis.set_title(work, fontsize=10)

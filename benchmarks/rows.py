@@ -55,6 +55,8 @@ class Row:
     """The same against the limit."""
     growth: float | None = None
     """The same against this peer's own row with the smallest ``x``."""
+    loss: str = ""
+    """What a power cut may take."""
     note: str = ""
     missing: str = ""
     """Why there are no figures."""

@@ -48,6 +48,7 @@ def of_section(section: Section) -> Table:
         Column("to ours", True, lambda row: ratio(row.to_ours)),
         Column("to limit", True, lambda row: ratio(row.to_limit)),
         Column("growth", True, lambda row: ratio(row.growth)),
+        Column("a power cut takes", False, lambda row: row.loss),
         Column("", False, lambda row: row.missing or row.note),
     ]
     return _without_empty(columns, section.rows)

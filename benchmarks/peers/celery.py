@@ -97,7 +97,7 @@ class Ours(CeleryPeer):
     name = OURS
     configuration = "lmdb://, durability=none"
     durability = KILL
-    loss = "all: the file may be damaged"
+    loss = "the file"
     option = "none"
 
     @classmethod
@@ -118,7 +118,7 @@ class OursCheckpoint(Ours):
     name = OUR_ROW[BOUNDED]
     configuration = "lmdb://, durability=checkpoint (the default)"
     durability = BOUNDED
-    loss = "1 s, or 64 MiB written"
+    loss = "1 s, or 64 MiB"
     option = "checkpoint"
 
 
@@ -151,6 +151,8 @@ class Redis(CeleryPeer):
 
     @classmethod
     def end(cls, backend: Any) -> None:
+        for pending in backend._pending_results:
+            pending.clear()  # groups that nobody has joined
         gc.collect()  # results that go talk to the server once more
         backend.result_consumer.stop()
         backend.client.connection_pool.disconnect()
@@ -161,7 +163,7 @@ class RedisDefault(Redis):
 
     name = "Redis, default"
     configuration = "redis+socket://, snapshots as shipped (60 s and 10,000 changes, ...)"
-    loss = "60 s to an hour"
+    loss = "1 min to 1 h"
     persistence: ClassVar[Mapping[str, str]] = {"save": "3600 1 300 100 60 10000", "appendonly": "no"}
 
 
@@ -186,7 +188,7 @@ class Files(CeleryPeer):
     name = "files"
     configuration = "file://"
     durability = KILL
-    loss = "what the system has not written back (30 s), in part torn"
+    loss = "30 s, torn"
     polls = True
 
     @classmethod
@@ -204,7 +206,7 @@ class SQLite(CeleryPeer):
     name = "SQLite"
     configuration = "db+sqlite://, WAL, synchronous=NORMAL, pooled"
     durability = BOUNDED
-    loss = "since the last checkpoint of the WAL (4 MB)"
+    loss = "4 MB of WAL"
     synchronous = "NORMAL"
     operations = 40
     polls = True
@@ -256,7 +258,7 @@ class Memory(CeleryPeer):
     name = "memory"
     configuration = "cache+memory://, a dictionary"
     durability = MEMORY
-    loss = "all, with the process"
+    loss = "all"
     shared = False
 
     @classmethod

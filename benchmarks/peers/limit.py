@@ -27,7 +27,7 @@ class Limit(Peer):
     name = LIMIT
     configuration = "bare py-lmdb transaction, sync=False: the same bytes"
     durability = KILL
-    loss = "all: the file may be damaged"
+    loss = "the file"
     syncs: ClassVar[bool] = False
 
     def __init__(self, folder: Path, *, value: Any = RESULT, file: str = "limit.lmdb") -> None:

@@ -17,6 +17,8 @@ from benchmarks.peers.base import Peer, new_ids, stored
 from benchmarks.peers.limit import Limit
 from benchmarks.rows import Row
 
+#: Operations that are prepared at once.
+CHUNK = 100
 Plan = list[tuple[Callable[[Any], object], Any]]
 
 
@@ -29,15 +31,15 @@ Plan = list[tuple[Callable[[Any], object], Any]]
 def mixed(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few((*(kind for kind in celery.KINDS if kind.shared), Limit)))
     sizes = bench.size([1, 2], [1, 2, 4, 8], [1, 2, 4, 8])
-    crew, count = Crew(bench, sizes[-1]), bench.size(20, 300, 2000)
+    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.01, 0.25, 1.0)
     there = {name: crew.run(1, fill, field, name, bench.size(10, 300, 2000))[0] for name in field.folders}
     keys = [Key(name, "mixed", size) for size in sizes for name in field.folders]
     times: dict[Key, Rounds] = {key: [] for key in keys}
     rates: dict[Key, list[float]] = defaultdict(list)
-    for _ in bench.rounds(bench.size(1, 3, 10)):
+    for _ in bench.rounds(bench.size(1, 2, 10)):
         for key in bench.rng.sample(keys, len(keys)):
             seed = bench.rng.getrandbits(32)
-            found = crew.run(int(key.x or 1), operate, field, key.peer, there[key.peer], count, seed)
+            found = crew.run(int(key.x or 1), operate, field, key.peer, there[key.peer], seconds, seed)
             times[key].append(list(chain.from_iterable(own for own, _ in found)))
             rates[key].append(sum(rate for _, rate in found))
     return [
@@ -51,16 +53,18 @@ def fill(peer: Peer, _: int, count: int) -> list[str]:
     return stored(peer, count, Random(count))
 
 
-def operate(peer: Peer, number: int, there: list[str], count: int, seed: int) -> tuple[list[int], float]:
-    """Nanoseconds of each operation, and how many a second they were."""
-    planned = plan(peer, there, count, Random(seed + number))
-    clock, times = time.perf_counter_ns, []
-    began = clock()
-    for operation, argument in planned:
-        start = clock()
-        operation(argument)
-        times.append(clock() - start)
-    return times, len(times) / ((clock() - began) / 1e9)
+def operate(peer: Peer, number: int, there: list[str], seconds: float, seed: int) -> tuple[list[int], float]:
+    """Nanoseconds of each operation, and how many a second they were; making them is in neither."""
+    rng, clock, times, elapsed = Random(seed + number), time.perf_counter_ns, [], 0
+    while elapsed < seconds * 1e9:
+        planned = plan(peer, there, CHUNK, rng)
+        began = clock()
+        for operation, argument in planned:
+            start = clock()
+            operation(argument)
+            times.append(clock() - start)
+        elapsed += clock() - began
+    return times, len(times) / (elapsed / 1e9)
 
 
 def plan(peer: Peer, there: list[str], count: int, rng: Random) -> Plan:

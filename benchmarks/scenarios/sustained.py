@@ -91,11 +91,9 @@ def _row(field: Field, key: Key, floods: Sequence[Flood], growth: int) -> Row:
     figures: dict[str, Any] = measure.summary([list(chain.from_iterable(flood.times for flood in floods))])
     figures["maximum"] = max(flood.slowest for flood in floods) / 1000
     figures["rate"] = sum(flood.stored / flood.seconds for flood in floods)
-    loss = getattr(field.classes[key.peer], "loss", "")
     seconds = max(flood.seconds for flood in floods)
-    grown = f"in {seconds:.2g} s the files grew by {growth / 1e6:,.0f} MB, {growth / stored:,.0f} B a result"
-    note = f"a power cut takes: {loss}; {grown}"
-    return field.row(key.peer, key.work, key.x, **figures, note=note)
+    note = f"files +{growth / 1e6:,.0f} MB in {seconds:.2g} s, {growth / stored:,.0f} B each"
+    return field.row(key.peer, key.work, key.x, **figures, loss=field.classes[key.peer].loss, note=note)
 
 
 def _with_ratios(row: Row, found: Mapping[Key, Row]) -> Row:
