@@ -18,7 +18,7 @@ PEER: Final = "LMDBRESULTS_BENCHMARK_PEER"
 FOLDER: Final = "LMDBRESULTS_BENCHMARK_FOLDER"
 BROKER: Final = "LMDBRESULTS_BENCHMARK_BROKER"
 
-CLASSES = (celery.Ours, celery.OursCheckpoint, celery.Redis, celery.Files, celery.SQLite)
+CLASSES = (celery.Ours, celery.OursCheckpoint, celery.Redis, celery.Files, celery.SQLiteOff)
 
 
 def make_app(about: type[celery.CeleryPeer], folder: Path, broker: str) -> Celery:

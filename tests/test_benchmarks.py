@@ -65,6 +65,14 @@ def test_each_scenario_brings_sane_rows(name: str) -> None:
     assert tables.of_section(section).rows
 
 
+def test_a_peer_that_is_not_installed_is_a_row_that_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    section = SCENARIOS["groups"].measured("tiny", 1, lambda text: None)
+    told = {row.missing for row in section.rows if row.peer == "Redis"}
+    assert told == {"not installed: redis-server"}
+    assert "not installed: redis-server" in {row[-1] for row in tables.of_section(section).rows}
+
+
 def made_up(factor: float = 1.0) -> Run:
     def row(peer: str, median: float, **more: float) -> Row:
         return Row(work="store", peer=peer, configuration="as it comes", durability="kill", median=median, **more)

@@ -2,7 +2,7 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +49,11 @@ class Peer(ABC):
     def store(self, request: Any) -> object:
         """Store RESULT as the success of that request."""
 
+    def fill(self, task_ids: Iterable[str]) -> None:
+        """Store results for these ids, in one transaction if there is such a thing."""
+        for task_id in task_ids:
+            self.store(self.request(task_id))
+
     @abstractmethod
     def get(self, task_id: str) -> Any:
         """Read a task's state and result, past every cache of the client; None, or PENDING, if there is none."""
@@ -90,10 +95,5 @@ def check(peer: Peer, rng: Random) -> None:
 def stored(peer: Peer, count: int, rng: Random) -> list[str]:
     """The ids of so many new results."""
     task_ids = new_ids(count, rng)
-    each(peer.store, map(peer.request, task_ids))
+    peer.fill(task_ids)
     return task_ids
-
-
-def each(operation: Callable[[Any], object], arguments: Iterable[Any]) -> None:
-    for argument in arguments:
-        operation(argument)

@@ -33,6 +33,7 @@ class CeleryPeer(Peer):
         return {}
 
     def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
         self.app = self.make_app(Celery, folder, **settings)
         self.backend = self.app.backend
 
@@ -245,6 +246,14 @@ class SQLite(CeleryPeer):
         event.listen(engine, "connect", connected)
 
 
+class SQLiteOff(SQLite):
+    name = "SQLite, OFF"
+    configuration = "db+sqlite://, WAL, synchronous=OFF, pooled"
+    durability = KILL
+    loss = "the file"
+    synchronous = "OFF"
+
+
 class SQLiteFull(SQLite):
     name = "SQLite, FULL"
     configuration = "db+sqlite://, WAL, synchronous=FULL, pooled"
@@ -266,6 +275,18 @@ class Memory(CeleryPeer):
         return "cache+memory://"
 
 
-#: One of each kind, for what does not depend on durability.
-KINDS = (Ours, Redis, Files, SQLite, Memory)
-EVERY = (Ours, OursCheckpoint, OursCommit, Redis, RedisEverysec, RedisAlways, Files, SQLite, SQLiteFull, Memory)
+#: One of each kind, none of which syncs.
+KINDS = (Ours, Redis, Files, SQLiteOff, Memory)
+EVERY = (
+    Ours,
+    OursCheckpoint,
+    OursCommit,
+    Redis,
+    RedisEverysec,
+    RedisAlways,
+    Files,
+    SQLiteOff,
+    SQLite,
+    SQLiteFull,
+    Memory,
+)

@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +45,9 @@ class Limit(Peer):
         with self.environment.begin(write=True) as transaction:
             for key, value in request:
                 transaction.put(key, value)
+
+    def fill(self, task_ids: Iterable[str]) -> None:
+        self.store([pair for task_id in task_ids for pair in self.request(task_id)])
 
     def start_and_store(self, request: list[Pair]) -> None:
         self.store(request)

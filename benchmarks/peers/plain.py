@@ -1,5 +1,6 @@
 """What plain worker processes use, without Celery: our backend."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ class Plain(Peer):
 
     def store(self, request: Request) -> object:
         return self.backend.store_result(request.id, RESULT, "SUCCESS", request=request)
+
+    def fill(self, task_ids: Iterable[str]) -> None:
+        backend = self.backend
+        record = backend._record(RESULT, "SUCCESS", None, self.request("any"))
+        with backend.store.write() as txn:
+            for task_id in task_ids:
+                txn.set(backend.get_key_for_task(task_id), record, backend.expires)
 
     def get(self, task_id: str) -> Any:
         return self.backend.get_task_meta(task_id, cache=False)

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ class OurStore(BytesPeer):
 
     def store(self, request: Pair) -> object:
         return self.opened.set(*request, TTL)
+
+    def fill(self, task_ids: Iterable[str]) -> None:
+        with self.opened.write() as txn:
+            for task_id in task_ids:
+                txn.set(*self.request(task_id), TTL)
 
     def get(self, task_id: str) -> Any:
         return self.opened.get(KEY_PREFIX + task_id.encode())
@@ -84,6 +90,10 @@ class DiskCache(BytesPeer):
     def store(self, request: Pair) -> object:
         return self.cache.set(*request, expire=TTL)
 
+    def fill(self, task_ids: Iterable[str]) -> None:
+        with self.cache.transact():
+            super().fill(task_ids)
+
     def get(self, task_id: str) -> Any:
         return self.cache.get(KEY_PREFIX + task_id.encode())
 
@@ -113,6 +123,11 @@ class SQLiteByHand(BytesPeer):
 
     def store(self, request: Pair) -> object:
         return self.run("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", (*request, time.time() + TTL))
+
+    def fill(self, task_ids: Iterable[str]) -> None:
+        self.run("BEGIN")
+        super().fill(task_ids)
+        self.run("COMMIT")
 
     def get(self, task_id: str) -> Any:
         wanted = (KEY_PREFIX + task_id.encode(), time.time())

@@ -23,7 +23,7 @@ def groups(bench: Bench) -> list[Row]:
             blocks[Key(name, "save", size)] = partial(_save, bench, peer, size, count, saved)
         for name, peer in field.peers.items():
             blocks[Key(name, "restore", size)] = partial(_restore, peer, size, saved)
-    return field.rows(bench.interleave(blocks, bench.size(1, 10, 30)), alike=True)
+    return field.rows(bench.interleave(blocks, bench.size(1, 10, 30)))
 
 
 def _save(

@@ -44,6 +44,7 @@ def prepare(bench: Bench, counts: list[int]) -> dict[int, Path]:
             open_store(source, durability="none").close()
         for file in FILES.values():
             filling.copy(source, folders[count] / file)
+    source.unlink()
     return folders
 
 

@@ -42,7 +42,7 @@ def large(bench: Bench) -> list[Row]:
         }
         few = size > 1 << 20
         samples = bench.interleave(blocks, bench.size(1, 2 if few else 10, 5 if few else 30), warm_up=not few)
-        rows += field.rows(samples, alike=True)
+        rows += field.rows(samples)
     return rows
 
 

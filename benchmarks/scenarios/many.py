@@ -20,7 +20,7 @@ class RedisByHand(celery.Redis):
     configuration = "one MGET by redis-py, decoded by Celery's decode_result()"
 
 
-CLASSES = (celery.Ours, OursPlain, celery.Redis, RedisByHand, celery.Files, celery.SQLite, Limit)
+CLASSES = (celery.Ours, OursPlain, celery.Redis, RedisByHand, celery.Files, celery.SQLiteOff, Limit)
 
 
 @scenario("get_many", "All of so many results that are there, by get_many(); the time is for all", grows_with="results")
@@ -29,7 +29,7 @@ def get_many(bench: Bench) -> list[Row]:
     blocks = {}
     for count in bench.size([20], [100, 10_000], [100, 10_000]):
         for name, peer in field.peers.items():
-            slow = name in (celery.SQLite.name, celery.Files.name)
+            slow = name in (celery.SQLiteOff.name, celery.Files.name)
             if not (slow and count > 1000 and bench.mode == "short"):
                 task_ids = stored(peer, count, bench.rng)
                 blocks[Key(name, "get_many", count)] = partial(_block, peer, task_ids)

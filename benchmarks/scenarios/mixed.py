@@ -44,7 +44,7 @@ def mixed(bench: Bench) -> list[Row]:
             rates[key].append(sum(rate for _, rate in found))
     return [
         replace(row, rate=median(rates[Key(row.peer, row.work, row.x)])) if row.median else row
-        for row in field.rows(times, alike=True)
+        for row in field.rows(times)
     ]
 
 

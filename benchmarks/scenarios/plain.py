@@ -8,7 +8,7 @@ from benchmarks.peers import stores
 from benchmarks.peers.base import Peer, new_ids, stored
 from benchmarks.peers.limit import Limit, LimitCommit
 from benchmarks.peers.plain import Plain, PlainCheckpoint, PlainCommit
-from benchmarks.rows import BOUNDED, DISK, Row
+from benchmarks.rows import DISK, Row
 
 
 @scenario(
@@ -24,14 +24,13 @@ def plain(bench: Bench) -> list[Row]:
 @scenario("bytes", "The store itself, 24 hours to live, beside other stores of bytes: a key and the record of a result")
 def store(bench: Bench) -> list[Row]:
     field = bench.open((*stores.EVERY, Limit, LimitCommit))
-    return _compared(bench, field, beside=bench.size(10, 2_000, 20_000))
+    return _compared(bench, field, beside=bench.size(10, 20_000, 20_000))
 
 
 def _compared(bench: Bench, field: Field, beside: int) -> list[Row]:
     storing, reading = {}, {}
     for name, peer in field.peers.items():
-        is_slow = peer.durability in (BOUNDED, DISK)  # files that are only stored to need not be as full
-        there = stored(peer, min(beside, 500) if is_slow else beside, bench.rng)
+        there = stored(peer, beside, bench.rng)
         storing[Key(name, "store")] = partial(_store, bench, peer)
         if peer.durability != DISK and not isinstance(peer, PlainCheckpoint | stores.OurStoreCheckpoint):
             reading[Key(name, "get")] = partial(_get, bench, peer, there)

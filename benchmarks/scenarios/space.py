@@ -32,7 +32,7 @@ class Nothing(celery.CeleryPeer):
 @scenario("disk", "Celery's backend classes: bytes on disk a result, after so many were stored", grows_with="results")
 def disk(bench: Bench) -> list[Row]:
     count = bench.size(20, 2_000, 50_000)
-    field = bench.open((celery.Ours, celery.Redis, celery.RedisEverysec, celery.Files, celery.SQLite, Limit))
+    field = bench.open((celery.Ours, celery.Redis, celery.RedisEverysec, celery.Files, celery.SQLiteOff, Limit))
     rows = [field.row(name, "size", count, missing=why) for name, why in field.missing.items()]
     for name, peer in field.peers.items():
         bench.step(name)

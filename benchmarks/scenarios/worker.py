@@ -51,7 +51,7 @@ def worker(bench: Bench) -> list[Row]:
         Key(name, "round trip"): partial(_block, app, bench.size(1, 10, 50)) for name, app in apps.items()
     }
     blocks |= {Key(name, f"group of {size:,}"): partial(_group, app, size) for name, app in apps.items()}
-    rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 10), warm_up=False), alike=True)
+    rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 10), warm_up=False))
     return [replace(row, rate=1e6 / row.median) if row.median else row for row in rows]
 
 
