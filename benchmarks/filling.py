@@ -13,7 +13,7 @@ from lmdbresults.backends import LMDBBackend
 from lmdbresults.options import options_from_url
 
 #: Results in a transaction: in the order of their keys they touch few pages twice.
-BATCH = 20_000
+BATCH = 50_000
 DAY = 86_400.0
 
 Numbered = Callable[[int], str]
@@ -52,8 +52,19 @@ def fill(
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a store's file that nobody has open, and have it on disk: nothing is left to write while others measure."""
+    """Copy a store's file that nobody has open."""
     shutil.copyfile(source, target)
     target.chmod(0o600)
-    with target.open("rb") as file:
+    _sync(target)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a store's file that nobody has open, without what lies beside it."""
+    source.rename(target)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    """Have it on disk: nothing is left to write while others measure."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())

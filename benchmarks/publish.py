@@ -5,6 +5,7 @@ Run as python -m benchmarks.publish FILE. A test sees to it that what is committ
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Final, NamedTuple
 
 import click
@@ -79,7 +80,7 @@ LINES: Final = (
 
 def docs(run: Run, source: str) -> str:
     """The text of docs/benchmarks.md."""
-    parts = [ABOUT.format(source=source, legend=tables.LEGEND), markdown(tables.of_classes())]
+    parts = [ABOUT.format(source=source, legend=fill(tables.LEGEND, 120)), markdown(tables.of_classes())]
     parts.append("## What it was measured on\n\n" + "\n".join(f"- {name}: {text}" for name, text in run.header.items()))
     parts.append("## What was to be reached\n\n" + markdown(tables.of_targets(outcomes(run))))
     parts += [f"![{name}](benchmarks/{name})" for name in SHOWN if (PICTURES / name).exists()]
@@ -95,7 +96,8 @@ def readme(text: str, run: Run) -> str:
     _, also_found, after = rest.partition(END)
     if not found or not also_found:
         raise ValueError(f"The README has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{markdown(readme_table(run))}\n{END}{after}"
+    told = fill(f"One run, {run.header['date']}: {run.header['machine']}, files on {run.header['files on']}.", 120)
+    return f"{before}{BEGIN}\n{markdown(readme_table(run))}\n\n{told}\n{END}{after}"
 
 
 def readme_table(run: Run) -> Table:

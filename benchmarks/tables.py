@@ -7,10 +7,10 @@ from benchmarks.rows import CLASSES, MICROSECONDS, Row, Run, Section
 from benchmarks.targets import Outcome
 
 LEGEND: Final = """\
-to ours: how many times the time of ours for the same work, so 12.0 is twelve times slower than ours and 0.5 twice as \
-fast; it is the median over the rounds of the ratio within a round. Where something is written, a row is compared with \
-ours of its own durability. to limit: the same against the bare py-lmdb transaction. growth: against the same peer's \
-smallest size."""
+"to ours" is how many times the time of ours the same work takes: at 12.0 ours is twelve times faster, at 0.5 the \
+other one is twice as fast. It is the median over the rounds of the ratio within a round. Where something is written, \
+a row is compared with ours of its own durability. "to limit" is the same against the bare py-lmdb transaction, \
+"growth" against the same peer at its smallest size."""
 
 #: Where the slowest of all matters.
 WITH_MAXIMUM: Final = ("sustained", "checkpoint-latency", "sweep")
