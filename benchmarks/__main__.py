@@ -44,9 +44,10 @@ def main(
         for each in SCENARIOS.values():
             console.print(f"{each.name:20}{each.title}", highlight=False)
         return
-    base = _read(base_path) if base_path else None
+    mode = mode or "short"
+    base = _base(base_path, mode) if base_path else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends servers as Ctrl-C does
-    run = Run(machine.describe(Path(gettempdir())), {"mode": mode or "short", "seed": seed, "only": list(only)})
+    run = Run(machine.describe(Path(gettempdir())), {"mode": mode, "seed": seed, "only": list(only)})
     report.show_header(console, run.header)
     failed = _measure(run, only or list(SCENARIOS), console, json_path)
     report.show_end(console, run)
@@ -56,11 +57,16 @@ def main(
     sys.exit(1 if failed or slower else 0)
 
 
-def _read(path: Path) -> Run:
+def _base(path: Path, mode: str) -> Run:
+    """The run to compare with, if it can be."""
     try:
-        return rows.read(path)
+        base = rows.read(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise click.BadParameter(f"{path} is no JSON of a run: {error}", param_hint="--compare") from error
+    if base.settings["mode"] != mode:
+        told = f"{path} is of a {base.settings['mode']} run, this is a {mode} one: give --full to both or to none."
+        raise click.BadParameter(told, param_hint="--compare")
+    return base
 
 
 def _measure(run: Run, names: Sequence[str], console: Console, json_path: Path | None) -> bool:

@@ -41,8 +41,10 @@ def show_section(console: Console, section: Section) -> None:
 def show_end(console: Console, run: Run) -> None:
     """Print how the peers are set up, and what has become of the targets."""
     console.print(rich_table(tables.of_peers(run)))
-    console.print(Text("targets", style="bold"))
-    console.print(rich_table(tables.of_targets(outcomes(run))))
+    found = [outcome for outcome in outcomes(run) if outcome.found is not None or not run.settings["only"]]
+    if found:
+        console.print(Text("targets", style="bold"))
+        console.print(rich_table(tables.of_targets(found)))
 
 
 def rich_table(table: Table) -> RichTable:

@@ -130,6 +130,13 @@ def test_the_command_fails_if_ours_has_lost_against_the_limit(tmp_path, monkeypa
     assert called.exit_code == 0, called.output
 
 
+def test_a_run_of_other_sizes_is_not_compared(tmp_path):
+    rows.write(tmp_path / "base.json", made_up())
+    called = CliRunner().invoke(suite.main, ["--full", "--only", "idle", "--compare", str(tmp_path / "base.json")])
+    assert called.exit_code == 2
+    assert "--full to both" in called.output
+
+
 def test_a_scenario_that_fails_leaves_the_others_and_the_json(tmp_path, monkeypatch):
     def fail(self: object, *args: object) -> Section:
         raise RuntimeError("made up")

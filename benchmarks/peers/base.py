@@ -95,5 +95,6 @@ def check(peer: Peer, rng: Random) -> None:
 def stored(peer: Peer, count: int, rng: Random) -> list[str]:
     """The ids of so many new results."""
     task_ids = new_ids(count, rng)
-    peer.fill(task_ids)
+    if task_ids:
+        peer.fill(task_ids)
     return task_ids
