@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -96,6 +97,15 @@ def test_what_is_stored_anew_survives_the_rest_of_a_sweep(store: LMDBStore, cloc
     assert store.mget([b"plain 7", b"plain 8"]) == [None, b"new"]
     store.sweep()
     assert store.check() == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 12_799, 12_801, 60_000])
+def test_entries_are_put_in_the_order_of_the_tree_in_parts_of_a_bounded_size(count: int):
+    random = Random(count)
+    index_keys = sorted(b"x" + random.randbytes(8) + b"k%x" % random.getrandbits(64) for _ in range(count))
+    parts = list(expiry.in_order_of_the_tree(index_keys))
+    assert [index_key for part in parts for index_key in part] == sorted(index_keys, key=lambda key: key[9:])
+    assert max(map(len, parts)) < 25_000
 
 
 # -- turns -------------------------------------------------------------------------------------------------------------

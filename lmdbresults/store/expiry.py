@@ -8,7 +8,8 @@ is stored anew under its key does not mind. What is left is for `sweep`.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import Final
 from zlib import crc32
@@ -32,10 +33,14 @@ from lmdbresults.store.records import (
 )
 from lmdbresults.store.waiters import News
 
-__all__ = ["drop", "first_due", "next_deadline", "place_in", "reap", "sweep"]
+__all__ = ["drop", "first_due", "in_order_of_the_tree", "next_deadline", "reap", "sweep"]
 
 #: Where the place of the record begins in the key of an entry.
 _PLACE: Final = len(_INDEX) + _DEADLINE.size
+#: So many entries are read, or sorted, in one step of C, in which no other thread has its turn: about 10 ms.
+_AT_ONCE: Final = 12_800
+#: One of so many entries is looked at to see how their places are spread.
+_SAMPLED: Final = 64
 
 
 def next_deadline(txn: Transaction) -> float:
@@ -53,11 +58,25 @@ def first_due(txn: Transaction, now: float, limit: int) -> list[bytes]:
         return []
     # Deadlines sort as their bytes do, as none is negative.
     behind = _INDEX + _DEADLINE.pack(now if now > 0 else NEVER) + b"\xff"
-    return list(islice(takewhile(behind.__gt__, cursor.iternext(values=False)), limit))
+    due = takewhile(behind.__gt__, cursor.iternext(values=False))
+    found: list[bytes] = []
+    while part := list(islice(due, min(limit - len(found), _AT_ONCE))):
+        found += part
+    return found
 
 
-def place_in(index_key: bytes) -> bytes:
-    """Return where the record lies that an entry points at."""
+def in_order_of_the_tree(index_keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yield entries in the order of the places that they point at, part by part."""
+    sample = sorted(map(_place_in, islice(index_keys, 0, None, _SAMPLED)))
+    bounds = sample[_AT_ONCE // _SAMPLED :: _AT_ONCE // _SAMPLED]
+    parts: list[list[bytes]] = [[] for _ in range(len(bounds) + 1)]
+    for index_key in index_keys:
+        parts[bisect(bounds, index_key[_PLACE:])].append(index_key)
+    for part in parts:
+        yield sorted(part, key=_place_in)
+
+
+def _place_in(index_key: bytes) -> bytes:
     return index_key[_PLACE:]
 
 

@@ -70,10 +70,13 @@ class Sweeper:
 
     def _reap(self, due: Sequence[bytes], until: float) -> int:
         """Delete records in the order of the tree, then their entries in the order of the index."""
-        in_place = sorted(due, key=expiry.place_in)
-        reaped = self._turns.over(in_place, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until)
+        reaped: set[bytes] = set()
+        for part in expiry.in_order_of_the_tree(due):
+            reaped.update(self._turns.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until))
+            if time.monotonic() >= until:
+                break
         # Nobody can have stored anything meanwhile that expires at one of these times: they are past.
-        self._turns.over(due if len(reaped) == len(due) else sorted(reaped), expiry.drop)
+        self._turns.over([index_key for index_key in due if index_key in reaped], expiry.drop)
         return len(reaped)
 
     def sweep(self, limit: int, most: int = _LARGEST_BATCH) -> tuple[int, bool]:
