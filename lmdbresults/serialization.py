@@ -93,10 +93,10 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
             f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
             "If you trust whoever can write to the file, add it to the accepted content."
         )
-    chosen = _by_type(serializers(), payload.content_type, "serializer")
-    squeeze = _by_type(compressions(), payload.compression, "compression") if payload.compression else None
+    decode = _decoder(payload.content_type)
+    decompress = _decompressor(payload.compression) if payload.compression else None
     try:
-        return chosen.decode(squeeze.decompress(payload.body) if squeeze else payload.body)
+        return decode(decompress(payload.body) if decompress else payload.body)
     except Exception as error:  # damaged bytes make each serializer fail in its own ways
         raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
 
@@ -147,7 +147,9 @@ _JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "base64": base64.b64decode,
     **{tag: decode for tag, _, decode in _JSON_TYPES.values()},
 }
-_decode_json = json.JSONDecoder(object_hook=_json_object).decode
+_json_decoder = json.JSONDecoder(object_hook=_json_object)
+_decode_json = _json_decoder.decode
+_scan_json: Callable[[str, int], tuple[Any, int]] = _json_decoder.scan_once
 
 
 def _json_encoder() -> Callable[[Any, int], Iterable[str]]:
@@ -177,7 +179,13 @@ def _to_json(value: Any) -> bytes:
 
 
 def _from_json(body: bytes) -> Any:
-    return _decode_json(body.decode())
+    text = body.decode()
+    try:
+        value, end = _scan_json(text, 0)
+    except StopIteration:  # with blanks in front, or no JSON: the decoder knows
+        end = -1
+    # The decoder looks for blanks at both ends, by regular expressions; of our own encoder there are none.
+    return value if end == len(text) else _decode_json(text)
 
 
 # -- exceptions, in a form that every serializer can write ----------------------------------------------------------
@@ -303,6 +311,16 @@ def _by_name(known: Mapping[str, Coder], name: str, what: str) -> Coder:
         return known[name]
     except KeyError:
         raise UnknownSerializer(f"There is no {what} {name!r} here; there are: {', '.join(known)}.") from None
+
+
+@functools.cache
+def _decoder(content_type: str) -> Callable[[bytes], Any]:
+    return _by_type(serializers(), content_type, "serializer").decode
+
+
+@functools.cache
+def _decompressor(content_type: str) -> Callable[[bytes], bytes]:
+    return _by_type(compressions(), content_type, "compression").decompress
 
 
 def _by_type(known: Mapping[str, Coder], content_type: str, what: str) -> Coder:

@@ -13,7 +13,7 @@ from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.waiting import OnInterval
 from lmdbresults.errors import ChordError
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, meta_in
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 
 __all__ = ["KeyValueStoreBackend", "chord_size", "count_tasks", "part_key"]
@@ -128,13 +128,18 @@ class KeyValueStoreBackend(BaseBackend):
 
     def decode_result(self, payload: bytes) -> Meta:
         """Return the meta in a stored record, its exception brought back to life."""
-        return self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
+        return self.meta_from_decoded(meta_in(payload, self._decoded))
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
         data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return {**self.decode_result(data), "task_id": str(task_id)}
+        return self._meta_of(task_id, data)
+
+    def _meta_of(self, task_id: str, record: bytes) -> Meta:
+        meta = self.decode_result(record)
+        meta["task_id"] = str(task_id)  # the record does not repeat what is in its key
+        return meta
 
     def _forget(self, task_id: str) -> None:
         self.delete(self.get_key_for_task(task_id))

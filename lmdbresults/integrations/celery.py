@@ -23,7 +23,7 @@ from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
 from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to workers
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
-from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.record import Payload, TaskRecord, meta_in, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
@@ -228,7 +228,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
         """Return the meta in a stored record, its exception brought back to life."""
-        meta: dict[str, Any] = self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
+        meta: dict[str, Any] = self.meta_from_decoded(meta_in(payload, self._decoded))
         return meta
 
     def exception_to_python(self, exc: Any) -> Any:
