@@ -189,11 +189,19 @@ def _unpack_lenient(data: bytes) -> Any:
         raise DecodeError(f"The bytes are no msgpack: {error}") from error
 
 
+_FIELDS: Final = len(TaskRecord._fields)
+
+
 def _fields(data: bytes) -> list[Any]:
     """Return the fields of a task record, the last one a `Payload`. Raises `DecodeError` or `NewerFormat`."""
-    fields = _unpack(data)
-    if len(fields) != len(TaskRecord._fields):
-        raise _no_record(f"it has {len(fields)} fields")
+    try:
+        fields = msgpack.unpackb(data)
+    except Exception:
+        fields = None
+    if type(fields) is not list or len(fields) != _FIELDS or type(fields[0]) is not int or fields[0] != RECORD_VERSION:
+        fields = _unpack(data)  # which knows what is wrong, and takes more
+        if len(fields) != _FIELDS:
+            raise _no_record(f"it has {len(fields)} fields")
     if type(fields[1]) is not str:
         raise _no_record("a field has the wrong type")
     fields[-1] = _payload(fields[-1])

@@ -35,6 +35,7 @@ __all__ = [
     "exception_to_picklable",
     "exception_to_portable",
     "loads",
+    "loads_body",
     "serializers",
 ]
 
@@ -87,18 +88,22 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    accept = frozenset(accept)
-    if payload.content_type not in accept and payload.content_type not in accepted_types(accept):
+    return loads_body(payload.content_type, payload.compression, payload.body, frozenset(accept))
+
+
+def loads_body(content_type: str, compression: str | None, body: bytes, accept: frozenset[str]) -> Any:
+    """Return the value in one body of a payload. Raises what `loads` raises."""
+    if content_type not in accept and content_type not in accepted_types(accept):
         raise ContentDisallowed(
-            f"The result is {payload.content_type}, and only {', '.join(sorted(accept))} is accepted here. "
+            f"The result is {content_type}, and only {', '.join(sorted(accept))} is accepted here. "
             "If you trust whoever can write to the file, add it to the accepted content."
         )
-    decode = _decoder(payload.content_type)
-    decompress = _decompressor(payload.compression) if payload.compression else None
+    decode = _decoder(content_type)
+    decompress = _decompressor(compression) if compression else None
     try:
-        return decode(decompress(payload.body) if decompress else payload.body)
+        return decode(body if decompress is None else decompress(body))
     except Exception as error:  # damaged bytes make each serializer fail in its own ways
-        raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
+        raise DecodeError(f"The bytes are no {content_type}: {error!r}") from error
 
 
 def accepted_types(accept: Iterable[str]) -> frozenset[str]:
@@ -149,7 +154,7 @@ _JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 _json_decoder = json.JSONDecoder(object_hook=_json_object)
 _decode_json = _json_decoder.decode
-_scan_json: Callable[[str, int], tuple[Any, int]] = _json_decoder.scan_once
+_scan_json: Callable[[str, int], tuple[Any, int]] = _json_decoder.scan_once  # type: ignore[attr-defined]
 
 
 def _json_encoder() -> Callable[[Any, int], Iterable[str]]:

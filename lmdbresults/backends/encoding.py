@@ -70,7 +70,7 @@ class Encoding:
             return serialization.dumps(described, self.serializer, self.compression).body
 
     def _decoded(self, payload: Payload, body: bytes) -> Any:
-        return serialization.loads(payload if body is payload.body else payload._replace(body=body), self.accept)
+        return serialization.loads_body(payload[0], payload[2], body, self.accept)
 
     def meta_from_decoded(self, meta: Meta) -> Meta:
         """Bring the exception in a meta back to life."""

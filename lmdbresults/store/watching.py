@@ -21,6 +21,7 @@ from lmdbresults.store.records import (
     _index_key,
     _write,
     place_of,
+    value_in,
 )
 from lmdbresults.store.wakes import WakeFolder
 
@@ -48,6 +49,11 @@ class Registrations:
     def topic_of(self, key: bytes) -> bytes:
         """Return what stands for a key in messages."""
         return waiters.topic_of(place_of(self._store._prefix + key))
+
+    def value_in(self, record: bytes, key: bytes) -> bytes | None:
+        """Return the value of a key in a record that came with a message, or None if it is damaged, or expired."""
+        store = self._store
+        return value_in(record, store._prefix + key, store._clock())
 
     def watch(
         self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
