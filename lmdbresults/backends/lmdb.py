@@ -128,8 +128,9 @@ class StoreBackend(KeyValueStoreBackend):
         task_id = str(task_id)
         with Listener(self.hub) as listener:
             news = News(listener, self.get_key_for_task, {task_id: None})
+            key = self.get_key_for_task(task_id)
             for _ in looks(timeout, interval, on_interval, f"task {task_id}", pause=partial(self._pause, news)):
-                record = news.record(task_id)
+                record = listener.sent(key)
                 if record is None:
                     meta = self.get_task_meta(task_id)
                 else:  # a look would be a hundred instructions more

@@ -22,7 +22,6 @@ class News:
         ready_states: frozenset[str] = states.READY_STATES,
     ) -> None:
         self._listener = listener
-        self._key_of = key_of
         self._ids = {key_of(id_): id_ for id_ in pending}
         self._pending = pending
         self._every_change = every_change
@@ -39,10 +38,6 @@ class News:
         changed: Collection[bytes] | None = self._unheard or self._listener.wait(seconds, is_over)
         self._unheard = list(self._ids) if changed is None else changed
         return None if changed is None else [self._ids[key] for key in changed]
-
-    def record(self, task_id: str) -> bytes | None:
-        """Return the record of a task, once, if it came with the last news."""
-        return self._listener.sent(self._key_of(task_id))
 
     def listen(self) -> None:
         """Have news come from now on, as `wait` would. Whoever is to miss no change does so before the first look."""

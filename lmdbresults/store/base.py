@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 __all__ = ["KEEP", "Mailbox", "ReadTransaction", "Sent", "Store", "WriteTransaction"]
 
 Result = TypeVar("Result")
+#: A value that came with a message, so that it need not be looked for, behind the `Store.moment` of its commit.
+Sent: TypeAlias = tuple[int, bytes]
 
 
 class _Keep:
@@ -91,14 +93,6 @@ class WriteTransaction(ReadTransaction):
         """Count the time that a key has left from now; return whether there is such a key."""
 
 
-class Sent(NamedTuple):
-    """A value that came with a message, which need not be looked for."""
-
-    moment: int
-    """As of `Store.moment`, once it was committed."""
-    value: bytes
-
-
 class Mailbox(ABC):
     """Where the news arrives that keys have changed, from whichever process changed them.
 
@@ -128,7 +122,7 @@ class Mailbox(ABC):
         """
 
     @abstractmethod
-    def receive(self, timeout: float) -> "Mapping[bytes, Sent | None] | None":
+    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
         """Wait so many seconds for a message at most; return the keys that have changed, with what was sent along.
 
         None: any key may have changed, and none is registered any more. What is sent along is a hint, too: it was

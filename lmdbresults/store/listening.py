@@ -26,6 +26,7 @@ _LONGEST_PAUSE: Final = 0.5
 _SHARE_OF_LOOKING: Final = 0.005
 #: Seconds of which a C int holds the milliseconds. Who waits longer does so in turns.
 _LONGEST_WAIT: Final = 2_000_000.0
+_NOTHING: Final = (-1, b"")
 #: Seconds that closing waits for the thread that reads to leave.
 _CLOSING_PATIENCE: Final = 1.0
 
@@ -304,8 +305,8 @@ class Listener:
 
     def sent(self, key: bytes) -> bytes | None:
         """Return the value that came with the last news of a key, once, if it was committed since this listens."""
-        sent = self._sent.pop(key, None)
-        return sent.value if sent is not None and sent.moment > self._began else None
+        moment, value = self._sent.pop(key, _NOTHING)
+        return value if moment > self._began else None
 
     def wake(self) -> None:
         """Have whoever waits here ask again whether that is over."""

@@ -147,30 +147,31 @@ class LMDBMailbox(Mailbox):
     # -- messages --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+        changed: dict[bytes, Sent | None] = {}
         try:
-            return self._receive(timeout)
+            datagram = self._datagram(timeout)
+            while datagram is not None:
+                self._unchecked += 1
+                self._take(datagram, changed)
+                # Nothing else is waited for, and what did not fit the queue would still be ahead of us: the usual case.
+                if datagram and not self._registered and self._unchecked < self._folder.queue_length:
+                    return changed
+                datagram = self._datagram(0)
+            return changed if self._is_all() else None
         except BaseException:  # of a signal handler: what has been read until then is lost
             self._in_doubt.update(self._registered)
             self._use_up_all()
             raise
 
-    def _receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
-        changed: dict[bytes, Sent | None] = {}
-        datagram = self._datagram(timeout)
-        while datagram is not None:
-            self._unchecked += 1
-            self._take(datagram, changed)
-            # Nothing else is waited for, and what did not fit the queue would still be ahead of us: the usual case.
-            if datagram and not self._registered and self._unchecked < self._folder.queue_length:
-                return changed
-            datagram = self._datagram(0)
+    def _is_all(self) -> bool:
+        """Return whether what was read is all there was. If not, nobody knows which keys are used up."""
         nameless, self._nameless = self._nameless, None
         if nameless is not None:
             nameless.close()
         elif not self._is_closed and not (self._unchecked and self._has_overflown()):
-            return changed
-        self._use_up_all()  # nobody knows which are used up
-        return None
+            return True
+        self._use_up_all()
+        return False
 
     def _has_overflown(self) -> bool:
         self._unchecked = 0
@@ -181,9 +182,8 @@ class LMDBMailbox(Mailbox):
             key = self._keys.get(topic)
             if key is not None:  # it was not forgotten since
                 if is_last:
-                    self._use_up([key])
-                value = self._registrations.value_in(record, key) if record else None
-                changed[key] = None if value is None else Sent(moment, value)
+                    self._use_up((key,))
+                changed[key] = self._registrations.sent(key, moment, record) if record else None
 
     def _datagram(self, timeout: float) -> bytes | None:
         """Return what arrives first; None if nothing does, or nothing can any more."""

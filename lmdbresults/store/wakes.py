@@ -108,18 +108,25 @@ class WakeFolder:
         """Send messages, without waiting for anybody. Nothing that can go wrong matters: who waits looks again."""
         for box, datagram in news if len(news) == 1 else _bundled(news):
             try:
-                line = self._lines.get(box) or self._lay(box)
-                if not _fits(line, datagram):
-                    self._insist(box, datagram)
-            except (ConnectionRefusedError, FileNotFoundError):  # its process was killed, or has closed it meanwhile
-                self._lines.pop(box, None)
-                self.unbind(box)
-            except OSError:
-                self._lines.pop(box, None)
-        # Whoever was woken may have been put on our core, behind us. This lets him go first, where the system has it:
-        # a tenth of the latency at most, and half of it at the median, on two cores with other work; 0.5 us otherwise.
+                (self._lines.get(box) or self._lay(box)).send(datagram)
+            except OSError as failure:
+                self._send_anyway(box, datagram, failure)
+        # Whoever was woken may have been put on our core, behind us: this lets him go first. On two cores with other
+        # work it halves the time until he is awake. It costs us 0.5 us; beside busy loops we write as much as before.
         if news:
             _give_way()
+
+    def _send_anyway(self, box: bytes, datagram: bytes, failure: OSError) -> None:
+        """Deal with a message that was not sent."""
+        try:
+            if failure.errno not in _FULL:
+                raise failure
+            self._insist(box, datagram)
+        except (ConnectionRefusedError, FileNotFoundError):  # its process was killed, or has closed it meanwhile
+            self._lines.pop(box, None)
+            self.unbind(box)
+        except OSError:
+            self._lines.pop(box, None)
 
     def _lay(self, box: bytes) -> socket.socket:
         """Return a new line to a box, and keep it: an address is looked up in 15 us after a sleep, a line in none."""
@@ -221,6 +228,8 @@ def _remove(name: str, is_such: Callable[[int], bool]) -> None:
             os.unlink(name)
 
 
+#: There is no room in the buffer of the sender, or in the queue at the other end.
+_FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
@@ -242,7 +251,7 @@ def _fits(line: socket.socket, datagram: bytes) -> bool:
     try:
         line.send(datagram)
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+        if error.errno in _FULL:
             return False
         raise
     return True

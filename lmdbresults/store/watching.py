@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from lmdbresults.store import waiters
+from lmdbresults.store.base import Sent
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.records import (
     _HASHED,
@@ -50,10 +51,11 @@ class Registrations:
         """Return what stands for a key in messages."""
         return waiters.topic_of(place_of(self._store._prefix + key))
 
-    def value_in(self, record: bytes, key: bytes) -> bytes | None:
-        """Return the value of a key in a record that came with a message, or None if it is damaged, or expired."""
+    def sent(self, key: bytes, moment: int, record: bytes) -> Sent | None:
+        """Return the value in a record that came with a message; None if it is of no use."""
         store = self._store
-        return value_in(record, store._prefix + key, store._clock())
+        value = value_in(record, store._prefix + key, store._clock())
+        return None if value is None else (moment, value)
 
     def watch(
         self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
