@@ -26,7 +26,6 @@ _LONGEST_PAUSE: Final = 0.5
 _SHARE_OF_LOOKING: Final = 0.005
 #: Seconds of which a C int holds the milliseconds. Who waits longer does so in turns.
 _LONGEST_WAIT: Final = 2_000_000.0
-_NOTHING: Final = (-1, b"")
 #: Seconds that closing waits for the thread that reads to leave.
 _CLOSING_PATIENCE: Final = 1.0
 
@@ -107,20 +106,21 @@ class Hub:
             while self.left:
                 self.remove(*self.left.popleft())
 
-    def _tell(self, changed: Mapping[bytes, Sent | None] | None) -> "Collection[Listener]":
-        """Tell listeners what has become of keys; None: that any may have changed. Return whom."""
-        told: dict[Listener, list[bytes]] = {}
+    def _tell(self, changed: Mapping[bytes, Sent | None] | None) -> list[tuple["Listener", bytes]]:
+        """Tell listeners what has become of keys; None: that any may have changed. Return whom, and what of."""
+        told: list[tuple[Listener, bytes]] = []
         with self._lock:
-            changed = dict.fromkeys(self._listeners) if changed is None else changed
+            if changed is None:
+                changed = dict.fromkeys(self._listeners)
             for key in changed:
                 for listener in list(self._listeners.get(key, ())):
-                    told.setdefault(listener, []).append(key)
-        for listener, keys in told.items():
-            listener.tell(keys, changed)
+                    told.append((listener, key))
+        for listener, key in told:
+            listener.tell(key, changed[key])
         return told
 
-    def _wake(self, listeners: "Collection[Listener]") -> None:
-        for listener in listeners:
+    def _wake(self, told: Iterable[tuple["Listener", bytes]]) -> None:
+        for listener in {listener for listener, _ in told}:
             listener.wake()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Listener:
     def _start_anew(self) -> None:
         self._generation = self._hub.generation
         self._news: deque[bytes] = deque()
-        self._sent: dict[bytes, Sent] = {}
+        self._sent: dict[bytes, Sent | None] = {}
         self._awake: set[threading.Event] = set()
 
     def _notice_fork(self) -> None:
@@ -290,23 +290,18 @@ class Listener:
         former, self._moment = self._moment, self._hub.store.moment()
         return self._moment != former
 
-    def tell(self, keys: Iterable[bytes], changed: Mapping[bytes, Sent | None]) -> None:
-        """Take the news that keys may have changed, and what was sent along."""
-        for key in keys:
-            sent = changed[key]
-            if sent is None:
-                self._sent.pop(key, None)  # what was sent before
-            else:
-                self._sent[key] = sent
-        self._news.extend(keys)
+    def tell(self, key: bytes, sent: Sent | None) -> None:
+        """Take the news that a key may have changed, and what was sent along."""
+        self._sent[key] = sent
+        self._news.append(key)
         for awake in list(self._awake):
             if awake is not self._hub.reader:  # who reads asks after each reading, or is woken by who tells otherwise
                 awake.set()
 
     def sent(self, key: bytes) -> bytes | None:
         """Return the value that came with the last news of a key, once, if it was committed since this listens."""
-        moment, value = self._sent.pop(key, _NOTHING)
-        return value if moment > self._began else None
+        sent = self._sent.pop(key, None)
+        return sent[1] if sent is not None and sent[0] > self._began else None
 
     def wake(self) -> None:
         """Have whoever waits here ask again whether that is over."""

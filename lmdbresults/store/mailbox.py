@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Final, TypeVar
 from lmdbresults.errors import StoreClosed, StoreFull
 from lmdbresults.store.base import Mailbox, Sent
 from lmdbresults.store.gate import gate
-from lmdbresults.store.messages import DATAGRAM_BYTES, messages_in
+from lmdbresults.store.messages import DATAGRAM_BYTES, HEAD_BYTES, INTERIM, VALUE, head_at
 from lmdbresults.store.waiters import BOX_BYTES
 from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations
@@ -178,12 +179,22 @@ class LMDBMailbox(Mailbox):
         return self._folder.has_overflown(self._box)
 
     def _take(self, datagram: bytes, changed: dict[bytes, Sent | None]) -> None:
-        for topic, is_last, moment, record in messages_in(datagram):
-            key = self._keys.get(topic)
-            if key is not None:  # it was not forgotten since
-                if is_last:
+        """Add what a datagram says to what has changed."""
+        start, end = 0, len(datagram)
+        try:
+            while start < end:
+                topic, kind, moment, deadline, length = head_at(datagram, start)
+                value = start + HEAD_BYTES
+                start = value + length
+                key = self._keys.get(topic)
+                if key is None:  # it was forgotten since
+                    continue
+                if kind != INTERIM:
                     self._use_up((key,))
-                changed[key] = self._registrations.sent(key, moment, record) if record else None
+                is_there = kind == VALUE and start <= end and (not deadline or self._registrations.clock() < deadline)
+                changed[key] = (moment, datagram[value:start]) if is_there else None
+        except struct.error:  # nobody of ours has sent it
+            return
 
     def _datagram(self, timeout: float) -> bytes | None:
         """Return what arrives first; None if nothing does, or nothing can any more."""

@@ -41,7 +41,6 @@ __all__ = [
     "remove",
     "sweep",
     "touch",
-    "value_in",
 ]
 
 #: The deadline of what does not expire.
@@ -59,13 +58,10 @@ _LONGEST_KEY: Final = 511 - 9 - 1
 #: Checksum of all that follows (seeded with the key's), deadline, deadline of the index entry, flags.
 _HEAD: Final = struct.Struct(">IddB")
 _BODY: Final = _HEAD.size
-_unpack_head = _HEAD.unpack_from
 _AFTER_CHECKSUM: Final = struct.Struct(">ddB")
 _IS_HASHED: Final = 1
 _IS_CUT: Final = 2
 _IS_AWAITED: Final = 4
-#: Behind the head there is more, or something else, than the value.
-_ELSEWHERE: Final = _IS_HASHED | _IS_CUT
 
 _DEADLINE: Final = struct.Struct(">d")
 _KEY_LENGTH: Final = struct.Struct(">I")
@@ -107,17 +103,6 @@ def entry(txn: Transaction, key: bytes, now: float) -> Entry | None:
         return None
     found = _decode(key, data)
     return None if NEVER < found.deadline <= now else found
-
-
-def value_in(record: bytes, key: bytes, now: float) -> bytes | None:
-    """Return the value in the bytes of a record that was read elsewhere than in the file; None if it is of no use."""
-    try:
-        checksum, deadline, _, flags = _unpack_head(record)
-    except struct.error:
-        return None
-    if crc32(record[4:], crc32(key)) != checksum or flags & _ELSEWHERE or NEVER < deadline <= now:
-        return None
-    return record[_BODY:]
 
 
 def page(
@@ -223,17 +208,15 @@ def put(
     former = _former(txn, key, place)
     if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
         return False
+    body = value
     if not fits:
-        value, flags = pieces.cut(txn, value), flags | _IS_CUT
+        body, flags = pieces.cut(txn, value), flags | _IS_CUT
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
-    is_awaited = former is None or former.flags & _IS_AWAITED  # what is damaged may have been awaited
-    if is_awaited and interim:
-        flags |= _IS_AWAITED
-    record = _packed(key, deadline, _index(txn, place, former, deadline), flags, value)
-    txn.put(place, record)
-    if is_awaited:
-        news += waiters.take(txn, place, interim, b"" if flags & _IS_CUT else record)
+    if former is None or former.flags & _IS_AWAITED:  # what is damaged may have been awaited
+        news += waiters.take(txn, place, interim, value, deadline)
+        flags |= _IS_AWAITED if interim else 0
+    txn.put(place, _packed(key, deadline, _index(txn, place, former, deadline), flags, body))
     return True
 
 

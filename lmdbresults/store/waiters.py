@@ -50,11 +50,13 @@ def leave(txn: Transaction, place: bytes, box: bytes) -> bool:
     return any(True for _ in _entries(txn, REGION + topic))
 
 
-def take(txn: Transaction, place: bytes, interim: bool, record: bytes = b"") -> list[News]:
+def take(
+    txn: Transaction, place: bytes, interim: bool, value: bytes | None = None, deadline: float = 0.0
+) -> list[News]:
     """Return the news for those who wait for a record.
 
     An interim value is news for those who asked for every change, and leaves all registered. Any other is for all,
-    and uses their registrations up; the messages tell them what is in its place now, if ``record`` is given.
+    and uses their registrations up; the messages bring ``value``, which expires at the deadline, if it is given.
     """
     topic = topic_of(place)
     found = list(_entries(txn, REGION + topic))
@@ -62,7 +64,7 @@ def take(txn: Transaction, place: bytes, interim: bool, record: bytes = b"") -> 
         for key, _ in found:
             txn.delete(key)
     sound = [(key[_PREFIX_BYTES:], entry) for key, entry in found if is_sound(key, entry)]
-    text = message(topic, not interim, txn.id(), b"" if interim else record)
+    text = message(topic, interim, txn.id(), value, deadline)
     return [News(box, text) for box, entry in sound if not interim or entry.startswith(_EVERY)]
 
 

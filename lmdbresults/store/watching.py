@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from lmdbresults.store import waiters
-from lmdbresults.store.base import Sent
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.records import (
     _HASHED,
@@ -22,7 +21,6 @@ from lmdbresults.store.records import (
     _index_key,
     _write,
     place_of,
-    value_in,
 )
 from lmdbresults.store.wakes import WakeFolder
 
@@ -46,16 +44,11 @@ class Registrations:
 
     def __init__(self, store: "LMDBStore") -> None:
         self._store = store
+        self.clock = store._clock
 
     def topic_of(self, key: bytes) -> bytes:
         """Return what stands for a key in messages."""
         return waiters.topic_of(place_of(self._store._prefix + key))
-
-    def sent(self, key: bytes, moment: int, record: bytes) -> Sent | None:
-        """Return the value in a record that came with a message; None if it is of no use."""
-        store = self._store
-        value = value_in(record, store._prefix + key, store._clock())
-        return None if value is None else (moment, value)
 
     def watch(
         self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
