@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import uuid
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from lmdbresults import states
 from lmdbresults.app import App, Signature
 from lmdbresults.backends.asynchronous import Desk, StoreDesk
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
-from lmdbresults.backends.chords import CLAIMS_KEY, Chords
+from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
 from lmdbresults.backends.news import News
@@ -141,8 +142,14 @@ class StoreBackend(KeyValueStoreBackend):
         raise AssertionError("looks() raises when time is up")
 
     def _pause(self, news: News, seconds: float) -> Collection[str] | None:
-        self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
-        return news.wait(seconds)
+        """Wait for news; meanwhile run what a dead process has left, as often as whoever writes does."""
+        until = time.monotonic() + seconds
+        while True:
+            self._chords.recover()
+            left = until - time.monotonic()
+            changed = news.wait(min(left, LOOK_AGAIN))
+            if changed is None or changed or left <= LOOK_AGAIN:
+                return changed
 
     def _meta_sent(self, task_id: str, record: bytes) -> Meta:
         """Return the meta in a record that came with the news."""
