@@ -190,6 +190,8 @@ def _unpack_lenient(data: bytes) -> Any:
 
 
 _FIELDS: Final = len(TaskRecord._fields)
+_PAYLOAD_FIELDS: Final = len(Payload._fields)
+_new_tuple = tuple.__new__
 
 
 def _fields(data: bytes) -> list[Any]:
@@ -209,7 +211,7 @@ def _fields(data: bytes) -> list[Any]:
 
 
 def _payload(fields: Any) -> Payload:
-    if type(fields) is not list or len(fields) != len(Payload._fields):
+    if type(fields) is not list or len(fields) != _PAYLOAD_FIELDS:
         raise _no_record("its payload has other fields")
     content_type, content_encoding, compression, body, extra = fields
     if (
@@ -220,7 +222,7 @@ def _payload(fields: Any) -> Payload:
         or (extra is not None and type(extra) is not bytes)
     ):
         raise _no_record("a field has the wrong type")
-    return tuple.__new__(Payload, fields)  # half of what `Payload(*fields)` takes
+    return _new_tuple(Payload, fields)  # half of what `Payload(*fields)` takes
 
 
 def _no_record(why: str) -> DecodeError:

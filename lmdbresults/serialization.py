@@ -98,10 +98,10 @@ def loads_body(content_type: str, compression: str | None, body: bytes, accept: 
             f"The result is {content_type}, and only {', '.join(sorted(accept))} is accepted here. "
             "If you trust whoever can write to the file, add it to the accepted content."
         )
-    decode = _decoder(content_type)
+    decode = _from_json if content_type == _JSON_TYPE else _decoder(content_type)
     decompress = _decompressor(compression) if compression else None
     try:
-        return decode(body if decompress is None else decompress(body))
+        return decode(decompress(body) if decompress else body)
     except Exception as error:  # damaged bytes make each serializer fail in its own ways
         raise DecodeError(f"The bytes are no {content_type}: {error!r}") from error
 
@@ -139,6 +139,7 @@ def _json_object(mapping: dict[str, Any]) -> Any:
     return decode(mapping["__value__"])
 
 
+_JSON_TYPE: Final = "application/json"
 #: datetime stands before date, of which it is a subclass.
 _JSON_TYPES: Final[dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
@@ -263,7 +264,7 @@ def _imported_class(qualified_name: str, module: str) -> Any:
 def serializers() -> Mapping[str, Serializer]:
     """Return the serializers by name: json, msgpack, pickle, and yaml where PyYAML is installed."""
     found = {
-        "json": Serializer("application/json", _to_json, _from_json, "utf-8"),
+        "json": Serializer(_JSON_TYPE, _to_json, _from_json, "utf-8"),
         "msgpack": Serializer("application/x-msgpack", msgpack.packb, _from_msgpack),
         "pickle": Serializer("application/x-python-serialize", pickle.dumps, pickle.loads),
     }

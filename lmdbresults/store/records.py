@@ -208,9 +208,7 @@ def put(
     former = _former(txn, key, place)
     if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
         return False
-    body = value
-    if not fits:
-        body, flags = pieces.cut(txn, value), flags | _IS_CUT
+    body, flags = (value, flags) if fits else (pieces.cut(txn, value), flags | _IS_CUT)
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
     if former is None or former.flags & _IS_AWAITED:  # what is damaged may have been awaited
