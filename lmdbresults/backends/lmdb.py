@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from lmdbresults import states
 from lmdbresults.app import App, Signature
-from lmdbresults.backends.asynchronous import Desk, StoreDesk
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
+from lmdbresults.backends.desk import Desk, StoreDesk
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
 from lmdbresults.backends.news import News
