@@ -34,6 +34,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "SymlinkRefused",
+    "TargetExists",
     "TaskError",
     "TaskRevokedError",
     "TooManyReaders",
@@ -141,6 +142,10 @@ class NestedTransaction(StoreError, RuntimeError):
 
 class ForkedStore(StoreError, RuntimeError):
     """Raised in a forked child when the fork happened inside a transaction, or unseen by Python."""
+
+
+class TargetExists(StoreError, FileExistsError):
+    """Raised when a backup or a salvage would write over a file that is there already."""
 
 
 class NotACounter(StoreError, ValueError):

@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl, unquote
 
 from lmdbresults.errors import ConfigurationError, UnknownOption
 
-__all__ = ["DURABILITIES", "MIN_SIZE", "SCHEME", "Options", "options_from_url"]
+__all__ = ["DURABILITIES", "MIN_SIZE", "ON_DAMAGE", "SCHEME", "Options", "options_from_url"]
 
 SCHEME: Final = "lmdb"
 
-#: ``checkpoint`` stands for the power-loss-safe checkpoints to come; until then it means ``commit``.
 DURABILITIES: Final = ("checkpoint", "commit", "none")
+ON_DAMAGE: Final = ("error", "fresh")
 
 #: A map below this leaves LMDB no room to copy the pages that a delete has to touch.
 MIN_SIZE: Final = 1 << 20
@@ -50,8 +50,20 @@ class Options:
     kept for deleting and sweeping when the rest is full."""
 
     durability: str = "checkpoint"
-    """What an acknowledged write survives. ``commit``: kill -9 and power loss, at an fsync for each write.
-    ``none``: kill -9; a power cut may destroy the file. ``checkpoint``: for now the same as ``commit``."""
+    """What an acknowledged write survives, besides kill -9. ``checkpoint``: a loss of power goes back to the last
+    checkpoint, which is about a second old at most. ``commit``: a loss of power too, at the price of waiting for the
+    disk, shared by all who wait at the same time. ``none``: a loss of power may destroy the file."""
+
+    checkpoint_interval: float = 1.0
+    """Seconds after the first write that no checkpoint covers until one is begun."""
+
+    checkpoint_bytes: int = 64 << 20
+    """Bytes that may be written until one is begun, about, whatever the time. At four times as much, whoever writes
+    waits for it."""
+
+    on_damage: str = "error"
+    """What to do with a file that a loss of power has damaged, as under durability ``none`` it may. ``error``: leave it
+    as it is and raise `FileDamaged`. ``fresh``: rename it and begin anew."""
 
     mode: int = 0o600
     """Permission bits of the files when they are created. Anything beyond the owner, such as 0o660, also says that
@@ -74,6 +86,16 @@ class Options:
         _require(_is_encodable(self.path, os.fsencode), "path", self.path, "a name that the file system can have")
         _require(_is_int(self.max_size, MIN_SIZE, MAX_SIZE), "max_size", self.max_size, "from 1 MiB to 64 TiB")
         _require(self.durability in DURABILITIES, "durability", self.durability, f"one of {', '.join(DURABILITIES)}")
+        interval = self.checkpoint_interval
+        is_seconds = isinstance(interval, int | float) and not isinstance(interval, bool) and 0.001 <= interval <= 3600
+        _require(is_seconds, "checkpoint_interval", interval, "seconds, from 0.001 to 3600")
+        _require(
+            _is_int(self.checkpoint_bytes, MIN_SIZE, MAX_SIZE),
+            "checkpoint_bytes",
+            self.checkpoint_bytes,
+            "from 1 MiB to 64 TiB",
+        )
+        _require(self.on_damage in ON_DAMAGE, "on_damage", self.on_damage, f"one of {', '.join(ON_DAMAGE)}")
         _require(
             _is_int(self.mode, 0, 0o777) and self.mode & ~0o666 == 0 and self.mode & 0o600 == 0o600,
             "mode",
@@ -84,11 +106,6 @@ class Options:
         _require(_is_encodable(self.global_keyprefix, str.encode), "global_keyprefix", self.global_keyprefix, "text")
         if self.global_keyprefix and self.global_keyprefix[-1] not in ":_-.":
             object.__setattr__(self, "global_keyprefix", self.global_keyprefix + "_")
-
-    @property
-    def syncs(self) -> bool:
-        """Whether each commit is on disk before it is acknowledged."""
-        return self.durability != "none"
 
 
 def options_from_url(path_or_url: str | os.PathLike[str], **overrides: Any) -> Options:
@@ -158,9 +175,15 @@ def _reject_unknown(given: Mapping[str, object], known: set[str]) -> None:
 
 def _parse(name: str, value: Any) -> Any:
     """Turn the text of a URL into a value; what is not text was given in code and passes."""
-    if not isinstance(value, str) or name in ("durability", "global_keyprefix"):
+    if not isinstance(value, str) or name in ("durability", "global_keyprefix", "on_damage"):
         return value
-    parsers: dict[str, Callable[[str], Any]] = {"max_size": _size, "mode": _mode, "max_readers": int}
+    parsers: dict[str, Callable[[str], Any]] = {
+        "max_size": _size,
+        "mode": _mode,
+        "max_readers": int,
+        "checkpoint_interval": float,
+        "checkpoint_bytes": _size,
+    }
     _require(name in parsers, name, value, "a value that is given in code, not in the URL")
     try:
         return parsers[name](value)

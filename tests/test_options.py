@@ -80,6 +80,11 @@ def test_a_path_relative_to_the_present_folder_or_home(given: str, path: str, tm
         ("max_size=2000kB", "max_size", 2_000_000),
         ("max_size=2000000B", "max_size", 2_000_000),
         ("", "durability", "checkpoint"),
+        ("", "checkpoint_interval", 1.0),
+        ("checkpoint_interval=0.25", "checkpoint_interval", 0.25),
+        ("checkpoint_bytes=8MiB", "checkpoint_bytes", 8 << 20),
+        ("", "on_damage", "error"),
+        ("on_damage=fresh", "on_damage", "fresh"),
         ("durability=commit", "durability", "commit"),
         ("durability=none", "durability", "none"),
         ("", "mode", 0o600),
@@ -215,11 +220,6 @@ def test_options_are_frozen_and_compare_by_value_whatever_the_clock():
 def test_options_made_by_hand_want_an_absolute_path(path: object):
     with pytest.raises(ConfigurationError, match="an absolute path"):
         Options(path=path)
-
-
-@pytest.mark.parametrize(("durability", "syncs"), [("none", False), ("commit", True), ("checkpoint", True)])
-def test_what_each_durability_syncs(durability: str, syncs: bool):
-    assert Options(path="/results.lmdb", durability=durability).syncs is syncs
 
 
 def test_a_path_object_of_any_kind_is_taken():

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store.environment import FORMAT_KEY
+from lmdbresults.store.format import FORMAT_KEY
 from tests.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
 from tests.stores import filled, refusal
 
@@ -55,6 +55,7 @@ def test_a_name_may_be_of_any_bytes(tmp_path: Path) -> None:
             store.incr(b"n")
     assert {os.fsencode(name) for name in os.listdir(tmp_path)} == {
         os.fsencode(path.name),
+        os.fsencode(path.name) + b"-checkpoint",
         os.fsencode(path.name) + b"-lock",
     }
     with open_store(path) as store:

@@ -98,6 +98,10 @@ class StoreBackend(KeyValueStoreBackend):
         )
         self._chords.recover()
 
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a copy of the store to a file, while others go on; see `Store.backup`."""
+        self.store.backup(path, overwrite=overwrite)
+
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     @property

@@ -5,6 +5,7 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, tzinfo
@@ -134,6 +135,10 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         """Remove what has expired. Writing does so along the way; this is for a file that nobody writes to."""
         self.store.sweep()
         self.chords.recover(now=True)
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Store.backup`."""
+        self.store.backup(path, overwrite=overwrite)
 
     def _expires_in(self, state: str) -> float | None:
         return self._failure_expires if state == states.FAILURE else self.expires

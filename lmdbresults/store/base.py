@@ -4,15 +4,18 @@ A key is bytes, a value is bytes. ``ttl`` is in seconds, a float; None or 0 mean
 atomic across threads and processes. What has expired is invisible at once, whether or not it was swept.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["KEEP", "Mailbox", "ReadTransaction", "Sent", "Store", "WriteTransaction"]
+__all__ = ["KEEP", "Mailbox", "Progress", "ReadTransaction", "Sent", "Store", "WriteTransaction"]
 
 Result = TypeVar("Result")
+#: What is called with the work done so far and all there is.
+Progress: TypeAlias = Callable[[int, int], object]
 #: A value that came with a message, so that it need not be looked for, behind the `Store.moment` of its commit.
 Sent: TypeAlias = tuple[int, bytes]
 
@@ -49,7 +52,8 @@ class ReadTransaction(ABC):
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs of key and value whose key begins with ``prefix``, in no promised order.
 
-        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen.
+        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen. Raises
+        `RecordDamaged`, if there is reason, at its end: once it has yielded all that can be read.
         """
 
 
@@ -180,8 +184,29 @@ class Store(WriteTransaction):
         """
 
     @abstractmethod
-    def check(self) -> list[str]:
-        """Return a sentence for everything in the store that is not as it should be; an empty list is good news."""
+    def flush(self) -> None:
+        """Return once everything that was written so far survives a loss of power, as far as this store can tell.
+
+        Raises `StoreError` if the disk fails.
+        """
+
+    @abstractmethod
+    def check(self, *, deep: bool = False) -> list[str]:
+        """Return a sentence for everything in the store that is not as it should be; an empty list is good news.
+
+        ``deep`` looks below the records as well, at the file itself, and above them, for what is left of chords.
+        """
+
+    def backup(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Write a copy of the store, as it is at one moment, to a file that can be opened in its place.
+
+        Others may read and write meanwhile. The file (mode 0600) appears once it is complete and on disk. ``progress``
+        is called with the bytes written so far, and how many there will be, about. Raises `TargetExists` if there is a
+        file already and ``overwrite`` is not set, or NotImplementedError if this kind of store makes no copies.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no backup(): copy it by the means of its engine.")
 
     @abstractmethod
     def stats(self) -> Any:

@@ -1,12 +1,14 @@
-"""Whether everything in a file is as it should be. Apart from the records because it is the only one to read them all,
-and never runs while results are stored or fetched.
+"""Whether everything in a file is as it should be, and what can be put right. Apart from the records because it is the
+only one to read them all, and never runs while results are stored or fetched.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store import pieces, waiters
-from lmdbresults.store.environment import FORMAT_KEY, Transaction
+from lmdbresults.store.environment import Transaction
+from lmdbresults.store.format import FORMAT_KEY
 from lmdbresults.store.records import (
     _DEADLINE,
     _DOOMED,
@@ -25,11 +27,22 @@ from lmdbresults.store.records import (
     place_of,
 )
 
-__all__ = ["check"]
+__all__ = ["Problem", "apply", "check", "cures_in"]
 
 
-def check(txn: Transaction) -> Iterator[str]:
-    """Yield a sentence for each thing that is not as it should be: checksums, index, pieces, foreign keys."""
+class Problem(NamedTuple):
+    """Something that is not as it should be."""
+
+    text: str
+    """A sentence."""
+    leftover: bytes | None = None
+    """What to delete from the tree, because nothing refers to it."""
+    unindexed: bytes | None = None
+    """The place of a record that has no entry in the index."""
+
+
+def check(txn: Transaction) -> Iterator[Problem]:
+    """Yield each thing that is not as it should be: checksums, index, pieces, foreign keys."""
     groups: set[bytes] = set()
     for place, data in txn.cursor():  # records come before pieces and index in the order of the keys
         region = place[:1]
@@ -37,18 +50,40 @@ def check(txn: Transaction) -> Iterator[str]:
             yield from _check_record(txn, place, data, groups)
         elif region == pieces.REGION:
             if pieces.group_of(place[1:]) not in groups:
-                yield f"The piece {place!r} belongs to no record."
+                yield Problem(f"The piece {place!r} belongs to no record.", leftover=place)
         elif region == _INDEX:
-            _, record = _at(txn, place[1 + _DEADLINE.size :])
-            if record is None or record.indexed != _due(place):
-                yield f"The index entry {place!r} points at no record."
+            if not _points_at_a_record(txn, place):
+                yield Problem(f"The index entry {place!r} points at no record.", leftover=place)
         elif region == waiters.REGION:
             yield from _check_registration(txn, place, data)
         elif place != FORMAT_KEY:
-            yield f"The key {place!r} is of no kind that this version knows."
+            yield Problem(f"The key {place!r} is of no kind that this version knows.")
 
 
-def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes]) -> Iterator[str]:
+def cures_in(txn: Transaction) -> list[Problem]:
+    """Return the problems that can be put right without losing anything."""
+    return [problem for problem in check(txn) if problem.leftover is not None or problem.unindexed is not None]
+
+
+def apply(txn: Transaction, cures: list[Problem]) -> list[str]:
+    """Put problems right that an earlier transaction has found, as far as they still are; return what was done."""
+    return [problem.text for problem in cures if _cure(txn, problem)]
+
+
+def _cure(txn: Transaction, problem: Problem) -> bool:
+    if problem.unindexed is not None:
+        _, record = _at(txn, problem.unindexed)
+        return bool(record and record.indexed and txn.put(_index_key(record.indexed, problem.unindexed), b""))
+    place = problem.leftover
+    assert place is not None, "no other problem has a cure"
+    if place.startswith(_INDEX) and _points_at_a_record(txn, place):
+        return False  # it has come to be meanwhile; a piece cannot, as its id is never used again
+    if place.startswith(waiters.REGION) and not any(_check_registration(txn, place, txn.get(place, b""))):
+        return False
+    return txn.delete(place)
+
+
+def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes]) -> Iterator[Problem]:
     try:
         key = _key_at(place, data)
         record = _decode(key, data)
@@ -57,20 +92,28 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
             if record.deadline != _DOOMED:
                 _value(txn, key, record)
     except RecordDamaged as damage:
-        yield str(damage)
+        yield Problem(str(damage))
         return
     if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline != _VACANT:
-        yield f"The record under {key!r} expires at {record.deadline}, and is indexed at {record.indexed}."
+        yield Problem(f"The record under {key!r} expires at {record.deadline}, and is indexed at {record.indexed}.")
     if record.indexed and txn.get(_index_key(record.indexed, place)) is None:
-        yield f"The record under {key!r} has no entry in the expiry index."
+        yield Problem(f"The record under {key!r} has no entry in the expiry index.", unindexed=place)
     if place_of(key) != place:
-        yield f"The record under {key!r} lies in the wrong place."
+        yield Problem(f"The record under {key!r} lies in the wrong place.")
 
 
-def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[str]:
+def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
+    place = index_key[1 + _DEADLINE.size :]
+    if not place:
+        return False
+    _, record = _at(txn, place)
+    return record is not None and record.indexed == _due(index_key)
+
+
+def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[Problem]:
     if not waiters.is_sound(entry_key, entry):
-        yield f"The registration {entry_key!r} is damaged."
+        yield Problem(f"The registration {entry_key!r} is damaged.", leftover=entry_key)
         return
     _, record = _at(txn, entry[1:])
     if record is None or not record.flags & _IS_AWAITED:
-        yield f"The registration {entry_key!r} is for a record that does not know of it."
+        yield Problem(f"The registration {entry_key!r} is for a record that does not know of it.", leftover=entry_key)

@@ -41,6 +41,7 @@ __all__ = [
     "return_part",
     "set_size",
     "take_over",
+    "unpack_head",
 ]
 
 _OPEN, _CLAIMED, _ENDED = "open", "claimed", "ended"
@@ -324,8 +325,11 @@ def leftovers(txn: ReadTransaction, claim: Claim) -> list[bytes]:
 def head_of(txn: ReadTransaction, key: bytes) -> Head | None:
     """Return what is known of a chord, or None."""
     data = txn.get(key)
-    if data is None:
-        return None
+    return None if data is None else unpack_head(data)
+
+
+def unpack_head(data: bytes) -> Head:
+    """Return the head in a value."""
     *known, owner = msgpack.unpackb(data)
     return Head._make((*known, Owner(*owner)))
 

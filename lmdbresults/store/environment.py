@@ -4,6 +4,8 @@ There is one for each file and process, however many stores use it, because LMDB
 is opened when it is first needed and closed before every fork, so that parent and child each open their own.
 """
 
+import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -11,23 +13,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import lmdb
-import msgpack
 
 from lmdbresults.errors import (
-    ForeignFile,
     ForkedStore,
     NestedTransaction,
-    NewerFormat,
     StoreClosed,
     StoreError,
 )
-from lmdbresults.options import MIN_SIZE, Options
-from lmdbresults.store import faults, files
+from lmdbresults.options import Options
+from lmdbresults.store import faults
 from lmdbresults.store.block import Block, Steps, Undone, lend
 from lmdbresults.store.gate import gate, is_mine
-from lmdbresults.store.room import Room
+from lmdbresults.store.keeper import Keeper
+from lmdbresults.store.opening import Opened, open_file
 
-__all__ = ["FORMAT_KEY", "FORMAT_VERSION", "Environment", "Transaction"]
+__all__ = ["Environment", "Transaction"]
 
 if TYPE_CHECKING:
     Transaction: TypeAlias = lmdb.Transaction[bytes]
@@ -35,10 +35,10 @@ else:  # generic in its type stubs only
     Transaction = lmdb.Transaction
 Result = TypeVar("Result")
 
-#: The record that says whose file this is, and in which layout. Its first byte is of no other kind of key.
-FORMAT_KEY: Final = b"\x00lmdbresults"
-FORMAT_VERSION: Final = 1
+logger = logging.getLogger("lmdbresults")
 
+#: Seconds until checkpoints are tried again after one could not be made.
+_AFTER_FAILURE: Final = 10.0
 #: How often a transaction is tried again after another process has let the file grow beyond our map.
 _TRIES: Final = 16
 
@@ -59,6 +59,8 @@ class Environment:
         #: How many stores use it; guarded by the register below.
         self.users = 0
         self._handle: lmdb.Environment | None = None
+        #: Whether a commit is acknowledged only once it is on the disk.
+        self._waits = options.durability == "commit"
         #: Why the file can never be opened again by this object; None if it can.
         self._unusable: StoreError | None = None
         self._start_anew()
@@ -71,6 +73,8 @@ class Environment:
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
         self._reading = _Reading()
+        #: Has checkpoints made in time.
+        self._keeper = Keeper(self._tend)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -86,10 +90,11 @@ class Environment:
                 tries_left -= 1
                 self._recover(error, tries_left)
 
-    def write(self, operation: Callable[..., Result], *args: Any) -> Result:
+    def write(self, operation: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
         """Return ``operation(txn, *args)``, run in a write transaction, once that is committed.
 
-        An exception out of the operation leaves everything as it was.
+        An exception out of the operation leaves everything as it was. What need not survive a loss of power is not
+        written ``durably``, which spares it the wait for the disk under durability ``commit``.
         """
         self._guard()
         tries_left = _TRIES
@@ -97,10 +102,16 @@ class Environment:
             try:
                 with gate.shared(), self._writer, (self._handle or self._open()).begin(write=True) as txn:
                     self._room.added = 0
-                    return operation(txn, *args)
+                    result = operation(txn, *args)
+                    self._checkpoints.before_commit(txn)
+                    number = txn.id()
             except lmdb.Error as error:
                 tries_left -= 1
                 self._recover(error, tries_left)
+            else:
+                if self._waits or self._checkpoints.wants_attention:
+                    self._after_commit(number, durably)
+                return result
 
     def transaction(self, write: bool) -> Block[Transaction]:
         """Return a block with a transaction; it commits if the block ends well and is undone if the block raises."""
@@ -129,7 +140,7 @@ class Environment:
 
     def _hold(self, write: bool, owner: int) -> Steps:
         """Lend a transaction, and end it; never in another process than the one that began it."""
-        is_lent, tries_left = False, _TRIES
+        is_lent, tries_left, number = False, _TRIES, 0
         while not is_lent:
             try:
                 lock = self._writer if write else self._reading.lock
@@ -142,11 +153,16 @@ class Environment:
                         yield 0  # and is left for good
                     if failure is not None:
                         raise Undone(failure)
+                    if write:
+                        self._checkpoints.before_commit(txn)
+                        number = txn.id()
             except lmdb.Error as error:
                 tries_left = 0 if is_lent else tries_left - 1
                 self._recover(error, tries_left)
             except Undone:
                 pass
+        if number and (self._waits or self._checkpoints.wants_attention):
+            self._after_commit(number)
         yield 0
 
     def _guard(self) -> None:
@@ -168,6 +184,53 @@ class Environment:
         """Return whether the path leads to another file by now than the one that is open here."""
         with gate.shared():
             return self._handle is not None and not self._room.is_at(self.path)
+
+    # -- durability ----------------------------------------------------------------------------------------------
+
+    def flush(self, through: float = math.inf) -> None:
+        """Return once all commits up to number ``through`` are durable. Raises `StoreError` if the disk fails."""
+        self._guard()
+        self._see_to(lambda: self._checkpoints.flush(through))
+
+    def release_pages(self) -> None:
+        """Have the pages be used again that are kept for an old checkpoint, or for readers that were killed."""
+        self._guard()
+        self._see_to(lambda: self._checkpoints.release())
+        self.clear_dead_readers()
+
+    def _see_to(self, work: Callable[[], object]) -> None:
+        """Do what takes the file to be open, but no transaction around it."""
+        tries_left = _TRIES
+        while True:
+            try:
+                with gate.shared():
+                    if self._handle is None:
+                        self._open()
+                    work()
+                return
+            except lmdb.Error as error:
+                tries_left -= 1
+                self._recover(error, tries_left)
+
+    def _after_commit(self, number: int, durably: bool = True) -> None:
+        """Have a commit become durable in time, which may be now."""
+        with suppress(StoreClosed):  # by another thread meanwhile: then everything is durable
+            if (self._waits and durably) or self._checkpoints.is_overrun:
+                self.flush(number)
+            if self._checkpoints.wants_attention and not self._keeper.wake():
+                self.flush(number)  # where no thread can run, whoever writes has to wait
+
+    def _tend(self) -> float:
+        """Make the checkpoint that is due; return after how many seconds to call again. Runs in the keeper's thread."""
+        try:
+            with gate.shared():
+                return math.inf if self._handle is None else self._checkpoints.tend()
+        except lmdb.MapResizedError:
+            self._adopt_size()
+        except (lmdb.Error, OSError, StoreError) as error:
+            logger.error("%s: no checkpoint could be made: %s", self.path, error)
+            return _AFTER_FAILURE
+        return 0.0
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
@@ -195,8 +258,7 @@ class Environment:
             while self._handle is None:
                 self._refuse_unusable()
                 try:
-                    self._prepare_path()
-                    self._open_file()
+                    self._take(open_file(self.options, self._writer))
                 except StoreError:
                     raise
                 except lmdb.Error as error:
@@ -207,52 +269,11 @@ class Environment:
                     raise faults.explained(error, self.options) from error
             return self._handle
 
-    def _prepare_path(self) -> None:
-        found = files.examine(self.path, self.options.mode)
-        if found.has_content and not found.has_lock:
-            self._look_inside()  # a foreign file is not to get a lock file from us
-        files.create_missing(self.path, self.options.mode, self.options.max_readers)
-
-    def _look_inside(self) -> None:
-        """See that a file that nobody has open is ours, without leaving a trace."""
-        try:
-            with lmdb.open(os.fsencode(self.path), subdir=False, readonly=True, lock=False, create=False) as handle:
-                _check_format(handle, self.path)
-        except lmdb.Error as error:
-            self._fail(error)
-
-    def _open_file(self) -> None:
-        handle = self._map()
-        try:
-            handle.reader_check()
-            _check_format(handle, self.path)
-            _make_ours(handle)
-            self._room = Room(handle, self.options)
-            self._handle = handle
-        except BaseException:  # also one out of a signal handler: a traceback would keep the handle open
-            handle.close()
-            raise
-
-    def _map(self) -> lmdb.Environment:
-        size = self.options.max_size
-        while True:
-            try:
-                return lmdb.open(
-                    os.fsencode(self.path),
-                    map_size=size,
-                    subdir=False,
-                    mode=self.options.mode,
-                    sync=self.options.syncs,
-                    metasync=self.options.syncs,
-                    max_readers=self.options.max_readers,
-                    max_spare_txns=0,  # a cached transaction would not survive a fork
-                    readahead=False,  # results are read at random
-                    lib_version=0,
-                )
-            except lmdb.MemoryError:
-                size //= 2  # RLIMIT_AS leaves no address space of that size
-                if size < MIN_SIZE:
-                    raise
+    def _take(self, opened: Opened) -> None:
+        self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
+        self._handle = opened.handle
+        if opened.checkpoints.are_behind():
+            self._keeper.wake()
 
     def retire(self) -> bool:
         """Close the file for good, as nobody uses it; the caller holds the gate exclusively.
@@ -260,18 +281,16 @@ class Environment:
         Return whether the file can be opened by another object: not after a fork that left it unusable.
         """
         self.let_go()
+        self._keeper.end()
         if self._unusable is None:
             self._unusable = StoreClosed(f"The store on {self.path} is closed. Open it again with open_store().")
         return isinstance(self._unusable, StoreClosed)
 
     def let_go(self) -> None:
         """Close the file. The caller holds the gate exclusively."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            try:
-                handle.close()
-            finally:
-                self._room.close()
+        if self._handle is not None:
+            self._handle = None
+            self._opened.close()
 
     def before_fork(self) -> None:
         """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
@@ -314,50 +333,24 @@ class Environment:
     def _resize(self) -> None:
         try:
             if self._handle is not None:
+                self._checkpoints.unpin()  # a resize takes the ground from under readers
                 self._handle.set_mapsize(0)
         except lmdb.Error:
             self.let_go()  # after a failed resize the handle is of no use; the next try opens the file again
 
     def clear_dead_readers(self) -> int:
         """Free the slots of killed processes, whose snapshots keep pages from reuse; return how many there were."""
-        with gate.shared():
-            return (self._handle or self._open()).reader_check()
+        self._guard()
+        with gate.shared(), self._writer:  # nobody may be writing: one of the dead may have held the pin
+            handle = self._handle or self._open()
+            with handle.begin(write=True):
+                return handle.reader_check()
 
     def _fail(self, error: lmdb.Error) -> NoReturn:
         if isinstance(error, lmdb.PanicError):
             with suppress(NestedTransaction):
                 self.close()  # after a fatal error of LMDB only a new handle helps
         raise faults.explained(error, self.options) from error
-
-
-def _check_format(handle: lmdb.Environment, path: str) -> None:
-    """See that the file is ours, or empty. Raises `ForeignFile` or `NewerFormat`."""
-    with handle.begin() as txn:
-        mark, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
-    version = _format_version(mark)
-    if entries and version is None:
-        raise ForeignFile(f"{path} is an LMDB file of another program, and was left as it is. Choose another path.")
-    if version is not None and version > FORMAT_VERSION:
-        raise NewerFormat(
-            f"{path} has format {version}; this lmdbresults reads up to {FORMAT_VERSION}: upgrade it in every process."
-        )
-
-
-def _make_ours(handle: lmdb.Environment) -> None:
-    """Mark an empty file as one of this program, in this format."""
-    with handle.begin() as txn:
-        if txn.get(FORMAT_KEY) is not None:
-            return
-    with handle.begin(write=True) as txn:
-        if txn.get(FORMAT_KEY) is None:  # another process may have been faster
-            txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
-
-
-def _format_version(mark: bytes | None) -> int | None:
-    try:
-        return int(msgpack.unpackb(mark)["format"]) if mark else None
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
-        return None
 
 
 def _leave_untouched(inherited: object) -> None:

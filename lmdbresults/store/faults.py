@@ -17,7 +17,7 @@ from lmdbresults.errors import (
 )
 from lmdbresults.options import Options
 
-__all__ = ["explained", "replaced"]
+__all__ = ["explained", "replaced", "unsynced"]
 
 
 def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
@@ -39,6 +39,14 @@ def replaced(path: str) -> FileReplaced:
     return FileReplaced(
         f"{path} was deleted or replaced while this process has the former file open: "
         "close every store on it, or restart the process."
+    )
+
+
+def unsynced(path: str, error: Exception) -> StoreError:
+    """Return the error for a disk that did not take what was written."""
+    return StoreError(
+        f"{path} could not be written to the disk ({error}), so what was stored since the last checkpoint may be lost "
+        "when the machine goes down. Nothing more is stored here: see to the disk, then restart the processes."
     )
 
 

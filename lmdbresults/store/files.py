@@ -7,7 +7,6 @@ SIGBUS on a short one. So the path is examined first, and the files are created 
 import errno
 import os
 import stat
-import struct
 import sys
 import threading
 import time
@@ -27,21 +26,31 @@ from lmdbresults.errors import (
     SymlinkRefused,
     WrongOwner,
 )
+from lmdbresults.store import meta
 
-__all__ = ["LOCK_SUFFIX", "Found", "canonical", "create_missing", "examine"]
+__all__ = [
+    "CHECKPOINT_SUFFIX",
+    "LOCK_SUFFIX",
+    "Found",
+    "canonical",
+    "check_content",
+    "create_missing",
+    "create_sidecar",
+    "examine",
+    "explained",
+    "gets_content",
+    "leads_to",
+    "sync_folder",
+]
 
 LOCK_SUFFIX: Final = "-lock"
-
-_MAGIC: Final = 0xBEEFC0DE
-_DATA_VERSION: Final = 1
-#: Offset of the magic in a meta page; then version, fixed address, map size, page size (LMDB 0.9, 64 bit).
-_META: Final = struct.Struct("=16xII8xQI")
-_LAST_PAGE: Final = struct.Struct("=136xQQ")
-_META_BYTES: Final = 152
+CHECKPOINT_SUFFIX: Final = "-checkpoint"
 
 #: The sizes of which LMDB makes its lock file: for itself and for each reader.
 _LOCK_HEAD_BYTES: Final = 128
 _READER_BYTES: Final = 64
+#: Four places of a page (sidecar.py).
+_SIDECAR_BYTES: Final = 4 * 4096
 
 #: What has to be free for a new file.
 _LEAST_SPACE: Final = 1 << 20
@@ -56,22 +65,33 @@ def canonical(path: str) -> str:
 class Found(NamedTuple):
     """What lies at a path already."""
 
+    has_file: bool
+    """Whether there is a data file."""
     has_content: bool
-    """Whether there is a data file that is not empty."""
+    """Whether that is more than what a loss of power may leave of a new file, to which nothing was committed."""
     has_lock: bool
     """Whether there is a lock file beside it."""
+    has_sidecar: bool
+    """Whether there is a file of checkpoints beside it."""
 
 
 def examine(path: str, mode: int) -> Found:
-    """Check that ``path`` can be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
-    data, lock = _examine_one(path, mode), _examine_one(path + LOCK_SUFFIX, mode)
-    if data is not None and data.st_size:
-        _check_content(path)
-    return Found(data is not None and data.st_size > 0, lock is not None)
+    """Check that ``path`` may be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
+    data, lock, sidecar = (_examine_one(path + suffix, mode) for suffix in ("", LOCK_SUFFIX, CHECKPOINT_SUFFIX))
+    is_begun = data is not None and data.st_size > 0 and (sidecar is None or _has_content(path))
+    return Found(data is not None, is_begun, lock is not None, sidecar is not None)
+
+
+def _has_content(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return not meta.is_blank(file.fileno())
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def create_missing(path: str, mode: int, max_readers: int) -> None:
-    """Create the folder, the lock file and the data file, as far as they do not exist.
+    """Create the folder, the lock file, the sidecar and the data file, as far as they do not exist.
 
     Raises an `OpenError`, or `StoreFull` if the disk has no room for them.
     """
@@ -80,9 +100,16 @@ def create_missing(path: str, mode: int, max_readers: int) -> None:
     if not os.path.exists(path) or not os.path.getsize(path):
         _require_space(folder, path)
     if not os.path.lexists(path + LOCK_SUFFIX):
-        _create_lock(path + LOCK_SUFFIX, mode, max_readers)
+        _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + max_readers * _READER_BYTES)
+    create_sidecar(path + CHECKPOINT_SUFFIX, mode)
     if _create(path, mode):
-        _sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
+        sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
+
+
+def create_sidecar(path: str, mode: int) -> None:
+    """Create an empty sidecar, if there is none. Raises as `create_missing` does."""
+    if not os.path.lexists(path):
+        _create_whole(path, mode, _SIDECAR_BYTES)
 
 
 def _examine_one(path: str, mode: int) -> os.stat_result | None:
@@ -92,12 +119,12 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     if stat.S_ISLNK(found.st_mode):
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
         raise NotAFile(f"{path} is {_kind(found.st_mode)}. A store is a file: give the path of one, which may be new.")
-    if found.st_nlink > 1 and not path.endswith(LOCK_SUFFIX):
+    if found.st_nlink > 1 and not path.endswith((LOCK_SUFFIX, CHECKPOINT_SUFFIX)):
         raise NotAFile(
             f"{path} has {found.st_nlink} names (hard links). The lock lies beside a name, so processes that use "
             "different names would destroy each other's data: remove the other names, or copy the file."
@@ -136,7 +163,7 @@ def _make_folder(folder: str) -> None:
             "Check the path for a typing error, or create the folder."
         ) from error
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
 
 
 def _create(path: str, mode: int) -> bool:
@@ -149,7 +176,7 @@ def _create(path: str, mode: int) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     try:
         os.fchmod(descriptor, mode)
     finally:
@@ -164,12 +191,12 @@ def _require_space(folder: str, path: str) -> None:
         raise StoreFull(f"The disk has no room for {path}: a new store takes {_LEAST_SPACE} bytes. Free space on it.")
 
 
-def _create_lock(path: str, mode: int, max_readers: int) -> None:
-    """Create the lock file with its blocks.
+def _create_whole(path: str, mode: int, size: int) -> None:
+    """Create a file of zeros with its blocks.
 
-    LMDB would make it sparse and write to it through a map, which on a full disk is SIGBUS. It takes over whatever
-    size it finds, so the file has to appear with its final one: hence the other name first, and a link, which unlike
-    renaming replaces nothing.
+    LMDB would make its lock file sparse and write to it through a map, which on a full disk is SIGBUS. It takes over
+    whatever size it finds, so the file has to appear with its final one: hence the other name first, and a link, which
+    unlike renaming replaces nothing. For the sidecar the same holds: overwriting it must never need room.
     """
     draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
     try:
@@ -177,19 +204,20 @@ def _create_lock(path: str, mode: int, max_readers: int) -> None:
             os.unlink(draft)  # of a process that died here, with the number that is ours now
             _create(draft, mode)
         with open(draft, "wb") as file:
-            file.write(bytes(_LOCK_HEAD_BYTES + max_readers * _READER_BYTES))
+            file.write(bytes(size))
         with suppress(FileExistsError):
             os.link(draft, path)
     except StoreError:
         raise
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         with suppress(OSError):
             os.unlink(draft)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Have what was created or renamed in a folder survive a loss of power, as far as the folder may be read."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
@@ -212,48 +240,51 @@ def _check_access(path: str) -> None:
     )
 
 
-def _check_content(path: str) -> None:
+def check_content(path: str) -> None:
     """Read both meta pages: a file that is no LMDB file, or shorter than it says, would end in SIGBUS later."""
     try:
         with open(path, "rb") as file:
-            _wait_for_both_pages(file.fileno())
-            first = file.read(_META_BYTES)
-            page_size = _page_size(first, path)
-            file.seek(page_size)
-            second = file.read(_META_BYTES)
+            gets_content(file.fileno())
+            first, second = meta.read_both(file.fileno())
             size = os.fstat(file.fileno()).st_size
+            beginning = file.read(64)
     except OSError as error:
-        if isinstance(error, OpenError):
-            raise
-        raise _explained(error, path) from error
-    _page_size(second, path)
-    last_page = max(_LAST_PAGE.unpack(meta)[::-1] for meta in (first, second))[1]
-    if size < (last_page + 1) * page_size:
+        raise explained(error, path) from error
+    if first is None or second is None:
+        raise _not_lmdb(path, b"" if first else beginning)
+    end = max(first, second).end
+    if size < end:
         raise FileDamaged(
-            f"{path} is {size} bytes long and should be at least {(last_page + 1) * page_size}: it was cut short. "
+            f"{path} is {size} bytes long and should be at least {end}: it was cut short. "
             "Restore it from a backup; to start anew, move it away."
         )
 
 
-def _wait_for_both_pages(descriptor: int) -> None:
-    """Give a process that is writing the first two pages, right now, a tenth of a second to do so."""
+def gets_content(descriptor: int) -> bool:
+    """Give a process that is writing the first two pages, right now, a tenth of a second; return whether they came."""
     for _ in range(20):
         if os.fstat(descriptor).st_size >= 2 * 4096:
-            return
+            return True
         time.sleep(0.005)
+    return False
 
 
-def _page_size(meta: bytes, path: str) -> int:
-    if len(meta) == _META_BYTES:
-        magic, version, _, page_size = _META.unpack_from(meta)
-        if magic == _MAGIC and version == _DATA_VERSION and page_size.bit_count() == 1 and page_size >= 256:
-            return int(page_size)
-    if _MAGIC.to_bytes(4, sys.byteorder) in meta[:64]:
-        raise NotLMDB(f"{path} has another LMDB data format than a store, which has that of LMDB 0.9. Check the path.")
-    raise NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
+def leads_to(path: str, descriptor: int) -> bool:
+    """Return whether a path leads to the file that is open under a descriptor."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
-def _explained(error: OSError, path: str) -> StoreError:
+def _not_lmdb(path: str, beginning: bytes) -> NotLMDB:
+    if meta.MAGIC.to_bytes(4, sys.byteorder) in beginning:
+        return NotLMDB(f"{path} has another LMDB data format than a store, which has that of LMDB 0.9. Check the path.")
+    return NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
+
+
+def explained(error: OSError, path: str) -> StoreError:
+    """Return the error to raise in place of one about a path."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"The disk has no room for {path}. Free space on it.")
     if error.errno in (errno.EACCES, errno.EPERM):

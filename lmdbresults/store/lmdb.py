@@ -7,19 +7,23 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import records
-from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.backup import backup
+from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.block import Block, Steps, Undone, lend
-from lmdbresults.store.check import check
+from lmdbresults.store.check import Problem, apply, check, cures_in
 from lmdbresults.store.environment import Environment, Transaction
 from lmdbresults.store.gate import gate
 from lmdbresults.store.mailbox import LMDBMailbox
 from lmdbresults.store.register import register
-from lmdbresults.store.verbs import CLOSED, ENDED, SCAN_PAGE, Reading, Writing
+from lmdbresults.store.scans import scan
+from lmdbresults.store.verbs import CLOSED, ENDED, Reading, Writing
+from lmdbresults.store.verify import verify
 from lmdbresults.store.waiters import News
 from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations, clear_dead
@@ -180,13 +184,14 @@ class LMDBStore(Store):
         finally:
             txn.end()
 
-    def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
-        """Run a method of `Writing` in a transaction of its own."""
+    def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
+        """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""
         result: Result
         try:
-            result, news = self._environment.write(self._run, verb, args)
+            result, news = self._environment.write(self._run, verb, args, durably=durably)
         except StoreFull:
-            result, news = self._make_room_for(self._environment.write, self._run, verb, args)
+            attempt = partial(self._environment.write, durably=durably)
+            result, news = self._make_room_for(attempt, self._run, verb, args)
         if news:
             self._wakes.send(news)
         return result
@@ -228,7 +233,7 @@ class LMDBStore(Store):
         """Sweep in one transaction; in a smaller one if not even the pages that it copies find room."""
         while True:
             try:
-                removed, more, news = self._environment.write(self._sweep_records, limit, budget)
+                removed, more, news = self._environment.write(self._sweep_records, limit, budget, durably=False)
                 self._wakes.send(news)
                 return removed, more
             except StoreFull:
@@ -252,11 +257,14 @@ class LMDBStore(Store):
         self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
 
     def _reclaim(self) -> bool:
-        """Make room by what has expired and by what dead readers pin; return whether there was anything to sweep."""
-        self._environment.clear_dead_readers()
+        """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.
+
+        Return whether there was anything to sweep.
+        """
+        self._environment.release_pages()
         _, more = self._sweep_batch(_RECLAIM_BATCH, _RECLAIM_BATCH)
         for _ in range(2):
-            self._environment.write(records.touch)
+            self._environment.write(records.touch, durably=False)
         return more
 
     # -- waiting -------------------------------------------------------------------------------------------------
@@ -272,14 +280,36 @@ class LMDBStore(Store):
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        start: bytes | None = b""
-        while start is not None:
-            pairs, start = self._environment.read(records.page, self._prefix + prefix, start, self._clock(), SCAN_PAGE)
-            for key, value in pairs:
-                yield key[len(self._prefix) :], value
+        return scan(self._environment.read, self._prefix, prefix, self._clock)
 
-    def check(self) -> list[str]:
-        return self._environment.read(lambda raw: list(check(raw)))
+    def flush(self) -> None:
+        self._environment.flush()
+
+    def check(self, *, deep: bool = False) -> list[str]:
+        if deep:  # in a process of its own: LMDB on a damaged page could take this one down
+            return verify(self._environment.path, live=True, chords=True)
+        return self._environment.read(lambda raw: [problem.text for problem in check(raw)])
+
+    def repair(self) -> list[str]:
+        """Remove what belongs to no record, and index again what is not; return a sentence for each.
+
+        What is damaged itself is left: delete its key, or restore a backup. Raises `StoreFull`.
+        """
+        cures = self._environment.read(cures_in)
+        done: list[str] = []
+        for start in range(0, len(cures), _SWEEP_BATCH):
+            time.sleep(_SWEEP_PAUSE)
+            done += self._environment.write(self._repair_some, cures[start : start + _SWEEP_BATCH])
+        return done
+
+    def _repair_some(self, raw: Transaction, cures: list[Problem]) -> list[str]:
+        self._environment.make_room(raw, None)
+        return apply(raw, cures)
+
+    def backup(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None:
+        backup(self._environment.path, os.path.abspath(path), self.stats().live_size, overwrite, progress)
 
     def stats(self) -> Stats:
         return self._environment.read(self._stats)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
+from lmdbresults.store import boot
+
 __all__ = ["NOBODY", "Owner", "holding", "present_owner"]
 
 #: The blocks that are being run in this process; a set is changed in one step, so no lock guards it.
@@ -44,7 +46,7 @@ class Owner(NamedTuple):
 
     def is_alive(self) -> bool:
         """Return whether the process still runs. One of which nothing but the number is known counts as alive."""
-        if not self.pid or self.boot != _boot():
+        if not self.pid or self.boot != boot.boot_id():
             return False
         try:
             os.kill(self.pid, 0)
@@ -69,12 +71,7 @@ def present_owner() -> Owner:
 
 @functools.lru_cache(maxsize=1)
 def _owner(pid: int) -> Owner:
-    return Owner(pid, _started(pid), _boot())
-
-
-@functools.cache
-def _boot() -> str:
-    return _read("/proc/sys/kernel/random/boot_id").strip()
+    return Owner(pid, _started(pid), boot.boot_id())
 
 
 def _started(pid: int) -> str:

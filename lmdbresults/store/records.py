@@ -18,14 +18,14 @@ Functions take a raw transaction and know nothing of environments; the clock com
 
 import math
 import struct
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from lmdbresults.errors import NotACounter, RecordDamaged
 from lmdbresults.store import pieces, waiters
-from lmdbresults.store.environment import FORMAT_KEY, Transaction
+from lmdbresults.store.environment import Transaction
+from lmdbresults.store.format import FORMAT_KEY
 from lmdbresults.store.waiters import News
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "increment",
     "lookup",
     "next_deadline",
-    "page",
     "place_of",
     "put",
     "remove",
@@ -65,8 +64,6 @@ _IS_AWAITED: Final = 4
 
 _DEADLINE: Final = struct.Struct(">d")
 _KEY_LENGTH: Final = struct.Struct(">I")
-#: A page of a scan ends when it holds so many bytes.
-_PAGE_BYTES: Final = 4 << 20
 #: What is longer is cut into pieces.
 _LARGEST_WHOLE: Final = pieces.PIECE_BYTES - _BODY
 #: What is not longer stays whole even beside a very long key.
@@ -103,39 +100,6 @@ def entry(txn: Transaction, key: bytes, now: float) -> Entry | None:
         return None
     found = _decode(key, data)
     return None if NEVER < found.deadline <= now else found
-
-
-def page(
-    txn: Transaction, prefix: bytes, start: bytes, now: float, limit: int
-) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """Return some pairs of key and value whose key begins with ``prefix``, and where to go on (None: at the end).
-
-    ``start`` is b"" or what the call before returned. A page ends after ``limit`` pairs, or sooner with large values.
-    Long keys come first, in the order of their hashes; then the others in order.
-    """
-    pairs: list[tuple[bytes, bytes]] = []
-    size = 0
-    for place, data in _places(txn, prefix, start):
-        if len(pairs) >= limit or size >= _PAGE_BYTES:
-            return pairs, place
-        key = _key_at(place, data)
-        if key.startswith(prefix):
-            found = _decode(key, data)
-            if not found.is_expired(now):
-                pairs.append((key, _value(txn, key, found)))
-                size += len(pairs[-1][1])
-    return pairs, None
-
-
-def _places(txn: Transaction, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for region, first in ((_HASHED, _HASHED), (_RECORD, _RECORD + prefix)):
-        cursor = txn.cursor()
-        if start[:1] > region or not cursor.set_range(max(start, first)):
-            continue
-        for place, data in cursor:
-            if not place.startswith(first):
-                break
-            yield place, data
 
 
 def _key_at(place: bytes, data: bytes) -> bytes:

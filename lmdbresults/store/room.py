@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.options import Options
-from lmdbresults.store import faults
+from lmdbresults.store import faults, files
+from lmdbresults.store.checkpoint import Checkpoints, Unguarded
 
 if TYPE_CHECKING:
     import lmdb
@@ -27,8 +28,9 @@ _CHECK_EVERY: Final = 512 << 10
 class Room:
     """What an open file has room for. Guarded by the writer lock of its environment."""
 
-    def __init__(self, handle: "lmdb.Environment", options: Options) -> None:
+    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | Unguarded) -> None:
         self._handle = handle
+        self._checkpoints = checkpoints
         self._options = options
         self._page_size = handle.stat()["psize"]
         self._map_size = min(options.max_size, handle.info()["map_size"])
@@ -47,10 +49,7 @@ class Room:
 
     def is_at(self, path: str) -> bool:
         """Return whether the path leads to the file that is open here."""
-        try:
-            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
+        return files.leads_to(path, self._descriptor)
 
     def make(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
         """See to it, inside a write transaction, that the next bytes fit the map and the disk.
@@ -63,6 +62,7 @@ class Room:
         if self._unchecked < self._check_every:
             return
         used = (self._handle.info()["last_pgno"] + 1) * self._page_size
+        self._checkpoints.note_size(used, txn.id())
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit

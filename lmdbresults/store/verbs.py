@@ -1,7 +1,7 @@
 """The verbs of a transaction of an `LMDBStore`, over a raw one."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from lmdbresults.errors import StoreClosed
@@ -9,17 +9,16 @@ from lmdbresults.store import records
 from lmdbresults.store.base import KEEP, ReadTransaction, WriteTransaction, _Keep
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.pieces import PIECE_BYTES
+from lmdbresults.store.scans import scan
 from lmdbresults.store.waiters import News
 
 if TYPE_CHECKING:
     from lmdbresults.store.lmdb import LMDBStore
 
-__all__ = ["CLOSED", "ENDED", "SCAN_PAGE", "Reading", "Writing"]
+__all__ = ["CLOSED", "ENDED", "Reading", "Writing"]
 
 #: What a record takes besides key and value: its head, its entry in the index, the nodes of both.
 _RECORD_COST: Final = 128
-#: Records of a scan that are read in one go.
-SCAN_PAGE: Final = 500
 
 
 class Reading(ReadTransaction):
@@ -48,12 +47,10 @@ class Reading(ReadTransaction):
         return found.deadline - now if found.deadline else math.inf
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        own = self._store._prefix
-        start: bytes | None = b""
-        while start is not None:
-            pairs, start = records.page(self._raw, own + prefix, start, self._store._clock(), SCAN_PAGE)
-            for key, value in pairs:
-                yield key[len(own) :], value
+        return scan(self._here, self._store._prefix, prefix, self._store._clock)
+
+    def _here(self, operation: Callable[..., Any], *args: Any) -> Any:
+        return operation(self._raw, *args)
 
 
 class Writing(Reading, WriteTransaction):

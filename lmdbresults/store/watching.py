@@ -54,7 +54,7 @@ class Registrations:
         self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
     ) -> list[bytes]:
         """Register a box for those keys that are pending, in one transaction; return the others."""
-        return self._store._apply(self._watch, keys, is_pending, box, every_change)
+        return self._store._apply(self._watch, keys, is_pending, box, every_change, durably=False)
 
     def _watch(
         self, txn: "Writing", keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every: bool
@@ -92,7 +92,7 @@ def _unwatch(environment: Environment, registrations: list[tuple[bytes, bytes]])
         for place, box in registrations:
             unwatch(raw, place, box)
 
-    environment.write(take_back)
+    environment.write(take_back, durably=False)
 
 
 def watch(txn: Transaction, key: bytes, box: bytes, every_change: bool, until: float) -> None:

@@ -162,7 +162,10 @@ class MemoryStore(Store):
             self._become(records, dict.fromkeys(expired, False))
         return len(expired)
 
-    def check(self) -> list[str]:
+    def flush(self) -> None:
+        """Nothing to do: what lies in memory survives nothing."""
+
+    def check(self, *, deep: bool = False) -> list[str]:
         with self.read():
             return []  # one dict, and nothing that is derived from it: there is nothing to contradict it
 

@@ -1,0 +1,46 @@
+"""The format of a file: a record that says whose it is, and in which layout."""
+
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+
+from lmdbresults.errors import ForeignFile, NewerFormat
+
+if TYPE_CHECKING:
+    import lmdb
+
+__all__ = ["FORMAT_KEY", "FORMAT_VERSION", "check_format", "is_marked", "mark"]
+
+#: The key of the record. Its first byte is of no other kind of key.
+FORMAT_KEY: Final = b"\x00lmdbresults"
+FORMAT_VERSION: Final = 1
+
+
+def check_format(handle: "lmdb.Environment", path: str) -> None:
+    """See that the file is ours, or empty. Raises `ForeignFile` or `NewerFormat`."""
+    with handle.begin() as txn:
+        found, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
+    version = _version(found)
+    if entries and version is None:
+        raise ForeignFile(f"{path} is an LMDB file of another program, and was left as it is. Choose another path.")
+    if version is not None and version > FORMAT_VERSION:
+        raise NewerFormat(
+            f"{path} has format {version}; this lmdbresults reads up to {FORMAT_VERSION}: upgrade it in every process."
+        )
+
+
+def is_marked(txn: "lmdb.Transaction[bytes]") -> bool:
+    """Return whether the file says whose it is."""
+    return txn.get(FORMAT_KEY) is not None
+
+
+def mark(txn: "lmdb.Transaction[bytes]") -> None:
+    """Have the file say whose it is."""
+    txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
+
+
+def _version(mark: bytes | None) -> int | None:
+    try:
+        return int(msgpack.unpackb(mark)["format"]) if mark else None
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        return None

@@ -1,0 +1,70 @@
+"""What `verify` runs in a process of its own."""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import lmdb
+
+from lmdbresults.store.check import check
+from lmdbresults.store.environment import Transaction
+from lmdbresults.store.files import LOCK_SUFFIX
+from lmdbresults.store.leftovers import chord_leftovers
+from lmdbresults.store.pages import Meta, PageDamaged, PageFile
+from lmdbresults.store.structure import problems_of
+
+__all__ = ["main", "problems_in"]
+
+#: So many problems are listed; a file that is damaged all over has millions.
+_MOST: Final = 100
+#: How often a snapshot is tried for: two commits may overwrite its meta page before that is read.
+_TRIES: Final = 100
+#: By so much the file may grow between two system calls.
+_HEADROOM: Final = 64 << 20
+
+
+def main(arguments: list[str]) -> None:
+    """Print the problems of a file as JSON."""
+    (order,) = map(json.loads, arguments)
+    found = list(islice(problems_in(order["path"], order["live"], order["chords"]), _MOST + 1))
+    if len(found) > _MOST:
+        found[_MOST] = f"There are more problems; only the first {_MOST} are listed."
+    print(json.dumps(found))
+
+
+def problems_in(path: str, live: bool, chords: bool) -> Iterator[str]:
+    """Yield what is wrong with a file. LMDB reads it only if its pages are in order."""
+    try:
+        with PageFile(path) as file:
+            file.metas()  # whose error says more than LMDB's
+            for _ in range(_TRIES):
+                with _open(path, file, lock=live) as handle, handle.begin() as txn:
+                    meta = next((meta for meta in file.metas() if meta.txnid == txn.id()), None)
+                    if meta is not None:
+                        yield from _problems_of_snapshot(file, meta, txn, chords)
+                        return
+            yield f"{path} is written to so fast that no snapshot of it can be judged. Try again."
+    except (PageDamaged, OSError, lmdb.Error) as error:
+        yield f"{path} cannot be read: {error}"
+
+
+def _problems_of_snapshot(file: PageFile, meta: Meta, txn: Transaction, chords: bool) -> Iterator[str]:
+    """Judge what a read transaction keeps from being reused: all of its pages but the meta page."""
+    broken = list(problems_of(file, meta))
+    yield from broken or (problem.text for problem in check(txn))
+    if chords and not broken:
+        yield from chord_leftovers(txn)
+
+
+def _open(path: str, file: PageFile, *, lock: bool) -> lmdb.Environment:
+    return lmdb.open(
+        os.fsencode(path),
+        map_size=file.size() + _HEADROOM,
+        subdir=False,
+        readonly=True,
+        create=False,
+        lock=lock and os.path.lexists(path + LOCK_SUFFIX),  # if there is none, nobody has the file open
+        readahead=False,
+    )

@@ -1,0 +1,53 @@
+"""The thread that makes checkpoints in time; apart from them, as it outlives the closing of a file around a fork."""
+
+import math
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+__all__ = ["Keeper"]
+
+
+class Keeper:
+    """Calls a function now and then: when it is told to, and whenever the function has asked to be called again.
+
+    The thread is started when there is first something to do. A child of a fork has none, and makes a new keeper.
+    """
+
+    def __init__(self, tend: Callable[[], float]) -> None:
+        self._tend = tend
+        self._event = threading.Event()
+        self._is_ended = False
+        self._thread: threading.Thread | None = None
+        #: Held while the thread is started; nobody waits for it.
+        self._starting = threading.Lock()
+
+    def wake(self) -> bool:
+        """Have the function called soon; return whether there is a thread to do so.
+
+        There is none where the system allows no more, or the interpreter ends.
+        """
+        self._event.set()
+        if not self._is_running() and self._starting.acquire(blocking=False):
+            try:
+                with suppress(RuntimeError):
+                    thread = threading.Thread(target=self._run, name="lmdbresults-checkpoints", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            finally:
+                self._starting.release()
+        return self._is_running()
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def end(self) -> None:
+        """Have the thread end soon. It may be waiting for what the caller holds, so that is not waited for."""
+        self._is_ended = True
+        self._event.set()
+
+    def _run(self) -> None:
+        while not self._is_ended:
+            self._event.clear()
+            seconds = self._tend()
+            self._event.wait(None if math.isinf(seconds) else seconds)

@@ -1,0 +1,147 @@
+"""What the processes of a test write and sync, in the order in which it happened: the Python side of recorder.c."""
+
+import ctypes
+import functools
+import mmap
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+__all__ = ["Event", "Kind", "Recording", "library", "mark", "record_here"]
+
+_SOURCE: Final = Path(__file__).parent / "recorder.c"
+#: kind, pid, bytes of path and other path, time, inode, offset, length, bytes of data, result; see recorder.c.
+_HEAD: Final = struct.Struct("=IIIIQQQQQq")
+
+
+class Kind(IntEnum):
+    """What has happened."""
+
+    CREATE = 1
+    LINK = 2
+    UNLINK = 3
+    RENAME = 4
+    WRITE = 5
+    RESIZE = 6
+    SYNC_BEGIN = 7
+    SYNC_END = 8
+    MARK = 9
+    ESCAPE = 10
+
+
+class Event(NamedTuple):
+    """Something that has happened, at a place of the log that grows with time."""
+
+    place: int
+    kind: Kind
+    pid: int
+    time: float
+    """Seconds on the monotonic clock."""
+    inode: int
+    offset: int
+    """Of a write or of the range that is synced; of the end of a sync: the place of its beginning."""
+    length: int
+    """The new size, or the length of the range that is synced, 0 for the whole file."""
+    path: str
+    other: str
+    data: memoryview
+
+
+@functools.cache
+def library() -> str:
+    """Return the path of the compiled recorder. Skips the test without a compiler, except where CI is true."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        if os.environ.get("CI") == "true":
+            raise RuntimeError("Power cuts are recorded on Linux with a C compiler: install cc.")
+        pytest.skip("needs Linux and a C compiler")
+    target = os.path.join(tempfile.mkdtemp(prefix="power-cut-"), "recorder.so")
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, _SOURCE], check=True)
+    return target
+
+
+class Recording:
+    """The log of what happens in a folder; both are there already."""
+
+    def __init__(self, log: Path, folder: Path) -> None:
+        self.log, self.folder = log, folder
+        #: By which the log knows the folder.
+        self.inode = folder.stat().st_ino
+        self._recorder = ctypes.CDLL(library())
+        _start(self._recorder, log, folder)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a process that is to be recorded from its beginning to its end."""
+        ours = {"LD_PRELOAD": library(), "POWER_CUT_LOG": str(self.log), "POWER_CUT_FOLDER": str(self.folder)}
+        return {**os.environ, **ours}
+
+    def mark(self, *what: Any) -> None:
+        """Note something among the events, from outside."""
+        _start(self._recorder, self.log, self.folder)
+        _mark(self._recorder, what)
+
+    def events(self) -> list[Event]:
+        """Return everything so far."""
+        self.mark("end", "")  # whoever comes next settles what a killed process has left undone
+        with open(self.log / "log", "rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        events = list(_parse(content))
+        escaped = [event for event in events if event.kind is Kind.ESCAPE]
+        assert not escaped, f"written without being recorded: {escaped}"
+        return events
+
+
+def record_here(log: Path, folder: Path) -> None:
+    """Record this process, which was started with the library, from now on."""
+    _start(ctypes.CDLL(None), log, folder)
+
+
+def _start(recorder: Any, log: Path, folder: Path) -> None:
+    assert recorder.power_cut_start(os.fsencode(log), os.fsencode(folder)) == 0
+
+
+def mark(*what: Any) -> None:
+    """Note something among the events, in a process that is recorded."""
+    _mark(ctypes.CDLL(None), what)
+
+
+def _mark(recorder: Any, what: tuple[Any, ...]) -> None:
+    note = pickle.dumps(what)
+    recorder.power_cut_mark(note, ctypes.c_uint64(len(note)))
+
+
+def _parse(content: memoryview) -> Iterator[Event]:
+    place = 0
+    while place + _HEAD.size <= len(content):
+        kind, pid, path_bytes, other_bytes, time, inode, offset, length, data_bytes, result = _HEAD.unpack_from(
+            content, place
+        )
+        path = place + _HEAD.size
+        other, data = path + path_bytes, path + path_bytes + other_bytes
+        end = data + data_bytes
+        if place == end or not kind:
+            return
+        written = content[data : data + result] if kind == Kind.WRITE else content[data:end]
+        yield Event(
+            place,
+            Kind(kind),
+            pid,
+            time / 1e9,
+            inode,
+            offset,
+            length,
+            os.fsdecode(bytes(content[path:other])),
+            os.fsdecode(bytes(content[other:data])),
+            written,
+        )
+        place = end

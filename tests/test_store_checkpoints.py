@@ -1,0 +1,387 @@
+"""Checkpoints while processes write: when they are made and by whom, what they cover, what becomes of their pins."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from lmdbresults import LMDBStore, errors, open_store
+from lmdbresults.store import boot
+from lmdbresults.store.checkpoint import Checkpoints
+from lmdbresults.store.keeper import Keeper
+from lmdbresults.store.sidecar import Sidecar
+from tests.boots import in_boot, keys_in, keys_in_next_boot
+from tests.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, in_children
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+#: Seconds within which no checkpoint is made for its time.
+LONG = 3600.0
+SHORT = 0.02
+
+
+def covered(store: LMDBStore) -> int:
+    """The number of the commit that a loss of power would go back to."""
+    sidecar = Sidecar(store.options.path)
+    try:
+        return sidecar.last_durable().txn
+    finally:
+        sidecar.close()
+
+
+def last_commit(store: LMDBStore) -> int:
+    return store.moment()
+
+
+def readers(store: LMDBStore) -> str:
+    """LMDB's table of readers."""
+    return store._environment.handle().readers()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for has not come"
+        time.sleep(SHORT / 4)
+
+
+def write_and_stay(path: str, started: int, options: dict[str, object]) -> None:
+    """Store something, say so, and live on."""
+    store = open_store(path, **options)
+    store.set(b"written", b"value")
+    os.write(started, b".")
+    time.sleep(PATIENCE)
+
+
+# -- in time -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_is_covered_in_time_and_then_nothing_more_is_made(path: str) -> None:
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        for number in range(3):
+            store.set(b"%d" % number, b"value")
+            wait_until(lambda: covered(store) == last_commit(store))
+            wait_until(lambda: "no active readers" in readers(store))  # no pin: nothing keeps pages from reuse
+        sidecar = Path(f"{path}-checkpoint")
+        before = sidecar.stat().st_mtime_ns
+        time.sleep(10 * SHORT)
+        assert sidecar.stat().st_mtime_ns == before
+
+
+def test_a_store_that_is_only_read_makes_no_checkpoint_and_has_no_thread(path: str) -> None:
+    open_store(path).close()
+    threads = threading.active_count()
+    before = Path(f"{path}-checkpoint").stat().st_mtime_ns
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        assert store.get(b"key") is None
+        assert threading.active_count() <= threads
+    assert Path(f"{path}-checkpoint").stat().st_mtime_ns == before
+
+
+def test_much_is_covered_before_its_time(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG, checkpoint_bytes=1 << 20) as store:
+        store.set(b"key", b"value")
+        first = covered(store)
+        for number in range(200):
+            store.set(b"%d" % number, os.urandom(10_000))
+        wait_until(lambda: covered(store) > first)
+
+
+def test_a_flood_grows_the_file_by_a_bounded_number_of_checkpoints(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG, checkpoint_bytes=1 << 20) as store:
+        for number in range(5000):
+            store.set(b"%d" % (number % 10), b"value" * 100)
+        # Each write frees pages that a pin keeps: without checkpoints it would be 100 MB.
+        assert store.stats().file_size < 20 << 20
+
+
+def test_flush_covers_everything_so_far(path: str) -> None:
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"covered", b"value")
+        store.flush()
+        assert covered(store) == last_commit(store)
+        store.set(b"not covered", b"value")
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+def test_flush_is_refused_inside_a_transaction(path: str) -> None:
+    with open_store(path) as store, store.write() as txn:
+        txn.set(b"key", b"value")
+        with pytest.raises(errors.NestedTransaction):
+            store.flush()
+
+
+def test_closing_covers_everything(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+    assert keys_in_next_boot(path) == [b"key"]
+
+
+def test_the_end_of_the_interpreter_covers_everything(path: str) -> None:
+    from tests.processes import run_script
+
+    source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1]).set(b'key', b'value')"
+    assert run_script(source, path).stderr == ""
+    assert keys_in_next_boot(path) == [b"key"]
+
+
+def test_where_no_thread_can_be_started_the_writer_makes_the_checkpoint(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keeper, "wake", lambda self: False)
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        assert covered(store) == last_commit(store)
+
+
+# -- commit ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_under_commit_nothing_acknowledged_is_lost(path: str, number: int) -> None:
+    def write() -> None:
+        store = open_store(path, durability="commit", checkpoint_interval=LONG)
+        store.set(b"set", b"value")
+        store.incr(b"counted")
+        with store.write() as txn:
+            txn.set(b"in a block", b"value")
+        store.update(lambda txn: txn.set(b"updated", b"value"))
+        store.set(b"deleted", b"value")
+        store.delete(b"deleted")
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"counted", b"in a block", b"set", b"updated"]
+
+
+def test_under_commit_threads_share_what_they_wait_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    write = Sidecar.write
+
+    def count(self: Sidecar, *args: object, **options: bool) -> None:
+        time.sleep(0.01)  # as long as a disk may take, so that the others have arrived by then
+        made.append(1)
+        write(self, *args, **options)
+
+    monkeypatch.setattr(Sidecar, "write", count)
+    with open_store(path, durability="commit") as store:
+        del made[:]
+
+        def work(thread: int) -> None:
+            for number in range(10):
+                store.set(b"%d %d" % (thread, number), b"value")
+                assert covered(store) >= 1
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(list(store.scan())) == 80
+        assert len(made) < 60
+
+
+def test_under_commit_processes_share_a_file_with_those_that_make_checkpoints(path: str) -> None:
+    def work(number: int) -> None:
+        with open_store(path, durability=["commit", "checkpoint"][number % 2]) as store:
+            for turn in range(50):
+                store.set(b"%d %d" % (number, turn), b"value")
+
+    in_children(4, work)
+    assert len(keys_in_next_boot(path)) == 200
+
+
+# -- others ------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_lives_on_covers_what_a_killed_one_has_written(path: str) -> None:
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        store.set(b"key", b"value")  # so that there is somebody who watches
+        store.flush()
+        ours, theirs = os.pipe()
+        with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
+            os.read(ours, 1)
+            other.kill()
+        wait_until(lambda: covered(store) == last_commit(store))
+    assert keys_in_next_boot(path) == [b"key", b"written"]
+
+
+def test_a_process_that_is_stopped_is_not_waited_for(path: str) -> None:
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        ours, theirs = os.pipe()
+        with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
+            os.read(ours, 1)
+            os.kill(other.pid, signal.SIGSTOP)
+            store.set(b"key", b"value")
+            wait_until(lambda: covered(store) == last_commit(store))
+            os.kill(other.pid, signal.SIGCONT)
+
+
+def test_a_commit_without_a_pin_is_covered_first(path: str) -> None:
+    """The holder of the pin is killed, its slot is cleared by whoever comes by, and then somebody writes."""
+    store = open_store(path, checkpoint_interval=LONG)
+    ours, theirs = os.pipe()
+    with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
+        os.read(ours, 1)
+        store.set(b"under the pin of another", b"value")
+        before = last_commit(store)
+        assert covered(store) < before
+        other.kill()
+    assert store._environment.clear_dead_readers() == 1
+    store.set(b"key", b"value")
+    assert covered(store) == before
+    store.close()
+    assert store.options.durability == "checkpoint"
+    assert len(keys_in_next_boot(path)) == 3
+
+
+def test_whoever_opens_a_file_covers_what_the_killed_have_written(path: str) -> None:
+    def write() -> None:
+        open_store(path, checkpoint_interval=LONG).set(b"key", b"value")
+
+    in_child(write)
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        assert store.get(b"key") == b"value"
+        wait_until(lambda: covered(store) == last_commit(store))
+
+
+def test_forks_at_any_moment_leave_parent_and_child_with_checkpoints_of_their_own(path: str) -> None:
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        for number in range(30):
+            store.set(b"parent %d" % number, b"value")
+            in_child(lambda number=number: store.set(b"child %d" % number, b"value"))
+        wait_until(lambda: covered(store) == last_commit(store))
+        assert store.check() == []
+    assert len(keys_in_next_boot(path)) == 60
+
+
+def test_processes_come_and_go_and_are_killed_while_all_write(path: str) -> None:
+    def work(number: int) -> None:
+        for turn in range(10):
+            store = open_store(path, checkpoint_interval=SHORT, checkpoint_bytes=1 << 20)
+            for count in range(20):
+                store.set(b"%d %d %d" % (number, turn, count), bytes(500))
+            if turn % 3 == 0:
+                in_child(store.set, b"child of %d %d" % (number, turn), b"")
+            if number or turn % 2:
+                store.close()
+
+    in_children(4, work)
+    with open_store(path) as store:  # which covers what the last one has left, as there is nobody else
+        assert store.check(deep=True) == []
+        assert len(list(store.scan())) == 4 * 10 * 20 + 4 * 4
+    assert len(keys_in_next_boot(path)) == 4 * 10 * 20 + 4 * 4
+
+
+# -- durabilities that meet --------------------------------------------------------------------------------------
+
+
+def test_who_wants_no_checkpoints_makes_them_where_others_rely_on_them(path: str) -> None:
+    ours, theirs = os.pipe()
+    with child(write_and_stay, path, theirs, {}) as other:
+        os.read(ours, 1)
+        store = open_store(path, durability="none", checkpoint_interval=SHORT)
+        assert isinstance(store._environment._checkpoints, Checkpoints)
+        store.set(b"key", b"value")
+        other.kill()
+        wait_until(lambda: covered(store) == last_commit(store))
+        store.close()
+    assert keys_in_next_boot(path) == [b"key", b"written"]
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_who_relies_on_checkpoints_is_refused_where_others_make_none(path: str, durability: str) -> None:
+    def try_to_open() -> None:
+        with pytest.raises(errors.ConfigurationError, match="durability='none'") as caught:
+            open_store(path, durability=durability)
+        assert path in str(caught.value)
+
+    with open_store(path, durability="none") as store:
+        in_child(try_to_open)
+        store.set(b"key", b"value")
+    with open_store(path, durability=durability) as store:
+        assert store.get(b"key") == b"value"
+
+
+def test_a_file_changes_its_durability_when_nobody_has_it_open(path: str) -> None:
+    for number, durability in enumerate(["none", "checkpoint", "none", "commit", "none", "commit", "checkpoint"]):
+        with open_store(path, durability=durability) as store:
+            store.set(b"%d" % number, b"value")
+    assert len(keys_in_next_boot(path)) == 7
+
+
+# -- faults ------------------------------------------------------------------------------------------------------
+
+
+class Refusing:
+    """LMDB's environment on a disk that takes nothing any more."""
+
+    def __init__(self, handle: lmdb.Environment) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._handle, name)
+
+    def sync(self, force: bool) -> None:
+        raise lmdb.DiskError("Input/output error")
+
+
+def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(path, checkpoint_interval=LONG)
+    store.set(b"before", b"value")
+    checkpoints, before = store._environment._checkpoints, covered(store)
+    checkpoints._handle = Refusing(checkpoints._handle)
+    for attempt in (store.flush, lambda: store.set(b"after", b"value"), store.flush):
+        with pytest.raises(errors.StoreError, match="see to the disk"):
+            attempt()
+    assert (store.get(b"before"), store.get(b"after")) == (b"value", None)
+    assert covered(store) == before
+    with caplog.at_level(logging.ERROR):
+        store.close()
+    assert "without a last checkpoint" in caplog.text
+
+
+def test_a_sidecar_that_was_deleted_is_made_anew(path: str) -> None:
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"one", b"value")
+        os.unlink(f"{path}-checkpoint")
+        store.set(b"two", b"value")
+        store.flush()
+        store.set(b"three", b"value")
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"one", b"two"]
+
+
+def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "boot_id", lambda: "")
+    for durability in ("checkpoint", "commit", "none"):
+        with open_store(path, durability=durability) as store:
+            store.incr(b"n")
+            assert store._environment.handle().flags()["sync"] is (durability != "none")
+            store.flush()
+    assert keys_in(path) == [b"n"]
+
+
+def test_a_store_of_another_boot_is_open_by_one_process_at_a_time_until_it_is_mended(path: str) -> None:
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"covered", b"value")
+        store.flush()
+        for number in range(1000):
+            store.set(b"%d" % number, bytes(1000))
+
+    in_child(write)
+    found = in_boot("next", in_children, 6, lambda number: keys_in(path))
+    assert found == [[b"covered"]] * 6
