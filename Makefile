@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   a real Celery worker, no server: results, a group and a chord through one file"
 	@echo "make test   every test that needs no server"
-	@echo "make lint   ruff;  make types   mypy --strict;  make bench   ours against Redis, file and sqlite"
+	@echo "make lint   ruff;  make types   mypy --strict;  make bench   the benchmarks, in minutes"
 
 demo: $(VENV)/.for-demo
 	$(BIN)/python examples/celery_demo.py
@@ -24,10 +24,7 @@ types: $(VENV)/.for-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.for-bench
-	$(BIN)/python -m benchmarks.celery_backends
-	$(BIN)/python -m benchmarks.plain_backend
-	$(BIN)/python -m benchmarks.wakeups
-	$(BIN)/python -m benchmarks.chords --rounds 3 --largest 1000
+	$(BIN)/python -m benchmarks
 
 interface: $(VENV)/.for-dev
 	$(BIN)/python -m tests.interface

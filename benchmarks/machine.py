@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lmdb
 
-PACKAGES = ("lmdbresults", "celery", "kombu", "lmdb", "msgpack", "redis", "hiredis", "sqlalchemy")
+PACKAGES = ("lmdbresults", "celery", "kombu", "lmdb", "msgpack", "redis", "hiredis", "sqlalchemy", "diskcache")
 
 
 def describe(folder: Path) -> dict[str, str]:

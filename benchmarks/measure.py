@@ -1,6 +1,6 @@
 """The one place that measures: peers take turns in blocks, in a new order each round, one clock reading per operation.
 
-Apart from peers and scenarios, so that every benchmark means the same by a median or a ratio.
+Apart from peers and scenarios, so that every scenario means the same by a median or a ratio.
 """
 
 import gc
@@ -8,43 +8,32 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.peers import Contestant
-
-Work = tuple[Callable[[Any], object], Sequence[Any]]
-"""An operation, and the arguments it is called with, one call each; making them is never in the timing."""
-
-Scenario = Callable[[Contestant, int, Random], Work]
-"""Makes the work of one block: this contestant, so many operations, this source of randomness."""
-
-Rounds = list[list[int]]
-"""Nanoseconds per operation, one list per round."""
-
-Samples = Mapping[tuple[str, str], Rounds]
-"""Rounds by (scenario, contestant)."""
+#: Steps of the quantiles that are kept of a distribution.
+STEPS = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one contestant needed in one scenario, in microseconds an operation."""
+class Key(NamedTuple):
+    """What a block belongs to."""
 
-    median: float
-    p90: float
-    p99: float
-    ratio: float | None
-    """Median over the rounds of (own median / reference's median in the same round); None without a reference."""
-
-    @property
-    def per_second(self) -> float:
-        """Operations a second at the median."""
-        return 1e6 / self.median
+    peer: str
+    work: str
+    x: float | None = None
 
 
-def time_each(operation: Callable[[Any], object], arguments: Sequence[Any]) -> list[int]:
+Block = Callable[[], Sequence[float]]
+"""Does a peer's share of a round; returns the nanoseconds of each operation, less what preparing them took."""
+
+Rounds = list[Sequence[float]]
+"""Nanoseconds per operation, by round."""
+
+Samples = Mapping[Key, Rounds]
+
+
+def time_each(operation: Callable[[Any], object], arguments: Iterable[Any]) -> list[int]:
     """Nanoseconds of each call."""
     clock = time.perf_counter_ns
     times = []
@@ -55,40 +44,44 @@ def time_each(operation: Callable[[Any], object], arguments: Sequence[Any]) -> l
     return times
 
 
-def play(
-    contestants: Sequence[Contestant], scenarios: Mapping[str, Scenario], rounds: Iterable[int], rng: Random
-) -> Samples:
-    """Measure every scenario with every contestant in every round; only the warm-up is thrown away."""
-    play_round(contestants, scenarios, rng)
+def interleave(blocks: Mapping[Key, Block], rounds: Iterable[int], rng: Random, *, warm_up: bool = True) -> Samples:
+    """Run every block in every round, in turns; a first round is thrown away."""
+    if warm_up:
+        _round(blocks, rng)
     gc.collect()
     gc.freeze()  # what the imports left behind would be walked again and again, in whichever block a collection falls
-    samples: dict[tuple[str, str], Rounds] = defaultdict(list)
+    samples: dict[Key, Rounds] = defaultdict(list)
     for _ in rounds:
-        for key, times in play_round(contestants, scenarios, rng):
+        for key, times in _round(blocks, rng):
             samples[key].append(times)
-    return samples
+    gc.unfreeze()
+    return {key: samples[key] for key in blocks if key in samples}
 
 
-def play_round(
-    contestants: Sequence[Contestant], scenarios: Mapping[str, Scenario], rng: Random
-) -> list[tuple[tuple[str, str], list[int]]]:
-    """One block of each scenario for each contestant, in an order of its own."""
-    blocks = []
-    for name, scenario in scenarios.items():
-        for contestant in rng.sample(contestants, len(contestants)):
-            operation, arguments = scenario(contestant, contestant.entry.operations, rng)
-            blocks.append(((name, contestant.entry.name), time_each(operation, arguments)))
-    return blocks
+def _round(blocks: Mapping[Key, Block], rng: Random) -> list[tuple[Key, Sequence[float]]]:
+    """One block each. Works come in their order (a result is stored before it is read), peers in one of their own."""
+    order = sorted(blocks, key=lambda key: rng.random())
+    works = list(dict.fromkeys((key.work, key.x) for key in blocks))
+    order.sort(key=lambda key: works.index((key.work, key.x)))
+    return [(key, blocks[key]()) for key in order]
 
 
-def figures(own: Rounds, reference: Rounds | None) -> Figures:
-    """Percentiles over all operations, and the ratio, which drifts of the machine between rounds do not touch."""
+def summary(own: Rounds) -> dict[str, Any]:
+    """Percentiles over all operations, in microseconds, as the fields of a row."""
     times = sorted(chain.from_iterable(own))
-    median, p90, p99 = (times[int(share * (len(times) - 1))] / 1000 for share in (0.5, 0.9, 0.99))
-    return Figures(median, p90, p99, median_ratio(own, reference) if reference else None)
+    median, p90, p99 = (quantile(times, share) / 1000 for share in (0.5, 0.9, 0.99))
+    shape = tuple(quantile(times, step / STEPS) / 1000 for step in range(STEPS + 1))
+    return {"median": median, "p90": p90, "p99": p99, "maximum": times[-1] / 1000, "quantiles": shape}
 
 
-def median_ratio(own: Rounds, reference: Rounds) -> float:
-    """Median over the rounds of the ratio of the two medians in that round."""
-    blocks = zip(own, reference, strict=True)
-    return statistics.median(statistics.median(mine) / statistics.median(theirs) for mine, theirs in blocks)
+def quantile(times: Sequence[float], share: float) -> float:
+    """Of times in order."""
+    return times[int(share * (len(times) - 1))]
+
+
+def median_ratio(own: Rounds | None, reference: Rounds | None) -> float | None:
+    """Median over the rounds of the ratio of the two medians in that round: drifts between rounds do not touch it."""
+    if not own or not reference:
+        return None
+    rounds = zip(own, reference, strict=True)
+    return statistics.median(statistics.median(mine) / statistics.median(theirs) for mine, theirs in rounds)

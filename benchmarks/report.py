@@ -1,102 +1,58 @@
-"""How figures are shown: a rich table per scenario for people, JSON for whatever draws or compares them later."""
+"""How figures are shown on a terminal."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmarks.measure import Figures, Samples, figures
-from benchmarks.peers import Row
+from benchmarks import tables
+from benchmarks.rows import Run, Section
+from benchmarks.tables import Table
+from benchmarks.targets import outcomes
 
-Rows = Sequence[tuple[Row, Figures | str]]
-"""Each row with its figures, or the reason why it has none."""
-
-Results = Mapping[str, Rows]
-"""Rows by scenario."""
-
-LEGEND = """\
-Microseconds an operation; ops/s is that of the median. ratio: median over the rounds of (own median / the median of
-"{reference}" in the same round), so 12.00 is twelve times its time; in brackets where durabilities differ.
-Durability: memory is gone with its server; none is never synced: it survives kill -9, not power loss;
-checkpoint is synced now and then; commit is synced before a store returns."""
+#: Columns where nobody's terminal says how many there are.
+WIDTH = 150
+STYLES = {"met": "green", "missed": "red"}
 
 
-def results(entries: Sequence[Row], missing: Mapping[str, str], samples: Samples, reference: str) -> Results:
-    """Figures of all entries in all scenarios; those that are missing keep their row."""
-
-    def measured(scenario: str, entry: Row) -> Figures | str:
-        if entry.name in missing:
-            return missing[entry.name]
-        return figures(samples[scenario, entry.name], samples.get((scenario, reference)))
-
-    scenarios = dict.fromkeys(scenario for scenario, _ in samples)
-    return {scenario: [(entry, measured(scenario, entry)) for entry in entries] for scenario in scenarios}
+def make_console() -> Console:
+    """A console wide enough for the tables if the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
-def show(console: Console, header: Mapping[str, str], measured: Results, legend: str, *, rates: bool = True) -> None:
-    """Print header, peers, one table per scenario (with ``rates``, or times alone), legend."""
+def show_header(console: Console, header: Mapping[str, str]) -> None:
+    """Print what the figures are measured on, and what the columns mean."""
     for name, text in header.items():
         console.print(f"{name + ':':10}{text}", highlight=False, soft_wrap=True, markup=False)
-    console.print(configurations(next(iter(measured.values()))))
-    for scenario, rows in measured.items():
-        console.print(timings(scenario, rows, rates))
-    console.print(legend, style="dim", highlight=False, soft_wrap=True)
+    console.print(rich_table(tables.of_classes()))
+    console.print(tables.LEGEND, style="dim", highlight=False)
 
 
-def configurations(rows: Rows) -> Table:
-    """Who takes part, and how each is set up, or why it is missing."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("peer", "durability"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("configuration")
-    for entry, found in rows:
-        why = f" ({found})" if isinstance(found, str) else ""
-        table.add_row(entry.name, entry.durability, Text(entry.detail + why))
-    return table
+def show_section(console: Console, section: Section) -> None:
+    """Print what a scenario has found."""
+    console.print()
+    console.print(Text(section.name, style="bold"), Text(f" {section.title}; {section.seconds:.0f} s"))
+    console.print(rich_table(tables.of_section(section)))
 
 
-def timings(scenario: str, rows: Rows, rates: bool) -> Table:
-    """One scenario."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in (scenario, "durability"):
-        table.add_column(column, no_wrap=True)
-    for column in ("median", "p90", "p99", *(["ops/s"] if rates else [])):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    for entry, found in rows:
-        table.add_row(entry.name, entry.durability, *cells(entry, found, rates))
-    return table
+def show_end(console: Console, run: Run) -> None:
+    """Print how the peers are set up, and what has become of the targets."""
+    console.print(rich_table(tables.of_peers(run)))
+    found = [outcome for outcome in outcomes(run) if outcome.found is not None or not run.settings["only"]]
+    if found:
+        console.print(Text("targets", style="bold"))
+        console.print(rich_table(tables.of_targets(found)))
 
 
-def cells(entry: Row, found: Figures | str, rates: bool) -> list[str]:
-    """What the columns of a row say."""
-    if isinstance(found, str):
-        return ["-"] * (3 + rates) + [found.partition(":")[0]]
-    times = [f"{time:.1f}" for time in (found.median, found.p90, found.p99)]
-    per_second = [f"{found.per_second:,.0f}"] if rates else []
-    return [*times, *per_second, ratio(found.ratio, entry.comparable)]
-
-
-def ratio(value: float | None, comparable: bool) -> str:
-    """In brackets where it compares unlike durabilities."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if comparable else f"({value:.2f})"
-
-
-def write_json(path: Path, header: Mapping[str, str], settings: Mapping[str, Any], measured: Results) -> None:
-    """Everything shown, unrounded, with the settings that bring it back."""
-    tables = {scenario: [plain(*row) for row in rows] for scenario, rows in measured.items()}
-    path.write_text(json.dumps({"header": header, "settings": settings, "results": tables}, indent=2) + "\n")
-
-
-def plain(entry: Row, found: Figures | str) -> dict[str, Any]:
-    """A row as JSON has it."""
-    about = {"peer": entry.name, "configuration": entry.detail, "durability": entry.durability}
-    return about | ({"missing": found} if isinstance(found, str) else asdict(found))
+def rich_table(table: Table) -> RichTable:
+    """The same text in boxes."""
+    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+    for title, is_number in zip(table.columns, table.is_number, strict=True):
+        is_prose = title in ("", "configuration", "what it means", "in")
+        shown.add_column(title, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_prose)
+    for row in table.rows:
+        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return shown

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +12,19 @@ class Unavailable(Exception):
     """Raised when a peer cannot run on this machine; says why, and what would help."""
 
 
+#: Nothing is written to disk.
+IN_MEMORY: Mapping[str, str] = {"save": "", "appendonly": "no"}
+
+
 @contextmanager
-def redis_server(folder: Path, *, timeout: float = 10.0) -> Iterator[Path]:
-    """A Redis server that keeps everything in memory; yields the path of its socket."""
+def redis_server(folder: Path, persistence: Mapping[str, str] = IN_MEMORY, *, timeout: float = 10.0) -> Iterator[Path]:
+    """A Redis server with these settings of its persistence; yields the path of its socket."""
     binary = shutil.which("redis-server")
     if binary is None:
         raise Unavailable("not installed: redis-server")
     socket = folder / "redis.sock"
-    settings = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "save": "", "appendonly": "no"}
-    settings |= {"dir": str(folder), "maxmemory": "1gb", "daemonize": "no"}
+    settings = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", **persistence}
+    settings |= {"dir": str(folder), "maxmemory": "4gb", "daemonize": "no"}
     arguments = [text for name, value in settings.items() for text in (f"--{name}", value)]
     process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

@@ -12,7 +12,15 @@ import msgpack
 from lmdbresults.errors import DecodeError, EncodeError, NewerFormat
 from lmdbresults.states import SUCCESS
 
-__all__ = ["RECORD_VERSION", "SUCCESS_PREFIX", "Payload", "TaskRecord", "meta_in", "pack_payload", "unpack_payload"]
+__all__ = [
+    "RECORD_VERSION",
+    "SUCCESS_PREFIX",
+    "Payload",
+    "TaskRecord",
+    "pack_fields",
+    "pack_payload",
+    "unpack_payload",
+]
 
 RECORD_VERSION: Final = 1
 
@@ -52,7 +60,7 @@ class TaskRecord(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the bytes of the record. Raises `EncodeError` if a number exceeds 64 bits."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> "TaskRecord":
@@ -60,7 +68,7 @@ class TaskRecord(NamedTuple):
 
         Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
         """
-        return cls._make(_fields(data))
+        return _new_tuple(cls, _fields(data))
 
     @classmethod
     def from_meta(
@@ -70,53 +78,39 @@ class TaskRecord(NamedTuple):
 
         ``encode(result, rest)`` returns the payload; the rest is None if there is none.
         """
-        rest = dict(meta)
-        take = rest.pop
-        result = take("result")
-        fields = (
-            RECORD_VERSION,
-            take("status"),
-            take("date_done", None),
-            take("name", None),
-            take("worker", None),
-            take("queue", None),
-            take("retries", None),
-            take("group_id", None),
-            take("parent_id", None),
-            take("children", None),
-            take("traceback", None),
-        )
-        return cls(*fields, encode(result, rest or None))
+        others = meta.keys() - _META_FIELDS
+        rest = {name: meta[name] for name in meta if name in others} if others else None
+        payload = encode(meta["result"], rest)
+        return cls._make((RECORD_VERSION, meta["status"], *map(meta.get, _OPTIONAL_FIELDS), payload))
+
+    def to_meta(self, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
+        """Return the meta: what `from_meta` was given. ``decode(payload, body)`` returns the value in one body."""
+        _, state, date_done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = self
+        meta = {
+            "status": state,
+            "result": decode(payload, payload.body),
+            "traceback": traceback,
+            "children": children,
+            "date_done": date_done,
+        }
+        if group_id is not None:
+            meta["group_id"] = group_id
+        if parent_id is not None:
+            meta["parent_id"] = parent_id
+        if payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
+            meta.update(name=name, worker=worker, queue=queue, retries=retries)
+            meta.update(decode(payload, payload.extra))
+        return meta
 
 
-def meta_in(data: bytes, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
-    """Return the meta in the bytes of a record: what `TaskRecord.from_meta` was given.
-
-    ``decode(payload, body)`` returns the value in one body. Raises what `TaskRecord.unpack` raises.
-    """
-    # Whoever waits comes here from his sleep, with cold caches: a `TaskRecord` in between would cost 5 us.
-    _, state, date_done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = _fields(data)
-    meta = {
-        "status": state,
-        "result": decode(payload, payload[3]),
-        "traceback": traceback,
-        "children": children,
-        "date_done": date_done,
-    }
-    if group_id is not None:
-        meta["group_id"] = group_id
-    if parent_id is not None:
-        meta["parent_id"] = parent_id
-    extra = payload[4]
-    if extra is not None:  # arguments and all that comes with them: the extended form of a meta
-        meta.update(name=name, worker=worker, queue=queue, retries=retries)
-        meta.update(decode(payload, extra))
-    return meta
+#: The fields of a record that a meta may lack, in their order. In it they have the same names.
+_OPTIONAL_FIELDS: Final = TaskRecord._fields[2:-1]
+_META_FIELDS: Final = frozenset({"status", "result", *_OPTIONAL_FIELDS})
 
 
 def pack_payload(payload: Payload) -> bytes:
     """Return the bytes of a payload that stands alone, as the one of a saved group does."""
-    return _pack((RECORD_VERSION, payload))
+    return pack_fields((RECORD_VERSION, payload))
 
 
 def unpack_payload(data: bytes) -> Payload:
@@ -135,28 +129,37 @@ _packers: Final[list[msgpack.Packer]] = []
 _PACKER_BYTES: Final = 256 << 10
 
 
-def _pack(fields: tuple[Any, ...]) -> bytes:
+def pack_fields(fields: tuple[Any, ...]) -> bytes:
+    """Return the bytes of the record that has these fields, without the detour of making a `TaskRecord` of them."""
     try:
         packer = _packers.pop()
     except IndexError:
         packer = msgpack.Packer(default=_as_text)
     try:
-        packed = _packed(packer, fields)
+        packed: bytes = packer.pack(fields)
     except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
-        return _packed(msgpack.Packer(default=_as_text, unicode_errors="surrogatepass"), fields)
+        return _pack_lenient(fields)
+    except _REFUSALS as error:
+        raise _refused(error) from error
     if len(packed) <= _PACKER_BYTES:
         _packers.append(packer)  # not if it has failed: what it had packed by then would stay in it
     return packed
 
 
-def _packed(packer: msgpack.Packer, fields: tuple[Any, ...]) -> bytes:
+def _pack_lenient(fields: tuple[Any, ...]) -> bytes:
     try:
-        packed: bytes = packer.pack(fields)
-    except UnicodeEncodeError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise EncodeError(f"A field of the record cannot be written by msgpack: {error}") from error
+        packed: bytes = msgpack.Packer(default=_as_text, unicode_errors="surrogatepass").pack(fields)
+    except _REFUSALS as error:
+        raise _refused(error) from error
     return packed
+
+
+#: What msgpack raises for what it cannot write.
+_REFUSALS: Final = (TypeError, ValueError, OverflowError)
+
+
+def _refused(error: Exception) -> EncodeError:
+    return EncodeError(f"A field of the record cannot be written by msgpack: {error}")
 
 
 def _as_text(value: Any) -> str:
@@ -189,8 +192,11 @@ def _unpack_lenient(data: bytes) -> Any:
         raise DecodeError(f"The bytes are no msgpack: {error}") from error
 
 
+#: The types of the fields of a payload.
+_SOUND_PAYLOADS: Final = {
+    (str, str, compression, bytes, extra) for compression in (str, type(None)) for extra in (bytes, type(None))
+}
 _FIELDS: Final = len(TaskRecord._fields)
-_PAYLOAD_FIELDS: Final = len(Payload._fields)
 _new_tuple = tuple.__new__
 
 
@@ -211,17 +217,8 @@ def _fields(data: bytes) -> list[Any]:
 
 
 def _payload(fields: Any) -> Payload:
-    if type(fields) is not list or len(fields) != _PAYLOAD_FIELDS:
-        raise _no_record("its payload has other fields")
-    content_type, content_encoding, compression, body, extra = fields
-    if (
-        type(body) is not bytes
-        or type(content_type) is not str
-        or type(content_encoding) is not str
-        or (compression is not None and type(compression) is not str)
-        or (extra is not None and type(extra) is not bytes)
-    ):
-        raise _no_record("a field has the wrong type")
+    if type(fields) is not list or tuple(map(type, fields)) not in _SOUND_PAYLOADS:
+        raise _no_record("a field of its payload has the wrong type")
     return _new_tuple(Payload, fields)  # half of what `Payload(*fields)` takes
 
 

@@ -34,8 +34,9 @@ __all__ = [
     "exception_from_portable",
     "exception_to_picklable",
     "exception_to_portable",
+    "json_decoder",
+    "json_encoder",
     "loads",
-    "loads_body",
     "serializers",
 ]
 
@@ -88,22 +89,22 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    return loads_body(payload.content_type, payload.compression, payload.body, frozenset(accept))
+    decode = _decoder(payload.content_type, frozenset(accept))
+    squeeze = _by_type(compressions(), payload.compression, "compression") if payload.compression else None
+    try:
+        return decode(squeeze.decompress(payload.body) if squeeze else payload.body)
+    except Exception as error:  # damaged bytes make each serializer fail in its own ways
+        raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
 
 
-def loads_body(content_type: str, compression: str | None, body: bytes, accept: frozenset[str]) -> Any:
-    """Return the value in one body of a payload. Raises what `loads` raises."""
+@functools.lru_cache(maxsize=64)
+def _decoder(content_type: str, accept: frozenset[str]) -> Callable[[bytes], Any]:
     if content_type not in accept and content_type not in accepted_types(accept):
         raise ContentDisallowed(
             f"The result is {content_type}, and only {', '.join(sorted(accept))} is accepted here. "
             "If you trust whoever can write to the file, add it to the accepted content."
         )
-    decode = _from_json if content_type == _JSON_TYPE else _decoder(content_type)
-    decompress = _decompressor(compression) if compression else None
-    try:
-        return decode(decompress(body) if decompress else body)
-    except Exception as error:  # damaged bytes make each serializer fail in its own ways
-        raise DecodeError(f"The bytes are no {content_type}: {error!r}") from error
+    return _by_type(serializers(), content_type, "serializer").decode
 
 
 def accepted_types(accept: Iterable[str]) -> frozenset[str]:
@@ -131,7 +132,7 @@ def _json_default(value: Any) -> Any:
 
 
 def _json_object(mapping: dict[str, Any]) -> Any:
-    if mapping.keys() != {"__type__", "__value__"}:
+    if "__type__" not in mapping or mapping.keys() != {"__type__", "__value__"}:
         return mapping
     decode = _JSON_DECODERS.get(mapping["__type__"])
     if decode is None:
@@ -139,7 +140,6 @@ def _json_object(mapping: dict[str, Any]) -> Any:
     return decode(mapping["__value__"])
 
 
-_JSON_TYPE: Final = "application/json"
 #: datetime stands before date, of which it is a subclass.
 _JSON_TYPES: Final[dict[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
@@ -153,45 +153,63 @@ _JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "base64": base64.b64decode,
     **{tag: decode for tag, _, decode in _JSON_TYPES.values()},
 }
-_json_decoder = json.JSONDecoder(object_hook=_json_object)
-_decode_json = _json_decoder.decode
-_scan_json: Callable[[str, int], tuple[Any, int]] = _json_decoder.scan_once  # type: ignore[attr-defined]
 
 
-def _json_encoder() -> Callable[[Any, int], Iterable[str]]:
-    """Return what `json.JSONEncoder` makes anew for every value, which costs more than encoding a small one."""
+def _inner_encoder(default: Callable[[Any], Any]) -> Callable[[Any, int], Iterable[str]]:
     try:
         # Its dict holds the ids of the containers that it is inside of, by which it notices one that contains itself.
         return json.encoder.c_make_encoder(  # type: ignore[attr-defined,no-any-return]
-            {}, _json_default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+            {}, default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
         )
     except (AttributeError, TypeError):  # PyPy has none, and a later Python may have another
-        encode = json.JSONEncoder(default=_json_default).encode
+        encode = json.JSONEncoder(default=default).encode
         return lambda value, level: (encode(value),)
 
 
-#: Encoders that are at rest, to be used again. Whoever encodes takes one out: the dict of one is for one value only.
-_json_encoders: Final[list[Callable[[Any, int], Iterable[str]]]] = []
+def json_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+    """Return what encodes as `json.JSONEncoder` does, without making anew for every value what costs more than
+    encoding a small one.
+    """
+    #: Those at rest, to be used again. Whoever encodes takes one out: the dict of one is for one value only.
+    resting: list[Callable[[Any, int], Iterable[str]]] = []
+
+    def encode(value: Any) -> bytes:
+        try:
+            encoder = resting.pop()
+        except IndexError:
+            encoder = _inner_encoder(default)
+        text = "".join(encoder(value, 0))
+        resting.append(encoder)  # not if it has failed: what it was inside of by then would stay in its dict
+        return text.encode()
+
+    return encode
 
 
-def _to_json(value: Any) -> bytes:
-    try:
-        encoder = _json_encoders.pop()
-    except IndexError:
-        encoder = _json_encoder()
-    text = "".join(encoder(value, 0))
-    _json_encoders.append(encoder)  # not if it has failed: what it was inside of by then would stay in its dict
-    return text.encode()
+_to_json = json_encoder(_json_default)
 
 
 def _from_json(body: bytes) -> Any:
-    text = body.decode()
-    try:
-        value, end = _scan_json(text, 0)
-    except StopIteration:  # with blanks in front, or no JSON: the decoder knows
-        end = -1
-    # The decoder looks for blanks at both ends, by regular expressions; of our own encoder there are none.
-    return value if end == len(text) else _decode_json(text)
+    return _decode_json(body.decode())
+
+
+def json_decoder(object_hook: Callable[[dict[str, Any]], Any]) -> Callable[[str], Any]:
+    """Return what decodes as `json.JSONDecoder` does, sooner: without what that does to pass over white space, and
+    without the hook, which is for tagged values only, where there is no ``__type__`` (no encoder escapes letters).
+    """
+    hooked, plain = json.JSONDecoder(object_hook=object_hook), json.JSONDecoder()
+    scan_hooked, scan_plain = hooked.scan_once, plain.scan_once  # type: ignore[attr-defined]
+
+    def decode(text: str) -> Any:
+        try:
+            value, end = scan_hooked(text, 0) if "__type__" in text else scan_plain(text, 0)
+        except StopIteration:
+            end = -1
+        return value if end == len(text) else hooked.decode(text)
+
+    return decode
+
+
+_decode_json = json_decoder(_json_object)
 
 
 # -- exceptions, in a form that every serializer can write ----------------------------------------------------------
@@ -264,7 +282,7 @@ def _imported_class(qualified_name: str, module: str) -> Any:
 def serializers() -> Mapping[str, Serializer]:
     """Return the serializers by name: json, msgpack, pickle, and yaml where PyYAML is installed."""
     found = {
-        "json": Serializer(_JSON_TYPE, _to_json, _from_json, "utf-8"),
+        "json": Serializer("application/json", _to_json, _from_json, "utf-8"),
         "msgpack": Serializer("application/x-msgpack", msgpack.packb, _from_msgpack),
         "pickle": Serializer("application/x-python-serialize", pickle.dumps, pickle.loads),
     }
@@ -317,16 +335,6 @@ def _by_name(known: Mapping[str, Coder], name: str, what: str) -> Coder:
         return known[name]
     except KeyError:
         raise UnknownSerializer(f"There is no {what} {name!r} here; there are: {', '.join(known)}.") from None
-
-
-@functools.cache
-def _decoder(content_type: str) -> Callable[[bytes], Any]:
-    return _by_type(serializers(), content_type, "serializer").decode
-
-
-@functools.cache
-def _decompressor(content_type: str) -> Callable[[bytes], bytes]:
-    return _by_type(compressions(), content_type, "compression").decompress
 
 
 def _by_type(known: Mapping[str, Coder], content_type: str, what: str) -> Coder:

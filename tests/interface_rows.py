@@ -32,6 +32,8 @@ BACKEND = {
     "prepare_persistent": "The argument, else the setting, else what the class says.",
     "store_result": "Stores what it returns. A SUCCESS is never overwritten by a late duplicate, which is decided in "
     "the transaction that writes.",
+    "store_many": "Stores several results in one transaction, by the rules of `store_result`, and returns what that "
+    "returns for each. If one cannot be stored, none is.",
     "get_state, get_result, ...": "`get_state` (`get_status`), `get_result`, `get_traceback` and `get_children` read "
     "the meta of a task.",
     "get_task_meta": "All that is known of a task; kept in a cache of those used last once it is SUCCESS.",
@@ -49,6 +51,7 @@ BACKEND = {
     "the body.",
     "current_task_children": "The tuples of the results that the running task has made.",
     "_ensure_not_eager": "Reading a result while tasks run eagerly, and are not stored, warns.",
+    "backup": "Writes a copy of the store, as it is at one moment, while others go on.",
     "pickling": "A backend pickles to its class, URL and settings, and opens its store anew where it is loaded.",
     "missing operations": "What a class does not define raises NotImplementedError, which names class and operation.",
 }

@@ -16,7 +16,6 @@ from lmdbresults.record import (
     SUCCESS_PREFIX,
     Payload,
     TaskRecord,
-    meta_in,
     pack_payload,
     unpack_payload,
 )
@@ -145,7 +144,7 @@ def test_a_meta_is_taken_apart_and_put_together_again():
     ids = {"group_id": "g", "parent_id": "p"}
     extended = {"name": "n", "worker": "w", "queue": "q", "retries": 2, "args": [3], "kwargs": {}}
     for whole in (meta, meta | ids, meta | extended, meta | ids | extended):
-        assert meta_in(TaskRecord.from_meta(whole, encode).pack(), decode) == whole
+        assert TaskRecord.unpack(TaskRecord.from_meta(whole, encode).pack()).to_meta(decode) == whole
 
 
 # -- bytes that are no record --------------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ def test_a_store_without_backups_says_so():
         MemoryStore().backup("copy")
 
 
+@pytest.mark.interface("backup")
 def test_a_backend_makes_copies(path: str, tmp_path: Path):
     backend = open_backend(path, durability="none")
     backend.store_result("task", 42, "SUCCESS")

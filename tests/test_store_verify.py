@@ -26,7 +26,7 @@ def poke(path: Path, offset: int, data: bytes) -> None:
 
 def last_page_of_kind(path: Path, kind: int) -> int:
     with PageFile(str(path)) as file:
-        last = file.metas()[0].last_page
+        last = file.states()[0].last_page
         pages = (number for number in range(last, 1, -1) if file.page(number)[8:16] != bytes(8))
         return next(number for number in pages if kind_of(file.page(number), number) == kind)
 
@@ -34,7 +34,7 @@ def last_page_of_kind(path: Path, kind: int) -> int:
 def leaf_of_records(path: Path) -> int:
     """The page that a walk of the main tree reaches first at the bottom, behind the format."""
     with PageFile(str(path)) as file:
-        number = file.metas()[0].main.page
+        number = file.states()[0].main.page
         while kind_of(page := file.page(number), number) != LEAF:
             number = list(nodes_of(page, number))[1].below
         return number
@@ -42,7 +42,7 @@ def leaf_of_records(path: Path) -> int:
 
 def newest_meta_at(path: Path) -> int:
     with PageFile(str(path)) as file:
-        return (file.metas()[0].txnid & 1) * PAGE
+        return (file.states()[0].txn & 1) * PAGE
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_keys_out_of_order_are_found(file: Path):
 
 def test_a_page_that_is_reached_twice_is_found(file: Path):
     with PageFile(str(file)) as pages:
-        root = pages.metas()[0].main.page
+        root = pages.states()[0].main.page
     first = root * PAGE + struct.unpack_from("=H", file.read_bytes(), root * PAGE + 16)[0]
     second = root * PAGE + struct.unpack_from("=H", file.read_bytes(), root * PAGE + 18)[0]
     poke(file, second, file.read_bytes()[first : first + 6])
@@ -130,8 +130,8 @@ def test_a_page_that_is_in_use_and_free_is_found(tmp_path: Path):
         for number in range(300):
             store.set(b"key %d" % number, bytes(300))
     with PageFile(str(path)) as pages:
-        meta = pages.metas()[0]
-        free, in_use = meta.free.page, meta.main.page
+        state = pages.states()[0]
+        free, in_use = state.free.page, state.main.page
         first_entry = struct.unpack_from("=H", pages.page(free), 16)[0]
     poke(path, free * PAGE + first_entry + 8 + 8 + 8, struct.pack("=Q", in_use))
     assert f"Page {in_use} is listed as free, and is in use." in verify(str(path))

@@ -123,6 +123,10 @@ class Backend(Encoding, Endings):
         self._store_result(task_id, encoded, state, traceback, request)
         return encoded
 
+    def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Store several results, each given as the arguments of `store_result`; return what that returns for each."""
+        return [self.store_result(*arguments) for arguments in results]
+
     def get_task_meta(self, task_id: str, cache: bool = True) -> Meta:
         """Return all that is known of a task; of one that is unknown, that it is PENDING."""
         found: Meta | None = self._cache.get(task_id) if cache else None

@@ -25,10 +25,13 @@ class ResultCache:
 
     def get(self, id_: object) -> Any:
         """Return a meta, which is then the one that was used last, or None."""
+        id_ = str(id_)
+        if id_ not in self._metas:
+            return None
         try:
-            self._metas.move_to_end(str(id_))
-            return self._metas[str(id_)]
-        except KeyError:
+            self._metas.move_to_end(id_)
+            return self._metas[id_]
+        except KeyError:  # another thread has dropped it
             return None
 
     def __setitem__(self, id_: object, meta: Any) -> None:

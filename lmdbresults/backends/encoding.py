@@ -1,7 +1,7 @@
 """Results on their way into and out of the store: values, exceptions, payloads."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from lmdbresults import serialization, states
 from lmdbresults.errors import DecodeError, EncodeError
@@ -11,6 +11,8 @@ from lmdbresults.results import AsyncResult, GroupResult
 __all__ = ["Encoding", "Meta"]
 
 Meta = dict[str, Any]
+
+_HANDLES: Final = (AsyncResult, GroupResult)
 
 
 class Encoding:
@@ -40,7 +42,7 @@ class Encoding:
 
     def prepare_value(self, result: Any) -> Any:
         """Return a result in the form in which it is stored: a handle of results becomes a tuple, unless pickled."""
-        if self.serializer != "pickle" and isinstance(result, AsyncResult | GroupResult):
+        if isinstance(result, _HANDLES) and self.serializer != "pickle":
             return result.as_tuple()
         return result
 
@@ -70,7 +72,7 @@ class Encoding:
             return serialization.dumps(described, self.serializer, self.compression).body
 
     def _decoded(self, payload: Payload, body: bytes) -> Any:
-        return serialization.loads_body(payload[0], payload[2], body, self.accept)
+        return serialization.loads(payload if body is payload.body else payload._replace(body=body), self.accept)
 
     def meta_from_decoded(self, meta: Meta) -> Meta:
         """Bring the exception in a meta back to life."""

@@ -11,12 +11,13 @@ from lmdbresults.app import Request, Signature
 from lmdbresults.backends import unlock
 from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
+from lmdbresults.backends.parts import chord_size, count_tasks, part_key, tasks_in
 from lmdbresults.backends.waiting import OnInterval
 from lmdbresults.errors import ChordError
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, meta_in
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, pack_fields
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 
-__all__ = ["KeyValueStoreBackend", "chord_size", "count_tasks", "part_key"]
+__all__ = ["KeyValueStoreBackend"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class KeyValueStoreBackend(BaseBackend):
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
         """Return the key of a task's record. Raises ValueError for an empty id."""
+        if type(task_id) is str and task_id and not key:  # nearly always
+            return self.task_keyprefix + self.key_t(task_id)  # type: ignore[operator,return-value]
         return self._key(self.task_keyprefix, task_id, key, "task_id")
 
     def get_key_for_group(self, group_id: str | bytes | UUID, key: str = "") -> bytes:
@@ -124,11 +127,14 @@ class KeyValueStoreBackend(BaseBackend):
                 queue = (request.delivery_info or {}).get("routing_key")
                 arguments = {"args": request.args, "kwargs": request.kwargs}
         known = (name, worker, queue, retries, group_id, parent_id, children, traceback)
-        return TaskRecord(RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)).pack()
+        return pack_fields((RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)))
 
     def decode_result(self, payload: bytes) -> Meta:
         """Return the meta in a stored record, its exception brought back to life."""
-        return self.meta_from_decoded(meta_in(payload, self._decoded))
+        return self._meta_in(TaskRecord.unpack(payload))
+
+    def _meta_in(self, record: TaskRecord) -> Meta:
+        return self.meta_from_decoded(record.to_meta(self._decoded))
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
         data = self.get(self.get_key_for_task(task_id))
@@ -205,7 +211,10 @@ class KeyValueStoreBackend(BaseBackend):
             pairs: Iterable[tuple[str, bytes | None]] = ((self._strip_prefix(key), values[key]) for key in values)
         else:
             pairs = zip(keys, values, strict=True)
-        return {id_: {**meta, "task_id": id_} for id_, meta in self._filter_ready(pairs, READY_STATES)}
+        found = dict(self._filter_ready(pairs, READY_STATES))
+        for id_, meta in found.items():
+            meta["task_id"] = id_
+        return found
 
     def _filter_ready(
         self,
@@ -214,8 +223,11 @@ class KeyValueStoreBackend(BaseBackend):
     ) -> Iterator[tuple[str, Meta]]:
         """Yield ``(id, meta)`` of the records that are ready; None: in any state. The others are not decoded."""
         for id_, data in values:
-            if data is not None and (READY_STATES is None or TaskRecord.unpack(data).state in READY_STATES):
-                yield id_, self.decode_result(data)
+            if data is None:
+                continue
+            record = TaskRecord.unpack(data)
+            if READY_STATES is None or record.state in READY_STATES:
+                yield id_, self._meta_in(record)
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
@@ -365,7 +377,7 @@ class KeyValueStoreBackend(BaseBackend):
         self.delete_group(header.id)
 
     def _delete_count(self, header: GroupResult) -> None:
-        parts = (part_key(index, task.id) for index, task in enumerate(_tasks(header)))
+        parts = (part_key(index, task.id) for index, task in enumerate(tasks_in(header)))
         for name in ("", ".size", *parts):
             self.delete(self.get_key_for_chord(header.id, name))
 
@@ -377,28 +389,3 @@ def _chord_error(message: str, cause: Exception) -> ChordError:
     error = ChordError(message)
     error.__cause__ = cause
     return error
-
-
-def part_key(index: int | None, task_id: str) -> str:
-    """Return the end of the key that says that a part has returned: the task at this place of the header."""
-    return f".part.{index}.{task_id}"
-
-
-def chord_size(stored: bytes | None, request: Any) -> int | None:
-    """Return how many parts a chord waits for: as was set, else as the request says; None if nobody knows."""
-    size = request.chord.get("chord_size") if stored is None else stored
-    return None if size is None else int(size)
-
-
-def _tasks(result: AsyncResult | GroupResult) -> Iterator[AsyncResult]:
-    """Yield the tasks of a header in order, those of groups inside as well."""
-    if isinstance(result, GroupResult):
-        for part in result.results:
-            yield from _tasks(part)
-    else:
-        yield result
-
-
-def count_tasks(result: AsyncResult | GroupResult) -> int:
-    """Return how many parts a header has: a group inside counts as many as it has tasks."""
-    return sum(1 for _ in _tasks(result))

@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Final
@@ -16,8 +16,9 @@ from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
 from lmdbresults.backends.desk import Desk, StoreDesk
 from lmdbresults.backends.encoding import Meta
-from lmdbresults.backends.keyvalue import KeyValueStoreBackend, count_tasks
+from lmdbresults.backends.keyvalue import KeyValueStoreBackend
 from lmdbresults.backends.news import News
+from lmdbresults.backends.parts import count_tasks
 from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
@@ -88,15 +89,39 @@ class StoreBackend(KeyValueStoreBackend):
         self._chords.recover(now=True)
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
-        record = self._record(result, state, traceback, request)
-        self.store.set(
+        self._put_record(self.store, task_id, state, self._record(result, state, traceback, request))
+        self._chords.recover()
+
+    def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Store several results in one transaction: all of them, or none if it raises.
+
+        Each is given as the arguments of `store_result`; returned is what that returns for each. Other writers wait
+        meanwhile, so give it hundreds rather than many thousands.
+        """
+        encoded: list[Any] = []
+        records: list[tuple[str, str, bytes]] = []
+        for task_id, result, state, *more in results:
+            encoded.append(self.encode_result(result, state))
+            traceback, request = (*more, None, None)[:2]
+            records.append((task_id, state, self._record(encoded[-1], state, traceback, request)))
+
+        def store(txn: WriteTransaction) -> None:
+            for record in records:
+                self._put_record(txn, *record)
+
+        if records:
+            self.store.update(store)
+            self._chords.recover()
+        return encoded
+
+    def _put_record(self, store: WriteTransaction, task_id: str, state: str, record: bytes) -> None:
+        store.set(
             self.get_key_for_task(task_id),
             record,
             self.expires,
             unless_prefix=SUCCESS_PREFIX,
             interim=state not in self.READY_STATES,
         )
-        self._chords.recover()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the store to a file, while others go on; see `Store.backup`."""

@@ -4,10 +4,8 @@
 replaces what has to be faster or safer, and inherits the rest, so that what Celery adds later works too.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
@@ -24,7 +22,8 @@ from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
 from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to workers
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
-from lmdbresults.record import Payload, TaskRecord, meta_in, pack_payload, unpack_payload
+from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.serialization import json_decoder, json_encoder
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
@@ -32,8 +31,8 @@ __all__ = ["LMDBBackend"]
 
 _JSON: Final = "application/json"
 #: kombu makes a new encoder, and a new decoder, for every value. These are the same ones, made once.
-_encode_json = kombu_json.JSONEncoder().encode
-_decode_json = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
+_encode_json = json_encoder(kombu_json.JSONEncoder().default)
+_decode_json = json_decoder(kombu_json.object_hook)
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
@@ -221,11 +220,16 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         keys: Iterable[Any],
         READY_STATES: Any = states.READY_STATES,  # noqa: N803
     ) -> dict[str, dict[str, Any]]:
-        return {
-            bytes_to_str(task_id): self._named(task_id, self.decode_result(data))
-            for task_id, data in zip(keys, values, strict=True)
-            if data is not None and TaskRecord.unpack(data).state in READY_STATES
-        }
+        found = {}
+        for task_id, data in zip(keys, values, strict=True):
+            record = None if data is None else TaskRecord.unpack(data)
+            if record is not None and record.state in READY_STATES:
+                found[bytes_to_str(task_id)] = self.meta_in(task_id, record)
+        return found
+
+    def meta_in(self, task_id: Any, record: TaskRecord) -> dict[str, Any]:
+        """Return the meta of a task, whose record this is, its exception brought back to life."""
+        return self._named(task_id, self._meta_from(record))
 
     def _named(self, task_id: Any, meta: dict[str, Any]) -> dict[str, Any]:
         meta["task_id"] = bytes_to_str(task_id)  # the record does not repeat what is in its key
@@ -233,7 +237,10 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
         """Return the meta in a stored record, its exception brought back to life."""
-        meta: dict[str, Any] = self.meta_from_decoded(meta_in(payload, self._decoded))
+        return self._meta_from(TaskRecord.unpack(payload))
+
+    def _meta_from(self, record: TaskRecord) -> dict[str, Any]:
+        meta: dict[str, Any] = self.meta_from_decoded(record.to_meta(self._decoded))
         return meta
 
     def exception_to_python(self, exc: Any) -> Any:
@@ -264,8 +271,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def _encoded(self, data: Any) -> bytes:
         if self.encoder is kombu_json.dumps:
             try:
-                text: str = _encode_json(data)
-                return text.encode()
+                return _encode_json(data)
             except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
                 pass
         body: bytes = ensure_bytes(dumps(data, serializer=self.serializer)[2])
@@ -275,6 +281,8 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         if payload.compression:
             body = decompress(body, payload.compression)
         if payload.content_type == _JSON and _JSON in self.accept and self._reads_kombu_json:
-            with suppress(Exception):
+            try:
                 return _decode_json(body.decode())
+            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
+                pass
         return loads(body, payload.content_type, payload.content_encoding, accept=self.accept)

@@ -242,15 +242,16 @@ class ResultConsumer(BaseResultConsumer):
         while left:
             batch, left = left[:_BATCH], left[_BATCH:]
             records = self.backend.store.mget([self.backend.get_key_for_task(task_id) for task_id in batch])
-            for task_id, record in zip(batch, records, strict=True):
-                if record is None:
+            for task_id, data in zip(batch, records, strict=True):
+                if data is None:
                     continue
-                state = TaskRecord.unpack(record).state
-                if wants(task_id, record, state in states.READY_STATES):
-                    meta = self.backend._named(task_id, self.backend.decode_result(record))
-                    if state == states.SUCCESS:
+                record = TaskRecord.unpack(data)
+                is_final = record.state in states.READY_STATES
+                if wants(task_id, data, is_final):
+                    meta = self.backend.meta_in(task_id, record)
+                    if record.state == states.SUCCESS:
                         cache[task_id] = meta
-                    yield task_id, meta, state in states.READY_STATES
+                    yield task_id, meta, is_final
 
     def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
         """Give a result its final meta, once: of two threads that do so one calls back."""

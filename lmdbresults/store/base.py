@@ -180,7 +180,8 @@ class Store(WriteTransaction):
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         """Delete what has expired, up to ``limit`` records or for about ``max_seconds``; return how many.
 
-        Other writers get their turn in between. Nobody needs to call this: a store sweeps a little as it is written.
+        However short the time, a little is done. Other writers get their turn in between. Nobody needs to call this: a
+        store sweeps a little as it is written.
         """
 
     @abstractmethod

@@ -41,8 +41,11 @@ class Problem(NamedTuple):
     """The place of a record that has no entry in the index."""
 
 
-def check(txn: Transaction) -> Iterator[Problem]:
-    """Yield each thing that is not as it should be: checksums, index, pieces, foreign keys."""
+def check(txn: Transaction, now: float = 0.0) -> Iterator[Problem]:
+    """Yield each thing that is not as it should be: checksums, index, pieces, foreign keys.
+
+    What is due by ``now`` may be half swept.
+    """
     groups: set[bytes] = set()
     for place, data in txn.cursor():  # records come before pieces and index in the order of the keys
         region = place[:1]
@@ -52,7 +55,7 @@ def check(txn: Transaction) -> Iterator[Problem]:
             if pieces.group_of(place[1:]) not in groups:
                 yield Problem(f"The piece {place!r} belongs to no record.", leftover=place)
         elif region == _INDEX:
-            if not _points_at_a_record(txn, place):
+            if not _points_at_a_record(txn, place) and not _is_left_by_a_sweep(txn, place, now):
                 yield Problem(f"The index entry {place!r} points at no record.", leftover=place)
         elif region == waiters.REGION:
             yield from _check_registration(txn, place, data)
@@ -81,6 +84,12 @@ def _cure(txn: Transaction, problem: Problem) -> bool:
     if place.startswith(waiters.REGION) and not any(_check_registration(txn, place, txn.get(place, b""))):
         return False
     return txn.delete(place)
+
+
+def _is_left_by_a_sweep(txn: Transaction, index_key: bytes, now: float) -> bool:
+    """Return whether the record of an entry is gone that was due: a sweep deletes the records first (expiry.py)."""
+    place = index_key[1 + _DEADLINE.size :]
+    return place != b"" and _due(index_key) <= now and txn.get(place) is None
 
 
 def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes]) -> Iterator[Problem]:

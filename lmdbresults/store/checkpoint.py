@@ -48,7 +48,7 @@ _LEAST_PER_MAP: Final = 32
 class Unguarded:
     """Takes the place of `Checkpoints` where there are none: nothing is synced, but at the end or if told to."""
 
-    wants_attention = is_overrun = False
+    wants_attention = is_overrun = is_at_rest = False
 
     def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
         self._handle = handle
@@ -84,10 +84,8 @@ class Unguarded:
 
     def let_go(self) -> None:
         """Note that the file was closed in peace, if nobody else has it open: then it need not be looked through."""
-        if not self._sidecar.have_alone():
-            return
         try:
-            if not self._sidecar.is_at(self._sidecar.last()):
+            if self._sidecar.have_alone() and not self._sidecar.is_at(self._sidecar.last()):
                 self.flush()
                 closed = self._sidecar.described(self._handle.info()["last_txnid"], is_pinned=False)
                 self._sidecar.write(closed, with_turn=True)
@@ -128,6 +126,8 @@ class Checkpoints:
         #: Whether so much was written since the checkpoint that whoever writes should wait for the next one.
         self.is_overrun = False
         self._is_large = False
+        #: Whether there is nothing to be done any more before the file is closed.
+        self.is_at_rest = False
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

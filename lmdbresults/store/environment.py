@@ -58,6 +58,9 @@ class Environment:
         self.path = options.path
         #: How many stores use it; guarded by the register below.
         self.users = 0
+        #: What is open, until the last of it is closed.
+        self._opened: Opened | None = None
+        #: LMDB's environment in it, as long as that may be used.
         self._handle: lmdb.Environment | None = None
         #: Whether a commit is acknowledged only once it is on the disk.
         self._waits = options.durability == "commit"
@@ -245,10 +248,10 @@ class Environment:
 
     def close_at_exit(self) -> None:
         """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
-        if self._handle is None:
+        if self._opened is None:
             return
         if not gate.alone(self.let_go, timeout=1.0):
-            _leave_untouched(self._handle)
+            _leave_untouched(self._opened)
 
     def _open(self) -> lmdb.Environment:
         if is_mine(self._opening):
@@ -258,6 +261,7 @@ class Environment:
             while self._handle is None:
                 self._refuse_unusable()
                 try:
+                    self.let_go()  # of what a signal handler has kept from being closed
                     self._take(open_file(self.options, self._writer))
                 except StoreError:
                     raise
@@ -288,9 +292,10 @@ class Environment:
 
     def let_go(self) -> None:
         """Close the file. The caller holds the gate exclusively."""
-        if self._handle is not None:
-            self._handle = None
+        self._handle = None
+        if self._opened is not None:
             self._opened.close()
+            self._opened = None
 
     def before_fork(self) -> None:
         """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
@@ -299,9 +304,9 @@ class Environment:
     def after_fork_in_child(self) -> None:
         """Make new locks. If the file was not closed before the fork, give it up for good."""
         self._start_anew()
-        if self._handle is not None:
-            _leave_untouched(self._handle)
-            self._handle = None
+        if self._opened is not None:
+            _leave_untouched(self._opened)
+            self._opened = self._handle = None
             self._unusable = ForkedStore(
                 f"{self.path} was in use when this process was forked, inside a transaction or by code outside Python, "
                 "so it cannot be used here. Fork outside transactions; with uWSGI set lazy-apps = true."

@@ -27,6 +27,8 @@ from lmdbresults.errors import (
     WrongOwner,
 )
 from lmdbresults.store import meta
+from lmdbresults.store.pages import PageFile
+from lmdbresults.store.structure import damage_at_the_top
 
 __all__ = [
     "CHECKPOINT_SUFFIX",
@@ -257,6 +259,21 @@ def check_content(path: str) -> None:
         raise FileDamaged(
             f"{path} is {size} bytes long and should be at least {end}: it was cut short. "
             "Restore it from a backup; to start anew, move it away."
+        )
+    _check_top(path)
+
+
+def _check_top(path: str) -> None:
+    """See that the pages through which a file is opened are ones: LMDB would not look, and end the process."""
+    try:
+        with PageFile(path) as file:
+            damage = damage_at_the_top(file)
+    except OSError as error:
+        raise explained(error, path) from error
+    if damage is not None:
+        raise FileDamaged(
+            f"{path} is damaged: {damage} Restore it from a backup, or have `lmdbresults salvage` get out what can be "
+            "read; to start anew, move it away."
         )
 
 

@@ -9,7 +9,7 @@ from lmdbresults.errors import ForeignFile, NewerFormat
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["FORMAT_KEY", "FORMAT_VERSION", "check_format", "is_marked", "mark"]
+__all__ = ["FORMAT_KEY", "FORMAT_VERSION", "check_format", "is_marked", "mark", "version_of"]
 
 #: The key of the record. Its first byte is of no other kind of key.
 FORMAT_KEY: Final = b"\x00lmdbresults"
@@ -20,7 +20,7 @@ def check_format(handle: "lmdb.Environment", path: str) -> None:
     """See that the file is ours, or empty. Raises `ForeignFile` or `NewerFormat`."""
     with handle.begin() as txn:
         found, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
-    version = _version(found)
+    version = version_of(found)
     if entries and version is None:
         raise ForeignFile(f"{path} is an LMDB file of another program, and was left as it is. Choose another path.")
     if version is not None and version > FORMAT_VERSION:
@@ -39,7 +39,8 @@ def mark(txn: "lmdb.Transaction[bytes]") -> None:
     txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
 
 
-def _version(mark: bytes | None) -> int | None:
+def version_of(mark: bytes | None) -> int | None:
+    """Return the format that the record names, or None."""
     try:
         return int(msgpack.unpackb(mark)["format"]) if mark else None
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -12,7 +13,7 @@ from lmdbresults.store.check import check
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.files import LOCK_SUFFIX
 from lmdbresults.store.leftovers import chord_leftovers
-from lmdbresults.store.pages import Meta, PageDamaged, PageFile
+from lmdbresults.store.pages import PageDamaged, PageFile, State
 from lmdbresults.store.structure import problems_of
 
 __all__ = ["main", "problems_in"]
@@ -28,32 +29,34 @@ _HEADROOM: Final = 64 << 20
 def main(arguments: list[str]) -> None:
     """Print the problems of a file as JSON."""
     (order,) = map(json.loads, arguments)
-    found = list(islice(problems_in(order["path"], order["live"], order["chords"]), _MOST + 1))
+    found = list(islice(problems_in(order.pop("path"), order.pop("live"), **order), _MOST + 1))
     if len(found) > _MOST:
         found[_MOST] = f"There are more problems; only the first {_MOST} are listed."
     print(json.dumps(found))
 
 
-def problems_in(path: str, live: bool, chords: bool) -> Iterator[str]:
+def problems_in(path: str, live: bool, *, records: bool, chords: bool) -> Iterator[str]:
     """Yield what is wrong with a file. LMDB reads it only if its pages are in order."""
     try:
         with PageFile(path) as file:
-            file.metas()  # whose error says more than LMDB's
+            file.states()  # whose error says more than LMDB's
             for _ in range(_TRIES):
                 with _open(path, file, lock=live) as handle, handle.begin() as txn:
-                    meta = next((meta for meta in file.metas() if meta.txnid == txn.id()), None)
-                    if meta is not None:
-                        yield from _problems_of_snapshot(file, meta, txn, chords)
+                    state = next((state for state in file.states() if state.txn == txn.id()), None)
+                    if state is not None:
+                        yield from _problems_of_snapshot(file, state, txn, records, chords)
                         return
             yield f"{path} is written to so fast that no snapshot of it can be judged. Try again."
     except (PageDamaged, OSError, lmdb.Error) as error:
         yield f"{path} cannot be read: {error}"
 
 
-def _problems_of_snapshot(file: PageFile, meta: Meta, txn: Transaction, chords: bool) -> Iterator[str]:
+def _problems_of_snapshot(file: PageFile, state: State, txn: Transaction, records: bool, chords: bool) -> Iterator[str]:
     """Judge what a read transaction keeps from being reused: all of its pages but the meta page."""
-    broken = list(problems_of(file, meta))
-    yield from broken or (problem.text for problem in check(txn))
+    broken = list(problems_of(file, state))
+    yield from broken
+    if records and not broken:
+        yield from (problem.text for problem in check(txn, time.time()))
     if chords and not broken:
         yield from chord_leftovers(txn)
 

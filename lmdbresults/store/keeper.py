@@ -16,7 +16,10 @@ class Keeper:
 
     def __init__(self, tend: Callable[[], float]) -> None:
         self._tend = tend
-        self._event = threading.Event()
+        #: Released to have the thread go on. No `threading.Event`, as that is written in Python: an exception out of a
+        #: signal handler in the midst of `set` would leave it locked for ever.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._is_ended = False
         self._thread: threading.Thread | None = None
         #: Held while the thread is started; nobody waits for it.
@@ -27,7 +30,7 @@ class Keeper:
 
         There is none where the system allows no more, or the interpreter ends.
         """
-        self._event.set()
+        self._ring()
         if not self._is_running() and self._starting.acquire(blocking=False):
             try:
                 with suppress(RuntimeError):
@@ -44,10 +47,13 @@ class Keeper:
     def end(self) -> None:
         """Have the thread end soon. It may be waiting for what the caller holds, so that is not waited for."""
         self._is_ended = True
-        self._event.set()
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def _run(self) -> None:
         while not self._is_ended:
-            self._event.clear()
             seconds = self._tend()
-            self._event.wait(None if math.isinf(seconds) else seconds)
+            self._bell.acquire(timeout=-1 if math.isinf(seconds) else max(seconds, 0))

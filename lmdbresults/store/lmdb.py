@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import records
+from lmdbresults.store import expiry, records
 from lmdbresults.store.backup import backup
 from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.block import Block, Steps, Undone, lend
@@ -22,8 +22,9 @@ from lmdbresults.store.gate import gate
 from lmdbresults.store.mailbox import LMDBMailbox
 from lmdbresults.store.register import register
 from lmdbresults.store.scans import scan
+from lmdbresults.store.sweeping import Sweeper
 from lmdbresults.store.verbs import CLOSED, ENDED, Reading, Writing
-from lmdbresults.store.verify import verify
+from lmdbresults.store.verify import refuse_broken, verify
 from lmdbresults.store.waiters import News
 from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations, clear_dead
@@ -37,11 +38,11 @@ Result = TypeVar("Result")
 _SWEEP_PER_WRITE: Final = 8
 #: Seconds after which a writer looks at the index again; another process may have stored something short-lived.
 _LOOK_AGAIN: Final = 1.0
-#: What a sweep does under one hold of the write lock (a few milliseconds), and how long it lets others have it then.
-_SWEEP_BATCH: Final = 256
-_SWEEP_PAUSE: Final = 0.0005
 #: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
 _RECLAIM_BATCH: Final = 32
+#: What a repair puts right under one hold of the write lock, and how long others have it then.
+_REPAIR_BATCH: Final = 256
+_REPAIR_PAUSE: Final = 0.0005
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
@@ -216,45 +217,22 @@ class LMDBStore(Store):
     # -- expiry --------------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
-        until = math.inf if max_seconds is None else time.monotonic() + max_seconds
         self._environment.clear_dead_readers()
         with suppress(StoreFull):  # they can wait; what has expired makes room
             clear_dead(self._environment, self._wakes)
-        removed, more = 0, True
-        while more and (limit is None or removed < limit) and time.monotonic() < until:
-            if removed:
-                time.sleep(_SWEEP_PAUSE)
-            most = _SWEEP_BATCH if limit is None else min(limit - removed, _SWEEP_BATCH)
-            gone, more = self._sweep_batch(most, _SWEEP_BATCH)
-            removed += gone
-        return removed
+        return self._sweeper().run(limit, max_seconds)
 
-    def _sweep_batch(self, limit: int, budget: int) -> tuple[int, bool]:
-        """Sweep in one transaction; in a smaller one if not even the pages that it copies find room."""
-        while True:
-            try:
-                removed, more, news = self._environment.write(self._sweep_records, limit, budget, durably=False)
-                self._wakes.send(news)
-                return removed, more
-            except StoreFull:
-                if budget == 1:
-                    raise
-                budget = max(budget // 8, 1)
-
-    def _sweep_records(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[News]]:
-        news: list[News] = []
-        self._environment.make_room(raw, None)
-        return *records.sweep(raw, self._clock(), limit, budget, news), news
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self._environment, self._clock, self._wakes.send)
 
     def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
         """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
-        now = self._clock()
-        if self._looked_at <= now < self._look_again_at:
+        if self._looked_at <= (now := self._clock()) < self._look_again_at:
             return
         budget = _SWEEP_PER_WRITE + 2 * txn.changes
-        _, more = records.sweep(raw, now, budget, budget, txn.news)
+        _, more = expiry.sweep(raw, now, budget, budget, txn.news)
         self._looked_at = now
-        self._look_again_at = now if more else min(records.next_deadline(raw), now + _LOOK_AGAIN)
+        self._look_again_at = now if more else min(expiry.next_deadline(raw), now + _LOOK_AGAIN)
 
     def _reclaim(self) -> bool:
         """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.
@@ -262,7 +240,7 @@ class LMDBStore(Store):
         Return whether there was anything to sweep.
         """
         self._environment.release_pages()
-        _, more = self._sweep_batch(_RECLAIM_BATCH, _RECLAIM_BATCH)
+        _, more = self._sweeper().sweep(_RECLAIM_BATCH, _RECLAIM_BATCH)
         for _ in range(2):
             self._environment.write(records.touch, durably=False)
         return more
@@ -288,18 +266,20 @@ class LMDBStore(Store):
     def check(self, *, deep: bool = False) -> list[str]:
         if deep:  # in a process of its own: LMDB on a damaged page could take this one down
             return verify(self._environment.path, live=True, chords=True)
-        return self._environment.read(lambda raw: [problem.text for problem in check(raw)])
+        return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
 
     def repair(self) -> list[str]:
         """Remove what belongs to no record, and index again what is not; return a sentence for each.
 
-        What is damaged itself is left: delete its key, or restore a backup. Raises `StoreFull`.
+        What is damaged itself is left: delete its key, or restore a backup. Raises `FileDamaged` if the file is damaged
+        below its records, or `StoreFull`.
         """
+        refuse_broken(self._environment.path)
         cures = self._environment.read(cures_in)
         done: list[str] = []
-        for start in range(0, len(cures), _SWEEP_BATCH):
-            time.sleep(_SWEEP_PAUSE)
-            done += self._environment.write(self._repair_some, cures[start : start + _SWEEP_BATCH])
+        for start in range(0, len(cures), _REPAIR_BATCH):
+            time.sleep(_REPAIR_PAUSE)
+            done += self._environment.write(self._repair_some, cures[start : start + _REPAIR_BATCH])
         return done
 
     def _repair_some(self, raw: Transaction, cures: list[Problem]) -> list[str]:

@@ -29,10 +29,12 @@ class Opened(NamedTuple):
     """What there is room for."""
 
     def close(self) -> None:
-        """Close everything, after a last checkpoint."""
+        """Close everything, after a last checkpoint. Once more is fine, as after a signal handler that raised."""
         try:
-            self.checkpoints.let_go()
+            if not self.checkpoints.is_at_rest:
+                self.checkpoints.let_go()
         finally:
+            self.checkpoints.is_at_rest = True
             self.handle.close()
             self.room.close()
             self.sidecar.close()

@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from lmdbresults.store.meta import META_BYTES, Meta, unpacked
+
 __all__ = [
     "BRANCH",
     "LEAF",
     "META",
     "OVERFLOW",
-    "Meta",
     "Node",
     "PageDamaged",
     "PageFile",
     "Root",
+    "State",
     "kind_of",
     "nodes_of",
+    "offsets_of",
     "sound_nodes_of",
 ]
 
@@ -33,8 +36,6 @@ _KINDS: Final = 0x20 | BRANCH | LEAF | OVERFLOW | META
 #: Flags of a node: its value lies in pages of its own; it is a tree, or several values.
 _IS_BIG, _IS_TREE = 0x01, 0x06
 
-MAGIC: Final = 0xBEEFC0DE
-VERSION: Final = 1
 #: Page number, padding, flags, then lower and upper end of the free space, or the number of pages.
 _HEAD: Final = struct.Struct("=QHHHH")
 _PAGES_IN_RUN: Final = struct.Struct("=12xI")
@@ -42,13 +43,9 @@ _HEAD_BYTES: Final = 16
 #: Size of the value, flags, size of the key; in a branch the first two are the number of the page below.
 _NODE: Final = struct.Struct("=IHH")
 _PAGE_NUMBER: Final = struct.Struct("=Q")
-#: Magic, version, address, map size; then the page size in front of the tree of free pages.
-_META: Final = struct.Struct("=16xII8xQ")
-#: Page size (used in the first tree only), flags, depth, pages of three kinds, entries, root.
+#: In a meta: page size (in the first tree only), flags, depth, pages of three kinds, entries, root.
 _TREE: Final = struct.Struct("=IHHQQQQQ")
-_FREE_AT, _MAIN_AT = 40, 88
-_END_OF_META: Final = struct.Struct("=136xQQ")
-_META_BYTES: Final = 152
+_FREE_AT, _MAIN_AT = 24, 72
 #: The root of an empty tree.
 _NOTHING: Final = (1 << 64) - 1
 
@@ -64,17 +61,25 @@ class Root(NamedTuple):
     """Number of its topmost page; None: it is empty."""
     depth: int
     entries: int
+    flags: int
+    """How its keys are ordered, and whether they have several values."""
 
 
-class Meta(NamedTuple):
-    """What a meta page says of the file."""
+class State(NamedTuple):
+    """What a meta page says of the file: its state as of one commit."""
 
-    txnid: int
-    """Number of the transaction that wrote it."""
+    txn: int
+    """Number of the commit."""
     last_page: int
     page_size: int
     free: Root
     main: Root
+
+    @classmethod
+    def of(cls, meta: Meta) -> "State":
+        """Return what a meta page says."""
+        roots = [_root(_TREE.unpack_from(meta.data, start)) for start in (_FREE_AT, _MAIN_AT)]
+        return cls(meta.txn, meta.last_page, meta.page_size, *roots)
 
 
 class Node(NamedTuple):
@@ -110,32 +115,22 @@ class PageFile:
         """Return the present size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
-    def metas(self) -> list[Meta]:
+    def states(self) -> list[State]:
         """Return what the two meta pages say, the newer one first, and learn the size of pages from them.
 
-        A meta page that makes no sense is left out. Raises `PageDamaged` if neither does.
+        A meta page that makes no sense is left out. Raises `PageDamaged` if neither makes any.
         """
         first = self._meta(0)
         sizes = [first.page_size] if first else [1 << power for power in range(8, 17)]
-        seconds = (self._meta(size) for size in sizes)
-        second = next((meta for meta in seconds if meta), None)
-        metas = [meta for meta in (first, second) if meta]
+        found = [first, *map(self._meta, sizes)]
+        metas = [meta for meta in found if meta is not None]
         if not metas:
             raise PageDamaged("Neither of the two meta pages is one.")
         self.page_size = metas[0].page_size
-        return sorted(metas, key=lambda meta: -meta.txnid)
+        return sorted(map(State.of, metas), key=lambda state: -state.txn)
 
-    def _meta(self, offset: int) -> Meta | None:
-        data = os.pread(self._descriptor, _META_BYTES, offset)
-        if len(data) < _META_BYTES:
-            return None
-        magic, version, _ = _META.unpack_from(data)
-        page_size, *free = _TREE.unpack_from(data, _FREE_AT)
-        if (magic, version) != (MAGIC, VERSION) or page_size.bit_count() != 1 or not 256 <= page_size <= 1 << 16:
-            return None
-        _, *main = _TREE.unpack_from(data, _MAIN_AT)
-        last_page, txnid = _END_OF_META.unpack_from(data)
-        return Meta(txnid, last_page, page_size, _root(free), _root(main))
+    def _meta(self, page_at: int) -> Meta | None:
+        return unpacked(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
 
     def page(self, number: int) -> bytes:
         """Return a page; what lies behind the end of the file is missing from it."""
@@ -162,9 +157,9 @@ class PageFile:
         return count
 
 
-def _root(fields: list[int]) -> Root:
-    _, depth, _, _, _, entries, page = fields
-    return Root(None if page == _NOTHING else page, depth, entries)
+def _root(fields: tuple[int, ...]) -> Root:
+    _, flags, depth, _, _, _, entries, page = fields
+    return Root(None if page == _NOTHING else page, depth, entries, flags)
 
 
 def kind_of(page: bytes, number: int) -> int:
@@ -181,18 +176,19 @@ def kind_of(page: bytes, number: int) -> int:
 def nodes_of(page: bytes, number: int) -> Iterator[Node]:
     """Yield the entries of a branch or a leaf. Raises `PageDamaged` at the first that is none."""
     read = _branch_node if kind_of(page, number) == BRANCH else _leaf_node
-    for offset in _offsets(page, number):
+    for offset in offsets_of(page, number):
         yield read(page, offset, number)
 
 
 def sound_nodes_of(page: bytes, number: int) -> Iterator[Node]:
     """Yield those entries of a leaf that can be read. Raises `PageDamaged` if it is none."""
-    for offset in _offsets(page, number) if kind_of(page, number) == LEAF else ():
+    for offset in offsets_of(page, number) if kind_of(page, number) == LEAF else ():
         with suppress(PageDamaged):
             yield _leaf_node(page, offset, number)
 
 
-def _offsets(page: bytes, number: int) -> tuple[int, ...]:
+def offsets_of(page: bytes, number: int) -> tuple[int, ...]:
+    """Return where the entries of a branch or a leaf begin. Raises `PageDamaged` if its head cannot be right."""
     _, _, _, lower, upper = _HEAD.unpack_from(page)
     if not _HEAD_BYTES <= lower <= upper <= len(page) or lower % 2:
         raise PageDamaged(f"Page {number} has its free space from {lower} to {upper}, which cannot be.")

@@ -13,10 +13,11 @@ from typing import Final
 from lmdbresults.errors import ConfigurationError, FileDamaged, OpenError
 from lmdbresults.options import Options
 from lmdbresults.store import boot, files, meta
+from lmdbresults.store.meta import Meta
 from lmdbresults.store.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar
 from lmdbresults.store.verify import verify
 
-__all__ = ["enter", "is_to_come", "refuse_emptied"]
+__all__ = ["enter", "is_to_come", "pending", "refuse_emptied"]
 
 logger = logging.getLogger("lmdbresults")
 
@@ -47,6 +48,19 @@ def enter(sidecar: Sidecar, options: Options) -> bool | None:
 def is_to_come(sidecar: Sidecar) -> bool:
     """Return whether the file was last used in another boot, so that it may have to be put in order."""
     return sidecar.last().boot not in ("", boot.boot_id())
+
+
+def pending(path: str) -> Meta | None:
+    """Return the state to which a file would be put back if it were opened now; None: it is not to be put back."""
+    try:
+        sidecar = Sidecar(path)
+    except OSError:
+        return None
+    try:
+        last = sidecar.last()
+        return meta.unpacked(last.meta) if is_to_come(sidecar) and _can_go_back(sidecar, last) else None
+    finally:
+        sidecar.close()
 
 
 def refuse_emptied(sidecar: Sidecar, path: str) -> None:
@@ -100,8 +114,7 @@ def _after_boot(sidecar: Sidecar, last: Checkpoint, options: Options) -> Checkpo
     """Undo what a loss of power may have done; return the checkpoint at which the file is then."""
     if sidecar.is_at(last):
         return last  # it was closed in peace, or not written to since
-    metas = sidecar.metas()
-    if last.is_pinned and last.has_meta and sidecar.is_of(last) and metas and metas[-1].txn > last.txn:
+    if _can_go_back(sidecar, last):
         _go_back(sidecar, last, options)
         return last
     logger.warning("%s may have been damaged when the machine went down. It is looked through now.", options.path)
@@ -109,6 +122,12 @@ def _after_boot(sidecar: Sidecar, last: Checkpoint, options: Options) -> Checkpo
     if problems:
         _put_aside(options, problems[0])
     return _forgotten(last)
+
+
+def _can_go_back(sidecar: Sidecar, last: Checkpoint) -> bool:
+    """Return whether the last checkpoint is one of this file, and of a former state of it."""
+    metas = sidecar.metas()
+    return bool(metas and last.is_pinned and last.has_meta and sidecar.is_of(last) and metas[-1].txn > last.txn)
 
 
 def _go_back(sidecar: Sidecar, last: Checkpoint, options: Options) -> None:

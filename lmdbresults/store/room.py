@@ -44,8 +44,10 @@ class Room:
         self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self) -> None:
-        """Close what room is looked for with."""
-        os.close(self._descriptor)
+        """Close what room is looked for with. Closing twice is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def is_at(self, path: str) -> bool:
         """Return whether the path leads to the file that is open here."""

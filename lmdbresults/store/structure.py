@@ -6,39 +6,57 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from lmdbresults.store.pages import BRANCH, LEAF, Meta, Node, PageDamaged, PageFile, Root, kind_of, nodes_of
+from lmdbresults.store.pages import (
+    BRANCH,
+    LEAF,
+    Node,
+    PageDamaged,
+    PageFile,
+    Root,
+    State,
+    kind_of,
+    nodes_of,
+    offsets_of,
+)
 
-__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "problems_of", "survey"]
+__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "problems_of", "survey"]
 
-#: What is known of a page: nothing; it belongs to a tree, at its bottom or elsewhere; it is listed as free.
+#: What is known of a page: nothing; it belongs to a tree; it is a leaf of the main one; it is listed as free.
 UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
 _NUMBER: Final = struct.Struct("=Q")
 #: The deepest tree that LMDB walks.
 _DEEPEST: Final = 32
+#: Flags that say how a tree is ordered; among those of the free pages are also some of the file's.
+_FLAGS_OF_TREES, _INTEGER_KEY = 0x7E, 0x08
+#: How often a file is looked at that others are writing to.
+_TRIES: Final = 16
 
 
-def problems_of(file: PageFile, meta: Meta) -> Iterator[str]:
+def problems_of(file: PageFile, state: State) -> Iterator[str]:
     """Yield a sentence for each thing that is not as it should be. Takes a byte of memory for each page.
 
     What only wastes space is none: pages that are neither in use nor free, and runs that are longer than their value.
     LMDB leaves both behind where one transaction stores a large value and makes it smaller again.
     """
-    needed = (meta.last_page + 1) * meta.page_size
+    needed = (state.last_page + 1) * state.page_size
     if file.size() < needed:
         yield f"The file has {file.size()} bytes and should have at least {needed}: it was cut short."
         return
-    yield from survey(file, meta, bytearray(meta.last_page + 1), {})
+    yield from survey(file, state, bytearray(state.last_page + 1), {})
 
 
-def survey(file: PageFile, meta: Meta, pages: bytearray, freed: dict[int, int]) -> Iterator[str]:
+def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]) -> Iterator[str]:
     """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each.
 
     ``freed`` gets the pages that are listed as free, with the number of the transaction that freed them.
     """
     pages[:2] = bytes((IN_USE, IN_USE))
-    free = _FreeWalk(file, pages, meta.free)
+    if not _has_usual_order(state):
+        yield f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}: those of a store have others."
+        return
+    free = _FreeWalk(file, pages, state.free)
     yield from free.problems()
-    yield from _Walk(file, pages, meta.main).problems()
+    yield from _Walk(file, pages, state.main).problems()
     for txnid, number in free.found:
         if not 2 <= number < len(pages):
             yield f"Page {number} is listed as free, and there is none of that number."
@@ -48,11 +66,58 @@ def survey(file: PageFile, meta: Meta, pages: bytearray, freed: dict[int, int]) 
             pages[number], freed[number] = FREE, txnid
 
 
+def damage_at_the_top(file: PageFile) -> str | None:
+    """Return what is wrong with the pages that opening a file leads through, or None. Others may be writing to it."""
+    former = txn = None
+    for _ in range(_TRIES):
+        try:
+            former, txn = txn, None
+            state = file.states()[0]
+            txn = state.txn
+            _require_top(file, state)
+        except PageDamaged as damage:
+            if former == txn:  # else its pages may have been used again while they were looked at
+                return str(damage)
+        else:
+            return None
+    return None
+
+
+def _require_top(file: PageFile, state: State) -> None:
+    if not _has_usual_order(state):
+        raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
+    for root in (state.free, state.main):
+        _require_first_leaf(file, root, state.last_page)
+
+
+def _has_usual_order(state: State) -> bool:
+    """Return whether the trees are ordered as those of a store: by bytes, and the one of free pages by number."""
+    return state.main.flags == 0 and state.free.flags & _FLAGS_OF_TREES == _INTEGER_KEY
+
+
+def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
+    """Go down to the first leaf of a tree. Raises `PageDamaged`."""
+    if root.page is not None and not 0 < root.depth <= _DEEPEST:
+        raise PageDamaged(f"A tree should have {root.depth} levels, which cannot be.")
+    number = root.page or 0
+    for level in range(root.depth if root.page is not None else 0, 0, -1):
+        if not 2 <= number <= last_page:
+            raise PageDamaged(f"A tree leads to page {number}, of which there is none.")
+        page = file.page(number)
+        if kind_of(page, number) != (BRANCH if level > 1 else LEAF):
+            raise PageDamaged(f"Page {number} is of the wrong kind for its level.")
+        if not offsets_of(page, number):
+            raise PageDamaged(f"Page {number} has no entries.")
+        if level > 1:  # the first entry only: all of them would take longer than opening the file
+            number = next(nodes_of(page, number)).below
+
+
 class _Walk:
     """The main tree, in the order of its keys."""
 
     name = "main tree"
     fewest_in_branch = 2
+    leaf_mark = LEAF_IN_USE
 
     def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
         self._file = file
@@ -89,7 +154,7 @@ class _Walk:
             yield from self._leaf(nodes)
 
     def _nodes(self, number: int, is_branch: bool) -> list[Node]:
-        self._use(number, 1, IN_USE if is_branch else LEAF_IN_USE)
+        self._use(number, 1, IN_USE if is_branch else self.leaf_mark)
         page = self._file.page(number)
         if kind_of(page, number) != (BRANCH if is_branch else LEAF):
             raise PageDamaged(f"Page {number} of the {self.name} is of the wrong kind for its level.")
@@ -134,6 +199,7 @@ class _FreeWalk(_Walk):
 
     name = "tree of free pages"
     fewest_in_branch = 1  # LMDB does not insist here either
+    leaf_mark = IN_USE  # no records lie here
 
     def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
         super().__init__(file, pages, root)

@@ -85,11 +85,13 @@ class Writing(Reading, WriteTransaction):
     ) -> bool:
         store = self._store
         key, now = store._prefix + key, store._clock()
-        if not isinstance(value, bytes):
+        if type(value) is not bytes:
             value = bytes(memoryview(value))  # bytes() alone would take a number for a length
-        store._environment.make_room(self._raw, len(key) + len(value) + _RECORD_COST)
-        self.changes += 1 + len(value) // PIECE_BYTES
-        return records.put(self._raw, key, value, _deadline(ttl, now), now, self.news, unless_prefix, interim)
+        size = len(value)
+        store._environment.make_room(self._raw, len(key) + size + _RECORD_COST)
+        self.changes += 1 + size // PIECE_BYTES
+        deadline = now + ttl if ttl and 0 < ttl < math.inf else _deadline(ttl, now)
+        return records.put(self._raw, key, value, deadline, now, self.news, unless_prefix, interim)
 
     def delete(self, key: bytes) -> bool:
         self._store._environment.make_room(self._raw, None)

@@ -5,7 +5,7 @@ each of its sectors of 512 B, in any of the versions that it has had since; each
 """
 
 import os.path
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final, NamedTuple
 
@@ -25,7 +25,7 @@ class _Version(NamedTuple):
     """A page or a size as it was from one place in the log on."""
 
     since: int
-    value: "bytes | memoryview | int"
+    value: bytes | memoryview | int
 
 
 class _File:
@@ -39,7 +39,7 @@ class _File:
         for start in range(0, len(content), PAGE):
             self.pages[start // PAGE] = [_Version(-1, content[start : start + PAGE].ljust(PAGE, b"\0"))]
 
-    def write(self, place: int, offset: int, data: "memoryview | bytes") -> None:
+    def write(self, place: int, offset: int, data: memoryview | bytes) -> None:
         done = 0
         while done < len(data):
             number, start = divmod(offset + done, PAGE)
@@ -49,7 +49,7 @@ class _File:
         if offset + len(data) > self.size:
             self.sizes.append(_Version(place, offset + len(data)))
 
-    def _write_page(self, place: int, number: int, start: int, part: "memoryview | bytes") -> None:
+    def _write_page(self, place: int, number: int, start: int, part: memoryview | bytes) -> None:
         versions = self.pages.setdefault(number, [_Version(-1, _ZEROS)])
         if len(part) < PAGE:
             former = versions[-1].value
@@ -86,24 +86,21 @@ def _synced(versions: list[_Version], begin: int) -> list[_Version]:
 
 
 class Disk:
-    """The disk under one folder; events are applied in their order.
+    """The disk under the folder with an inode, with what lay there before; events are applied in their order.
 
-    ``ignores_sync(path)`` says of which files syncs do nothing, to show what becomes of a store on such a disk.
+    ``ignores_sync`` holds the ends of names of files whose syncs do nothing, as on a disk that does not do as it says.
     """
 
-    def __init__(self, inode: int, ignores_sync: "Iterable[str]" = ()) -> None:
+    def __init__(
+        self, inode: int, before: Iterable[tuple[int, str, bytes]] = (), *, ignores_sync: Iterable[str] = ()
+    ) -> None:
         self._inode = inode
         self._ignored = tuple(ignores_sync)
-        self._files: dict[int, _File] = {}
+        self._files = {inode: _File(content) for inode, _, content in before}
         #: What the names on the disk lead to, and the changes that are not synced.
-        self._names: dict[str, _File] = {}
+        self._names = {name: self._files[inode] for inode, name, _ in before}
         self._changes: list[tuple[int, Kind, str, str, _File | None]] = []
         self._begun: dict[int, Event] = {}
-
-    def load(self, image: Mapping[str, bytes], inodes: Mapping[str, int]) -> None:
-        """Have the disk hold files to begin with. What is recorded of them names their inodes."""
-        for name, content in image.items():
-            self._names[name] = self._files[inodes[name]] = _File(content)
 
     def apply(self, event: Event) -> None:
         """Have one thing happen."""
@@ -142,7 +139,11 @@ class Disk:
         """Return the files as they may be after a power cut, torn at a unit of so many bytes."""
         names = dict(self._names)
         _change(names, [change for change in self._changes if choose.random() < 0.7])
-        return {name: _image(file, choose, unit) for name, file in names.items()}
+        files = {name: _image(file, choose, unit) for name, file in names.items()}
+        for name in files:
+            if name.endswith("-lock") and choose.random() < 0.5:
+                files[name] = choose.randbytes(len(files[name]))  # written through a map, so it may hold anything
+        return files
 
 
 class _Taste:
@@ -158,12 +159,12 @@ class _Taste:
         #: How likely one of the others has not been written at all.
         self._lost = choose.choice((0.0, 0.5, 1.0))
 
-    def version(self, versions: list[_Version]) -> "bytes | memoryview | int":
+    def version(self, versions: list[_Version]) -> bytes | memoryview | int:
         if len(versions) == 1 or self._choose.random() < self._likely:
             return versions[-1].value
         return versions[0].value if self._choose.random() < self._lost else self._choose.choice(versions).value
 
-    def page(self, versions: list[_Version]) -> "bytes | memoryview":
+    def page(self, versions: list[_Version]) -> bytes | memoryview:
         if len(versions) == 1 or self._unit == PAGE:
             return self.version(versions)
         if self._choose.random() < 0.5:
@@ -178,7 +179,7 @@ def _image(file: _File, choose: Random, unit: int) -> bytes:
     return _content(file, size, lambda number, versions: (first if number < 2 else rest).page(versions))
 
 
-def _content(file: _File, size: int, version_of: Callable[[int, list[_Version]], "bytes | memoryview"]) -> bytes:
+def _content(file: _File, size: int, version_of: Callable[[int, list[_Version]], bytes | memoryview]) -> bytes:
     content = bytearray(size)
     for number, versions in file.pages.items():
         start = number * PAGE
@@ -187,7 +188,7 @@ def _content(file: _File, size: int, version_of: Callable[[int, list[_Version]],
     return bytes(content)
 
 
-def _change(names: dict[str, _File], changes: Iterable[tuple[int, Kind, str, str, "_File | None"]]) -> None:
+def _change(names: dict[str, _File], changes: Iterable[tuple[int, Kind, str, str, _File | None]]) -> None:
     """Change names; what cannot be done because something before it was not is not done either."""
     for _, kind, name, other, file in changes:
         if kind is Kind.CREATE:

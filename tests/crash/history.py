@@ -6,7 +6,6 @@ writer; it stands somewhere between the two transactions of that writer around i
 """
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Mapping
 from hashlib import blake2b
 from pickle import loads
@@ -83,9 +82,15 @@ class _Acknowledged(NamedTuple):
 
 
 class History:
-    """The marks of a log, which can be asked about every moment of it."""
+    """The marks of a log, which can be asked about every moment of it.
 
-    def __init__(self, events: list[Event]) -> None:
+    ``before`` is what the store held, durably, when the log was begun.
+    """
+
+    def __init__(self, events: list[Event], before: Mapping[bytes, bytes] | None = None) -> None:
+        self._before = before or {}
+        #: The number of the last transaction before the log was begun.
+        self._former = int(self._before.get(TOTAL, b"0"))
         self._begun: list[_Step] = []
         #: By number; and by writer and number those of single writes.
         self._acknowledged: dict[int, _Acknowledged] = {}
@@ -144,14 +149,14 @@ class History:
     def _what_is_wrong(self, steps: list[_Step], transactions: Mapping[int, _Step], total: int, found: Found) -> str:
         if found.problems:
             return f"check: {found.problems[:3]}"
-        if total and total not in transactions:
-            return f"holds transaction {total}, of which nobody knows"
+        if total < self._former or (total > self._former and total not in transactions):
+            return f"holds transaction {total}, of which nobody knows, or {self._former} and later ones have got lost"
         values = {key: value for key, value in found.values.items() if not key.startswith(SINGLE)}
-        wanted = _state(transactions, total)
+        wanted = self._state(transactions, total)
         differing = sorted(key for key in values.keys() | wanted.keys() if values.get(key) != wanted.get(key))
         if differing:
             return f"is not as it was after transaction {total}: {differing[:5]}"
-        return _out_of_order(steps, transactions, total, found)
+        return self._out_of_order(steps, transactions, total, found)
 
     def _what_is_between(self, cut: Event, total: int) -> str:
         """Say whether the store is at no checkpoint, though it has some."""
@@ -161,7 +166,7 @@ class History:
         return "" if total in reach else f"holds {total} transactions, and the checkpoints are at {sorted(reach)}"
 
     def _total_at(self, commit: int) -> int:
-        return max((number for number, own in self._commits.items() if own <= commit), default=0)
+        return max((number for number, own in self._commits.items() if own <= commit), default=self._former)
 
     def _what_is_lost(self, cut: Event, total: int, found: Found) -> str:
         flushed = max((begin for begin, end in self._flushes if end < cut.place), default=0)
@@ -177,45 +182,46 @@ class History:
                 return f"lacks the single write {number} of {writer}, which had to be there"
         return ""
 
+    def _state(self, transactions: Mapping[int, _Step], total: int) -> dict[bytes, bytes]:
+        """Return what the store holds after the first so many transactions."""
+        state: dict[bytes, bytes | tuple[int, int]] = {
+            key: value for key, value in self._before.items() if not key.startswith(SINGLE)
+        }
+        for number in range(self._former + 1, total + 1):
+            for verb, key, amount in transactions[number].changes:
+                if verb == "set":
+                    state[key] = number, amount
+                elif verb == "delete":
+                    state.pop(key, None)
+                else:
+                    state[key] = b"%d" % (int(state.get(key, b"0")) + amount)
+        if total:
+            state[TOTAL] = b"%d" % total
+        return {key: digest(value_of(key, *made)) if isinstance(made, tuple) else made for key, made in state.items()}
+
+    def _out_of_order(self, steps: list[_Step], transactions: Mapping[int, _Step], total: int, found: Found) -> str:
+        """Say whether something of a writer is there though something before it is missing, or was never written."""
+        missing: dict[str, _Step] = {}
+        least = {key: int(number) for key, number in self._before.items() if key.startswith(SINGLE)}
+        most = dict(least)
+        for step in steps:
+            if not step.is_single and transactions[step.number] is not step:
+                continue  # undone
+            is_there = step.number <= (_single(found, step.writer) if step.is_single else total)
+            if step.is_single:
+                most[SINGLE + step.writer.encode()] = step.number
+            if not is_there:
+                missing.setdefault(step.writer, step)
+            elif step.writer in missing:
+                return f"holds {step[1:4]} though {missing[step.writer][1:4]} before it is missing"
+        singles = {key: int(number) for key, number in found.values.items() if key.startswith(SINGLE)}
+        odd = [
+            key
+            for key in singles.keys() | least.keys()
+            if not least.get(key, 0) <= singles.get(key, 0) <= most.get(key, 0)
+        ]
+        return f"holds single writes that nobody made, or lacks what was there before: {odd}" if odd else ""
+
 
 def _single(found: Found, writer: str) -> int:
     return int(found.values.get(SINGLE + writer.encode(), b"0"))
-
-
-def _state(transactions: Mapping[int, _Step], total: int) -> dict[bytes, bytes]:
-    """Return what a store holds after the first so many transactions."""
-    sizes: dict[bytes, tuple[int, int]] = {}
-    counters: dict[bytes, int] = defaultdict(int)
-    for number in range(1, total + 1):
-        for verb, key, amount in transactions[number].changes:
-            if verb == "set":
-                sizes[key] = number, amount
-            elif verb == "delete":
-                sizes.pop(key, None)
-            else:
-                counters[key] += amount
-    state = {key: digest(value_of(key, *made)) for key, made in sizes.items()}
-    state |= {key: digest(b"%d" % count) for key, count in counters.items()}
-    return state | ({TOTAL: b"%d" % total} if total else {})
-
-
-def _out_of_order(steps: list[_Step], transactions: Mapping[int, _Step], total: int, found: Found) -> str:
-    """Say whether something of a writer is there though something before it is missing, or was never written."""
-    missing: dict[str, _Step] = {}
-    last: dict[str, int] = {}
-    for step in steps:
-        if step.is_single:
-            is_there = step.number <= _single(found, step.writer)
-            last[step.writer] = step.number
-        else:
-            if transactions[step.number] is not step:
-                continue  # undone
-            is_there = step.number <= total
-        if not is_there:
-            missing.setdefault(step.writer, step)
-        elif step.writer in missing:
-            return f"holds {step[1:4]} though {missing[step.writer][1:4]} before it is missing"
-    made_up = [
-        key for key in found.values if key.startswith(SINGLE) and int(found.values[key]) > last.get(key[7:].decode(), 0)
-    ]
-    return f"holds single writes that nobody made: {made_up}" if made_up else ""

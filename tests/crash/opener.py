@@ -1,6 +1,5 @@
 """Opens stores after a power cut with the real package, each in a process of its own: a bad page may take it down."""
 
-import importlib
 import json
 import os
 import pickle
@@ -9,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
+from lmdbresults.store import boot
 from tests.crash.history import Found, digest
 from tests.crash.recording import library, mark, record_here
 
@@ -33,17 +32,17 @@ class Opener:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.opener"],
             cwd=Path(__file__).parent.parent.parent,
-            env={**os.environ, "LD_PRELOAD": library()},
+            env={**os.environ, "LD_PRELOAD": library(), "POWER_CUT_DELAY": "-1"},  # nothing here has to last
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
-    def open(self, path: Path, options: dict[str, Any], boot: str, log: "Path | None" = None) -> Found:
-        """Open a store as after a boot, look at everything, go on writing, and look again.
+    def open(self, path: Path, options: dict[str, Any], boot_id: str, log: Path | None = None) -> Found:
+        """Open a store as after a boot with some name, look at everything, go on writing, and look again.
 
         With ``log``, what is written meanwhile is recorded there; a mark stands where the store had been read.
         """
-        request = {"path": str(path), "options": options, "boot": boot, "log": str(log or "")}
+        request = {"path": str(path), "options": options, "boot": boot_id, "log": str(log or "")}
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -96,7 +95,7 @@ def _read_until(descriptor: int, deadline: float) -> "bytes | None":
 def _answer_and_exit(answer: int, request: dict[str, Any]) -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what LMDB and the package say of damage, a thousand times
-        _boot(request["boot"])
+        boot.boot_id = lambda: request["boot"]
         if request["log"]:
             record_here(Path(request["log"]), Path(request["path"]).parent)
         try:
@@ -107,13 +106,6 @@ def _answer_and_exit(answer: int, request: dict[str, Any]) -> None:
             pickle.dump(found, pipe)
     finally:
         os._exit(0)
-
-
-def _boot(name: str) -> None:
-    """Have the package believe that the machine was booted since."""
-    with suppress(ImportError):
-        boot = importlib.import_module("lmdbresults.store.boot")
-        boot.boot_id = lambda: name
 
 
 def _look(path: str, options: dict[str, Any]) -> Found:

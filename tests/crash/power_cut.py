@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -20,15 +20,19 @@ from tests.crash.disk import UNITS, Disk
 from tests.crash.history import History, Verdict
 from tests.crash.opener import Opener
 from tests.crash.recording import Event, Kind, Recording
-from tests.crash.workload import NAME, record
+from tests.crash.workload import NAME, record, write_files
 
-__all__ = ["Outcome", "Simulation", "table", "varied"]
+__all__ = ["Outcome", "Simulation", "simulate", "table", "varied"]
 
 _KINDS: Final = ("consistent", "lost", "wrong", "error", "aborted")
 #: Images of one recording.
 _IMAGES: Final = 60
 #: Of so many images, one is cut a second time while it is being recovered.
 _AGAIN: Final = 3
+#: One image of so many is of a second life, whose seed is this much higher.
+_SHARE: Final = 5
+_SECOND: Final = 500_000
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
 class Outcome(NamedTuple):
@@ -36,91 +40,90 @@ class Outcome(NamedTuple):
 
     seed: int
     unit: int
-    during_recovery: bool
+    stage: str
+    """Where in the life of the store it was taken."""
     verdict: Verdict
 
 
-class Simulation:
-    """Power cuts of stores that are opened with some options."""
+_Outcomes = Iterator[Outcome]
 
-    def __init__(self, place: Path, options: dict[str, Any], ignores_sync: Iterable[str] = ()) -> None:
-        self._place, self._ignored = place, tuple(ignores_sync)
+
+class Simulation:
+    """Power cuts of stores that are opened with some options. The first of them comes in the boot with a number."""
+
+    def __init__(self, place: Path, options: dict[str, Any], ignores_sync: Iterable[str] = (), boot: int = 0) -> None:
+        self._place, self._ignored, self._boot = place, tuple(ignores_sync), boot
         self._options = {**options, "durability": options["durability"].replace("mixed", "checkpoint")}
         self._opener = Opener()
+        #: One of the images that were as they should be, and what it held.
+        self.survivor: tuple[dict[str, bytes], dict[bytes, bytes]] = {}, {}
+        self._survivors = 0
 
     def close(self) -> None:
         self._opener.close()
 
-    def run(self, recording: Recording, images: int, seed: int) -> Iterator[Outcome]:
-        """Yield what becomes of a recorded store in so many power cuts, and in some more while it is recovered."""
+    def run(self, recording: Recording, images: int, seed: int, before: Mapping[bytes, bytes] = _NOTHING) -> _Outcomes:
+        """Yield what becomes of a recorded store in so many power cuts, and in some more while it is recovered.
+
+        ``before`` is what it held when the recording was begun.
+        """
         events = recording.events()
-        history, disk, done = History(events), Disk(recording.inode, self._ignored), 0
+        history, disk, done = History(events, before), self._disk(recording), 0
         for number, moment in enumerate(sorted(_moments(events, images, Random(seed)))):
             for event in events[done:moment]:
                 disk.apply(event)
             done = moment
-            yield from self._cut(disk, history, events[moment], seed * 100_000 + number)
+            case = _Case(history, events[moment], seed * 1000 + number, UNITS[number % 2])
+            yield from self._cut(case, disk.image(Random(case.seed), case.unit), number // 2 % _AGAIN == 0)
 
-    def _cut(self, disk: Disk, history: History, cut: Event, seed: int) -> Iterator[Outcome]:
-        unit, again = UNITS[seed % 2], seed // 2 % _AGAIN == 0
-        image = _Image(self._place / f"image-{seed}", disk.image(Random(seed), unit))
-        case = _Case(history, cut, Outcome(seed, unit, False, Verdict("", "")))
+    def _disk(self, recording: Recording) -> Disk:
+        return Disk(recording.inode, recording.before, ignores_sync=self._ignored)
+
+    def _cut(self, case: "_Case", image: dict[str, bytes], again: bool) -> _Outcomes:
         if not again:
-            yield self._open(image, case, None)
+            yield self._open(case, image)
             return
-        inodes = image.write()
-        log = self._place / f"recovery-{seed}"
+        folder, log = self._place / f"image-{case.seed}", self._place / f"recovery-{case.seed}"
+        write_files(folder, image)
         log.mkdir()
-        recording = Recording(log, image.folder)
-        yield self._open(image, case, log)
-        recovered = Disk(recording.inode, self._ignored)
-        recovered.load(image.files, inodes)
-        if _recover(recovered, recording.events(), Random(-seed)):
-            second = _Image(self._place / f"image-{seed}-again", recovered.image(Random(-seed), unit))
-            yield self._open(second, case._replace(outcome=case.outcome._replace(during_recovery=True)), None)
+        recording = Recording(log, folder)
+        yield self._open(case, image, log)
+        choose, events = Random(-case.seed), recording.events()
+        read = next(number for number, event in enumerate(events) if event.kind is Kind.MARK)
+        if read:
+            disk = self._disk(recording)
+            for event in events[: choose.randrange(read) + 1]:
+                disk.apply(event)
+            yield self._open(case._replace(is_again=True), disk.image(choose, case.unit))
         shutil.rmtree(log)
 
-    def _open(self, image: "_Image", case: "_Case", log: "Path | None") -> Outcome:
-        image.write()
-        boot = "the boot after the next" if case.outcome.during_recovery else "the next boot"
-        found = self._opener.open(image.folder / NAME, self._options, boot, log)
-        outcome = case.outcome._replace(verdict=case.history.judge(case.cut, found))
-        shutil.rmtree(image.folder)
-        if outcome.verdict.kind != "consistent":
-            image.write()
-            (image.folder / "verdict.json").write_text(json.dumps([*outcome, case.cut.place, case.cut.kind.name]))
+    def _open(self, case: "_Case", image: dict[str, bytes], log: Path | None = None) -> Outcome:
+        folder = self._place / f"image-{case.seed}{'-again' if case.is_again else ''}"
+        write_files(folder, image)
+        found = self._opener.open(folder / NAME, self._options, f"boot {self._boot + 1 + case.is_again}", log)
+        verdict = case.history.judge(case.cut, found)
+        stage = f"{', second life' if self._boot else ''}{', in recovery' if case.is_again else ''}"
+        outcome = Outcome(case.seed, case.unit, stage, verdict)
+        shutil.rmtree(folder)
+        if verdict.kind == "consistent":
+            self._survivors += 1
+            if Random(case.seed).random() * self._survivors < 1:  # each with the same probability in the end
+                self.survivor = image, found.values
+        else:
+            write_files(folder, image)
+            (folder / "verdict.json").write_text(json.dumps([*outcome, case.cut.place, case.cut.kind.name]))
         return outcome
 
 
-class _Image(NamedTuple):
-    """What is left of a store, and where it is put."""
-
-    folder: Path
-    files: dict[str, bytes]
-
-    def write(self) -> dict[str, int]:
-        """Put the files into the folder; return their inodes."""
-        self.folder.mkdir(exist_ok=True)
-        for name, content in self.files.items():
-            (self.folder / name).write_bytes(content)
-            (self.folder / name).chmod(0o600)
-        return {name: (self.folder / name).stat().st_ino for name in self.files}
-
-
 class _Case(NamedTuple):
-    """What an image is judged by."""
+    """What an image is made and judged by."""
 
     history: History
     cut: Event
-    outcome: Outcome
-
-
-def _recover(disk: Disk, events: list[Event], choose: Random) -> bool:
-    """Apply what a recovery has written, up to a random moment of it; return whether there was anything."""
-    read = next(number for number, event in enumerate(events) if event.kind is Kind.MARK)
-    for event in events[: choose.randrange(read) + 1 if read else 0]:
-        disk.apply(event)
-    return read > 0
+    seed: int
+    unit: int
+    is_again: bool = False
+    """Whether it is of the recovery of another image."""
 
 
 def _moments(events: list[Event], count: int, choose: Random) -> Iterator[int]:
@@ -134,12 +137,11 @@ def _moments(events: list[Event], count: int, choose: Random) -> Iterator[int]:
 
 def table(outcomes: list[Outcome]) -> str:
     """Return what became of the images, a line for each unit of tearing."""
-    rows = [f"{'torn at':<22}{'images':>8}" + "".join(f"{kind:>12}" for kind in _KINDS) + "   most lost"]
-    for again in (False, True):
+    rows = [f"{'torn at':<34}{'images':>8}" + "".join(f"{kind:>12}" for kind in _KINDS) + "   most lost"]
+    for stage in sorted({outcome.stage for outcome in outcomes}):
         for unit in UNITS:
-            chosen = [o for o in outcomes if o.unit == unit and o.during_recovery == again]
-            if chosen:
-                rows.append(_row(f"{unit} B{', in recovery' if again else ''}", chosen))
+            chosen = [outcome for outcome in outcomes if (outcome.unit, outcome.stage) == (unit, stage)]
+            rows.append(_row(f"{unit} B{stage}", chosen))
     return "\n".join([*rows, _row("all", outcomes)])
 
 
@@ -149,7 +151,7 @@ def _row(name: str, outcomes: list[Outcome]) -> str:
     most = max(verdicts, key=lambda verdict: verdict.commits, default=Verdict("", ""))
     longest = max((verdict.seconds for verdict in verdicts), default=0.0)
     counts = "".join(f"{kinds[kind]:>12}" for kind in _KINDS)
-    return f"{name:<22}{len(outcomes):>8}{counts}   {most.commits} commits, {longest:.2f} s"
+    return f"{name:<34}{len(outcomes):>8}{counts}   {most.commits} commits, {longest:.2f} s"
 
 
 def main() -> None:
@@ -160,7 +162,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="power-cut-"))
-    outcomes = list(_simulate(place, asked.durability, asked.images, asked.seed))
+    outcomes = list(simulate(place, asked.durability, asked.images, asked.seed))
     print(f"durability={asked.durability}, seed {asked.seed}\n{table(outcomes)}")
     failed = [outcome for outcome in outcomes if outcome.verdict.kind != "consistent"]
     for outcome in failed[:20]:
@@ -170,15 +172,28 @@ def main() -> None:
     shutil.rmtree(place)
 
 
-def _simulate(place: Path, durability: str, images: int, seed: int) -> Iterator[Outcome]:
+def simulate(place: Path, durability: str, images: int, seed: int) -> _Outcomes:
+    """Yield what becomes of so many images, of one recording for each sixty, with various options.
+
+    A part of them are of a second life: what had survived a power cut goes on as a store, until the next one.
+    """
     for number in range(seed, seed + ceil(images / _IMAGES)):
-        options = varied(durability, number)
-        recording, simulation = record(place, number, options), Simulation(place, options)
-        yield from simulation.run(recording, min(images, _IMAGES), number)
+        options, count = varied(durability, number), min(images, _IMAGES)
+        first, second = Simulation(place, options), Simulation(place, options, boot=1)
+        yield from _run(first, record(place, number, options), count - count // _SHARE, number)
+        image, values = first.survivor
+        recording = record(place, number + _SECOND, options, image=image, boot="boot 1")
+        yield from _run(second, recording, count // _SHARE, number + _SECOND, values)
+        images -= count
+
+
+def _run(simulation: Simulation, recording: Recording, *args: Any) -> _Outcomes:
+    try:
+        yield from simulation.run(recording, *args)
+    finally:
         simulation.close()
         shutil.rmtree(recording.log)
         shutil.rmtree(recording.folder)
-        images -= _IMAGES
 
 
 def varied(durability: str, seed: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 
 __all__ = ["Event", "Kind", "Recording", "library", "mark", "record_here"]
 
-_SOURCE: Final = Path(__file__).parent / "recorder.c"
+_SOURCES: Final = [Path(__file__).parent / name for name in ("recorder.c", "calls.c")]
 #: kind, pid, bytes of path and other path, time, inode, offset, length, bytes of data, result; see recorder.c.
 _HEAD: Final = struct.Struct("=IIIIQQQQQq")
 
@@ -66,7 +66,7 @@ def library() -> str:
             raise RuntimeError("Power cuts are recorded on Linux with a C compiler: install cc.")
         pytest.skip("needs Linux and a C compiler")
     target = os.path.join(tempfile.mkdtemp(prefix="power-cut-"), "recorder.so")
-    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, _SOURCE], check=True)
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *_SOURCES], check=True)
     return target
 
 
@@ -77,13 +77,21 @@ class Recording:
         self.log, self.folder = log, folder
         #: By which the log knows the folder.
         self.inode = folder.stat().st_ino
+        #: What lies in it to begin with: inode, name and content.
+        self.before = [
+            (path.stat().st_ino, path.name, path.read_bytes()) for path in folder.iterdir() if path.is_file()
+        ]
         self._recorder = ctypes.CDLL(library())
+        self._recorder.power_cut_end.restype = ctypes.c_uint64
         _start(self._recorder, log, folder)
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of a process that is to be recorded from its beginning to its end."""
+    def environment(self, delay: float = 0.0) -> dict[str, str]:
+        """Return the environment of a process that is to be recorded from its beginning to its end.
+
+        ``delay`` is how many seconds a sync takes longer than it does, at most.
+        """
         ours = {"LD_PRELOAD": library(), "POWER_CUT_LOG": str(self.log), "POWER_CUT_FOLDER": str(self.folder)}
-        return {**os.environ, **ours}
+        return {**os.environ, **ours, "POWER_CUT_DELAY": str(int(delay * 1e6))}
 
     def mark(self, *what: Any) -> None:
         """Note something among the events, from outside."""
@@ -95,7 +103,7 @@ class Recording:
         self.mark("end", "")  # whoever comes next settles what a killed process has left undone
         with open(self.log / "log", "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        events = list(_parse(content))
+        events = list(_parse(content[: self._recorder.power_cut_end()]))
         escaped = [event for event in events if event.kind is Kind.ESCAPE]
         assert not escaped, f"written without being recorded: {escaped}"
         return events
@@ -122,15 +130,13 @@ def _mark(recorder: Any, what: tuple[Any, ...]) -> None:
 
 def _parse(content: memoryview) -> Iterator[Event]:
     place = 0
-    while place + _HEAD.size <= len(content):
+    while place < len(content):
         kind, pid, path_bytes, other_bytes, time, inode, offset, length, data_bytes, result = _HEAD.unpack_from(
             content, place
         )
         path = place + _HEAD.size
         other, data = path + path_bytes, path + path_bytes + other_bytes
         end = data + data_bytes
-        if place == end or not kind:
-            return
         written = content[data : data + result] if kind == Kind.WRITE else content[data:end]
         yield Event(
             place,

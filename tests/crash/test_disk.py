@@ -15,7 +15,7 @@ class Scene:
     """A disk with one file, and what happens to it."""
 
     def __init__(self, *ignored: str) -> None:
-        self.disk = Disk(FOLDER, ignored)
+        self.disk = Disk(FOLDER, ignores_sync=ignored)
         self._places = count(1)
         self.happens(Kind.CREATE, path="/w/file")
 
@@ -34,7 +34,7 @@ class Scene:
     def end_sync(self, begin: int, inode: int = INODE) -> None:
         self.happens(Kind.SYNC_END, inode=inode, offset=begin)
 
-    def images(self, unit: int = PAGE) -> "set[bytes | None]":
+    def images(self, unit: int = PAGE) -> set[bytes | None]:
         """The file in many images; None where it is missing."""
         return {self.disk.image(Random(seed), unit).get("file") for seed in range(600)}
 

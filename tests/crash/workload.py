@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from tests.crash.recording import Recording
 
-__all__ = ["NAME", "record"]
+__all__ = ["NAME", "record", "write_files"]
 
 #: The file of the store, in the folder that is watched.
 NAME: Final = "results.lmdb"
@@ -21,16 +22,27 @@ _PROJECT: Final = Path(__file__).parent.parent.parent
 _PATIENCE: Final = 60.0
 
 
-def record(place: Path, seed: int, options: dict[str, Any], module: str = "tests.crash.writer") -> Recording:
+def record(
+    place: Path,
+    seed: int,
+    options: dict[str, Any],
+    *,
+    module: str = "tests.crash.writer",
+    image: Mapping[str, bytes] | None = None,
+    boot: str = "",
+) -> Recording:
     """Record a workload that follows from a seed, as far as processes that run side by side can.
 
-    With durability "mixed" some of the processes use "commit" and the others "checkpoint".
+    With durability "mixed" some of the processes use "commit" and the others "checkpoint". With ``image`` they begin
+    with what is left of a store; ``boot`` is the name of the boot in which they run, if it is not the present one.
     """
     log, folder = place / f"log-{seed}", place / f"store-{seed}"
     log.mkdir()
-    folder.mkdir()
+    write_files(folder, image or {})
     recording = Recording(log, folder)
-    workload = _Workload(recording, {"seed": seed, "options": options, "acts": 40, "pause": 0.008}, module)
+    workload = _Workload(
+        recording, {"seed": seed, "options": options, "boot": boot, "acts": 40, "pause": 0.008}, module
+    )
     try:
         workload.run(Random(seed))
     finally:
@@ -38,9 +50,20 @@ def record(place: Path, seed: int, options: dict[str, Any], module: str = "tests
     return recording
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, int]:
+    """Put files into a folder; return their inodes."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    return {name: (folder / name).stat().st_ino for name in files}
+
+
 class _Workload:
     def __init__(self, recording: Recording, settings: dict[str, Any], module: str) -> None:
         self._recording, self._settings, self._module = recording, settings, module
+        #: Every other disk is slow, which gives the processes time to come between a write and its sync.
+        self._delay = settings["seed"] % 2 * 0.008
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def run(self, choose: Random) -> None:
@@ -68,7 +91,7 @@ class _Workload:
             options["durability"] = "commit" if name in ("forking", "late") else "checkpoint"
         settings = json.dumps({**self._settings, "options": options, "threads": threads, "forks": forks, **changed})
         command = [sys.executable, "-m", self._module, name, settings]
-        process = subprocess.Popen(command, cwd=_PROJECT, env=self._recording.environment())
+        process = subprocess.Popen(command, cwd=_PROJECT, env=self._recording.environment(self._delay))
         self._processes.append(process)
         return process
 

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
+from lmdbresults.store import boot
 from lmdbresults.store.base import WriteTransaction
 from tests.crash.history import SINGLE, TOTAL, Change, value_of
 from tests.crash.recording import mark
@@ -131,7 +132,9 @@ def _as_seen_later(verb: str, key: bytes, amount: int) -> Change:
 
 def main(name: str, settings: dict[str, Any]) -> None:
     """Run the threads of one process; the first of them forks in its midst, where that is wanted."""
-    writers = [Writer(f"{name}.{number}", settings) for number in range(settings["threads"])]
+    if settings["boot"]:
+        boot.boot_id = lambda: settings["boot"]
+    writers = [Writer(f"{name}.{number} in {settings['seed']}", settings) for number in range(settings["threads"])]
     threads = [threading.Thread(target=writer.work) for writer in writers[1:]]
     for thread in threads:
         thread.start()

@@ -1,0 +1,105 @@
+"""The limit: bare py-lmdb transactions with the flags of our store, and the bytes that it writes."""
+
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lmdb
+
+from benchmarks.peers.base import RESULT, Peer
+from benchmarks.rows import DISK, KILL, LIMIT, LIMIT_ROW
+from lmdbresults.app import Request
+from lmdbresults.backends import LMDBBackend
+
+Pair = tuple[bytes, bytes]
+
+ANY_ID = "00000000-0000-4000-8000-000000000000"
+#: An entry of the expiry index begins with this and the deadline (docs/design.md, "Records").
+INDEX = b"x"
+DEADLINE = struct.Struct(">d")
+FLAGS: dict[str, Any] = {"subdir": False, "map_size": 64 << 30, "max_spare_txns": 0, "readahead": False}
+
+
+class Limit(Peer):
+    """One transaction an operation: the pairs that our store leaves in its file for a result, nothing decoded."""
+
+    name = LIMIT
+    configuration = "bare py-lmdb transaction, sync=False: the same bytes"
+    durability = KILL
+    loss = "the file"
+    syncs: ClassVar[bool] = False
+
+    def __init__(self, folder: Path, *, value: Any = RESULT, file: str = "limit.lmdb") -> None:
+        self.pairs, self.expires = template(folder, value)
+        self.environment = lmdb.open(str(folder / file), sync=self.syncs, metasync=self.syncs, **FLAGS)
+        self.place, self.value = next(pair for pair in self.pairs if not pair[0].startswith(INDEX))
+
+    def request(self, task_id: str) -> list[Pair]:
+        own, deadline = task_id.encode(), INDEX + DEADLINE.pack(time.time() + self.expires)
+        pairs = [(key.replace(ANY_ID.encode(), own), value) for key, value in self.pairs]
+        return [(deadline + key[9:] if key.startswith(INDEX) else key, value) for key, value in pairs]
+
+    def store(self, request: list[Pair]) -> None:
+        with self.environment.begin(write=True) as transaction:
+            for key, value in request:
+                transaction.put(key, value)
+
+    def fill(self, task_ids: Iterable[str]) -> None:
+        self.store([pair for task_id in task_ids for pair in self.request(task_id)])
+
+    def start_and_store(self, request: list[Pair]) -> None:
+        self.store(request)
+        self.store(request[:1])  # the entry of the index stays where it is
+
+    def get(self, task_id: str) -> bytes | None:
+        with self.environment.begin() as transaction:
+            value: bytes | None = transaction.get(self.place_of(task_id))
+        return value
+
+    def get_many(self, task_ids: list[str]) -> list[bytes | None]:
+        with self.environment.begin() as transaction:
+            return [transaction.get(self.place_of(task_id)) for task_id in task_ids]
+
+    def place_of(self, task_id: str) -> bytes:
+        return self.place.replace(ANY_ID.encode(), task_id.encode())
+
+    def holds(self, task_id: str) -> bool:
+        return self.get(task_id) == self.value
+
+    def forget(self, task_id: str) -> None:
+        with self.environment.begin(write=True) as transaction:
+            transaction.delete(self.place_of(task_id))
+
+    def close(self) -> None:
+        self.environment.close()
+
+
+class LimitCommit(Limit):
+    name = LIMIT_ROW[DISK]
+    configuration = "bare py-lmdb transaction, sync=True: the same bytes"
+    durability = DISK
+    loss = "nothing"
+    syncs = True
+    operations = 20
+
+
+def template(folder: Path, value: Any) -> tuple[list[Pair], float]:
+    """What a store's file holds after one result, the record first; and for how many seconds it is kept."""
+    path = folder / f"template-{time.monotonic_ns()}.lmdb"
+    backend = LMDBBackend(path, options={"durability": "none"})
+    with_nothing = set(raw(backend, path))
+    backend.store_result(ANY_ID, value, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
+    pairs = [pair for pair in raw(backend, path) if pair not in with_nothing]
+    for file in folder.glob(f"{path.name}*"):
+        file.rmdir() if file.is_dir() else file.unlink()
+    return sorted(pairs, key=lambda pair: pair[0].startswith(INDEX)), float(backend.expires)
+
+
+def raw(backend: LMDBBackend, path: Path) -> list[Pair]:
+    """All pairs in a store's file."""
+    backend.store.stats()  # opens it
+    backend.process_cleanup()  # one process has it open once
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as txn:
+        return [(bytes(key), bytes(value)) for key, value in txn.cursor()]

@@ -1,0 +1,105 @@
+"""End to end: a client that waits, a broker, and real Celery workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from celery import Celery, group
+
+from benchmarks import worker_app
+from benchmarks.bench import Bench, scenario
+from benchmarks.measure import Block, Key
+from benchmarks.peers.base import RESULT, require
+from benchmarks.rows import Row
+from benchmarks.servers import Unavailable, redis_server
+
+PATIENCE = 60.0
+WORKER = "-m celery --app benchmarks.worker_app worker --concurrency 2 --loglevel ERROR"
+WORKER += " --without-gossip --without-mingle --without-heartbeat"
+
+
+@scenario(
+    "worker",
+    "Through a real worker (prefork, two processes, Redis as the broker): one task sent and its result fetched, and a "
+    "group sent and its results fetched, the time is for each task",
+)
+def worker(bench: Bench) -> list[Row]:
+    field = bench.serve(bench.few(worker_app.CLASSES))
+    try:
+        require("redis")
+        (bench.folder / "broker").mkdir()
+        broker = f"redis+socket://{bench.stack.enter_context(redis_server(bench.folder / 'broker'))}"
+    except Unavailable as reason:
+        return [field.row(name, "round trip", missing=f"no broker: {reason}") for name in field.classes]
+    apps = {}
+    for name, folder in field.folders.items():
+        apps[name] = worker_app.make_app(field.classes[name], folder, broker)
+        bench.stack.callback(field.classes[name].end, apps[name].backend)
+        bench.stack.enter_context(running(name, folder, broker))
+    for name, app in apps.items():
+        bench.step(f"starting {name}")
+        _round_trip(app)
+    size = bench.size(5, 200, 1000)
+    blocks: dict[Key, Block] = {
+        Key(name, "round trip"): partial(_block, app, bench.size(1, 10, 50)) for name, app in apps.items()
+    }
+    blocks |= {Key(name, f"group of {size:,}"): partial(_group, app, size) for name, app in apps.items()}
+    rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 10), warm_up=False))
+    return [replace(row, rate=1e6 / row.median) if row.median else row for row in rows]
+
+
+def _round_trip(app: Celery) -> int:
+    start = time.perf_counter_ns()
+    found = app.tasks["tasks.answer"].delay(1).get(timeout=PATIENCE)
+    took = time.perf_counter_ns() - start
+    if found != RESULT:
+        raise RuntimeError("something else than what the task returned has arrived")
+    return took
+
+
+def _block(app: Celery, count: int) -> list[int]:
+    is_slow = not app.backend.is_async  # it looks every half a second
+    return [_round_trip(app) for _ in range(1 if is_slow else count)]
+
+
+def _group(app: Celery, size: int) -> list[float]:
+    tasks = group(app.tasks["tasks.answer"].s(number) for number in range(size))
+    start = time.perf_counter_ns()
+    found = tasks.apply_async().get(timeout=PATIENCE)
+    took = time.perf_counter_ns() - start
+    if found != [RESULT] * size:
+        raise RuntimeError("something else than what the tasks returned has arrived")
+    return [took / size]
+
+
+@contextmanager
+def running(name: str, folder: Path, broker: str) -> Iterator[None]:
+    """A worker, until the block ends."""
+    variables = {worker_app.PEER: name, worker_app.FOLDER: str(folder), worker_app.BROKER: broker}
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *WORKER.split()],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # its process group holds all that it forks
+        )
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError):  # nobody needs what it might still do
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,15 @@
+"""Copies of the store of a Celery backend."""
+
+from pathlib import Path
+
+import celery
+
+
+def test_a_backend_makes_copies(tmp_path: Path):
+    app = celery.Celery("copied", broker="memory://", backend=f"lmdb://{tmp_path}/results.lmdb?durability=none")
+    app.backend.store_result("task", 42, "SUCCESS")
+    app.backend.backup(tmp_path / "copy.lmdb")
+    app.backend.store.close()
+    restored = celery.Celery("restored", broker="memory://", backend=f"lmdb://{tmp_path}/copy.lmdb?durability=none")
+    assert restored.AsyncResult("task").get(timeout=5) == 42
+    restored.backend.store.close()

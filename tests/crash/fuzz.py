@@ -1,0 +1,414 @@
+"""Damaged files, opened and read: ``python -m tests.crash.fuzz [--files 2000]`` prints what came of each kind.
+
+A file is damaged while nobody has it open, and then read by a process of its own, which may die. Each value that comes
+back is compared with everything that was ever written under its key.
+"""
+
+import argparse
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import sqlite3
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from lmdbresults import LMDBStore, open_store
+from lmdbresults.errors import StoreError
+from lmdbresults.store.judge import problems_in
+from lmdbresults.store.pages import PageFile
+from lmdbresults.store.salvage import salvage
+from lmdbresults.store.structure import IN_USE, LEAF_IN_USE, survey
+
+PAGE = 4096
+#: Where files are damaged: in memory if possible, as nothing here is about disks.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+#: Seconds after which a process that reads a file of one megabyte is taken to hang.
+PATIENCE = 60.0
+KEYS = [b"key %04d" % number for number in range(400)] + [b"k" * 600 + b"%d" % number for number in range(5)]
+KEYS += [b"large %d" % number for number in range(8)]
+#: What may come of reading a file, the worst first.
+OUTCOMES = (
+    "wrong value",
+    "hang",
+    "foreign error",
+    "died",
+    "of the other store",
+    "older value",
+    "missing",
+    "said",
+    "refused",
+    "right",
+)
+#: What must not come of any.
+FORBIDDEN = OUTCOMES[:3]
+
+
+def value_of(key: bytes, version: int) -> bytes:
+    """What the store of these tests holds under a key: once (0), and in the end (1)."""
+    body = b"%b version %d " % (key, version)
+    return body * (1000 if key.startswith(b"large") else 1 + len(body) % 7)
+
+
+class Base(NamedTuple):
+    """Files to damage, sound and closed."""
+
+    final: bytes
+    """The data file."""
+    earlier: bytes
+    """The same file, when every value was an older one."""
+    other: bytes
+    """The file of another store, with other keys."""
+    sidecar: bytes
+    used: list[int]
+    """Numbers of the pages in use, but for the meta pages."""
+
+
+def make_base(folder: Path) -> Base:
+    path, other = folder / "base.lmdb", folder / "other.lmdb"
+    earlier = b""
+    for version in (0, 1):
+        with open_store(path) as store:
+            for part in range(10):  # in few commits, as with many at once
+                with store.write() as txn:
+                    for key in KEYS[part::10]:
+                        txn.set(key, value_of(key, version), ttl=3600 if len(key) % 2 else None)
+        earlier, final = (content(path), b"") if version == 0 else (earlier, content(path))
+    with open_store(other) as store:
+        for number in range(400):
+            store.set(b"not ours %d" % number, b"of another file" * 5)
+    return Base(final, earlier, content(other), Path(f"{path}-checkpoint").read_bytes(), pages_in_use(path))
+
+
+def pages_in_use(path: Path) -> list[int]:
+    with PageFile(str(path)) as pages:
+        state = pages.states()[0]
+        marks = bytearray(state.last_page + 1)
+        assert list(survey(pages, state, marks, {})) == []
+        return [number for number, mark in enumerate(marks) if mark in (IN_USE, LEAF_IN_USE) and number > 1]
+
+
+def content(path: Path) -> bytes:
+    """The pages in use, without what is allocated ahead."""
+    with PageFile(str(path)) as pages:
+        return path.read_bytes()[: (pages.states()[0].last_page + 1) * PAGE]
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+Damage = Callable[[random.Random, Base, bytearray], object]
+
+
+def some_page(chance: random.Random, base: Base, end: int) -> int:
+    """Where a page begins: one in use, mostly; damage to the others does nothing."""
+    number = chance.choice(base.used) if chance.random() < 0.9 else chance.randrange(2, len(base.final) // PAGE)
+    return PAGE * (number if number < end // PAGE else chance.randrange(2, end // PAGE))
+
+
+def cut(chance: random.Random, base: Base, data: bytearray) -> None:
+    del data[chance.choice([chance.randrange(len(data)), some_page(chance, base, len(data))]) :]
+
+
+def flip_bits(chance: random.Random, base: Base, data: bytearray) -> None:
+    for _ in range(chance.choice([1, 1, 8])):
+        data[some_page(chance, base, len(data)) + chance.randrange(PAGE)] ^= 1 << chance.randrange(8)
+
+
+def flip_bits_of_heads(chance: random.Random, base: Base, data: bytearray) -> None:
+    for _ in range(chance.choice([1, 1, 8])):
+        data[some_page(chance, base, len(data)) + chance.randrange(40)] ^= 1 << chance.randrange(8)
+
+
+def flip_bits_of_metas(chance: random.Random, base: Base, data: bytearray) -> None:
+    for _ in range(chance.choice([1, 1, 8])):
+        data[chance.choice([0, PAGE]) + chance.randrange(152)] ^= 1 << chance.randrange(8)
+
+
+def zero_pages(chance: random.Random, base: Base, data: bytearray) -> None:
+    for _ in range(chance.choice([1, 1, 3])):
+        at = some_page(chance, base, len(data))
+        data[at : at + PAGE] = bytes(PAGE)
+
+
+def fill_pages_at_random(chance: random.Random, base: Base, data: bytearray) -> None:
+    at = some_page(chance, base, len(data))
+    data[at : at + PAGE] = chance.randbytes(PAGE)
+
+
+def tear_a_page(chance: random.Random, base: Base, data: bytearray) -> None:
+    at, torn = some_page(chance, base, len(base.earlier)), 512 * chance.randrange(1, 8)
+    data[at : at + torn] = base.earlier[at : at + torn]
+
+
+def swap_pages(chance: random.Random, base: Base, data: bytearray) -> None:
+    one, two = some_page(chance, base, len(data)), some_page(chance, base, len(data))
+    data[one : one + PAGE], data[two : two + PAGE] = data[two : two + PAGE], data[one : one + PAGE]
+
+
+def bring_back_a_page(chance: random.Random, base: Base, data: bytearray) -> None:
+    at = some_page(chance, base, len(base.earlier))
+    data[at : at + PAGE] = base.earlier[at : at + PAGE]
+
+
+def take_a_page_of_another_file(chance: random.Random, base: Base, data: bytearray) -> None:
+    at = some_page(chance, base, len(base.other))
+    data[at : at + PAGE] = base.other[at : at + PAGE]
+
+
+DAMAGES: dict[str, Damage] = {
+    "cut short": cut,
+    "bits flipped anywhere": flip_bits,
+    "bits flipped in the heads of pages": flip_bits_of_heads,
+    "bits flipped in meta pages": flip_bits_of_metas,
+    "pages zeroed": zero_pages,
+    "a page of random bytes": fill_pages_at_random,
+    "two pages swapped": swap_pages,
+    "a page torn": tear_a_page,
+    "a page as it was earlier": bring_back_a_page,
+    "a page of another store": take_a_page_of_another_file,
+}
+#: Files that LMDB never reads a page of: nobody may die of these.
+HARMLESS = ("cut short", "another format", "a hostile name", "the -checkpoint damaged")
+
+
+def other_formats(folder: Path) -> Iterator[bytes]:
+    """Files of other kinds."""
+    yield from (
+        b"x",
+        b"\n" * 5000,
+        b"{}" * 5000,
+        bytes(4096),
+        bytes(1 << 20),
+        b"\xff" * 10_000,
+        random.Random(1).randbytes(99_999),
+    )
+    yield b"\x7fELF" + bytes(20_000)
+    with sqlite3.connect(folder / "sqlite") as connection:
+        connection.execute("create table results (id, value)")
+    yield (folder / "sqlite").read_bytes()
+    with zipfile.ZipFile(folder / "zip", "w") as archive:
+        archive.writestr("results", b"results" * 2000)
+    yield (folder / "zip").read_bytes()
+    with lmdb.open(str(folder / "foreign"), subdir=False, lock=False) as handle, handle.begin(write=True) as txn:
+        txn.put(b"key 0001", b"of another program")
+    yield (folder / "foreign").read_bytes()
+    for magic, version in ((0xBEEFC0DE, 999), (0xBEEFC0DE, 2), (0xDEC0EFBE, 1)):
+        yield bytes(16) + struct.pack("=II", magic, version) + bytes(8200)
+
+
+NAMES = [b"new\nline", b"x" * 243, b"caf\xe9", b"100%", b"%41%00", b"a b  c ", b"-rf", b"?mode=0660", b"quote'\"`$(id)"]
+NAMES += [b"lmdb:", b"\xf0\x9f\x92\xbe", b"\x01\x1b[31m", b".hidden", b"...", b"results.lmdb-lock.db"]
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def judged(key: bytes, value: bytes | None) -> str:
+    if value is None:
+        return "missing"
+    if key not in KEYS:
+        return "of the other store" if value == b"of another file" * 5 else "wrong value"
+    return {value_of(key, 1): "right", value_of(key, 0): "older value"}.get(value, "wrong value")
+
+
+def read_everything(path: str, durability: str, tell: Callable[[str], object]) -> None:
+    """Use a store in every way, and tell what comes of it before going on."""
+    try:
+        store = open_store(path, durability=durability)
+    except StoreError:
+        tell("refused")
+        return
+    tell("right")
+    with store:
+        for key in KEYS:
+            attempt(tell, lambda key=key: tell(judged(key, store.get(key))))
+        attempt(tell, lambda: scan(store, tell))
+        attempt(tell, lambda: [tell(judged(key, value)) for key, value in zip(KEYS, store.mget(KEYS), strict=True)])
+        attempt(tell, lambda: tell("said" if store.check() else "right"))
+        attempt(tell, lambda: write(store, tell))
+
+
+def attempt(tell: Callable[[str], object], operation: Callable[[], object]) -> None:
+    try:
+        operation()
+    except StoreError:
+        tell("said")
+
+
+def scan(store: LMDBStore, tell: Callable[[str], object]) -> None:
+    for key, value in store.scan():
+        tell(judged(key, value))
+
+
+def write(store: LMDBStore, tell: Callable[[str], object]) -> None:
+    """Write, which takes pages from those that are said to be free."""
+    for number in range(20):
+        store.set(b"new %d" % number, b"new" * 100 * number)
+    for number in range(20):
+        if store.get(b"new %d" % number) != b"new" * 100 * number:
+            tell("wrong value")
+    for key in KEYS[::50]:
+        store.delete(key)
+
+
+def look_through(path: str, tell: Callable[[str], object]) -> None:
+    """What `verify` does in its process."""
+    tell("found" if list(problems_in(path, False, records=True, chords=False)) else "sound")
+
+
+def rescue(path: str, target: str, tell: Callable[[str], object]) -> None:
+    """Salvage, and see that nothing came of it that was never written."""
+    try:
+        salvage(path, target)
+    except StoreError:
+        tell("refused")
+        return
+    with open_store(target, durability="none") as store:
+        tell("foreign error" if store.check() else "right")
+        for key, value in store.scan():
+            tell(judged(key, value))
+        tell(f"rescued {sum(store.get(key) == value_of(key, 1) for key in KEYS)}")
+
+
+def told_by(work: Callable[..., object], *args: object) -> list[str]:
+    """Return what a function tells in a process of its own, and how that ends if not well."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        _run_and_exit(theirs, work, args)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        told = _read_in_time(pipe.fileno(), pid)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == -signal.SIGKILL:
+        told.append("hang")
+    elif code < 0:
+        told += ["died", signal.Signals(-code).name]
+    return told
+
+
+def _run_and_exit(pipe: int, work: Callable[..., object], args: tuple[object, ...]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what glibc and our logger say
+    seen: set[str] = set()
+
+    def tell(outcome: str) -> None:
+        if outcome not in seen:
+            seen.add(outcome)
+            os.write(pipe, json.dumps(outcome).encode() + b"\n")
+
+    try:
+        work(*args, tell)
+    except BaseException as error:
+        tell("foreign error")
+        tell(repr(error))
+    finally:
+        os._exit(0)
+
+
+def _read_in_time(descriptor: int, pid: int) -> list[str]:
+    deadline, data = time.monotonic() + PATIENCE, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while selector.select(max(deadline - time.monotonic(), 0)):
+            part = os.read(descriptor, 65536)
+            if not part:
+                return [json.loads(line) for line in data.splitlines()]
+            data += part
+    os.kill(pid, signal.SIGKILL)
+    return [json.loads(line) for line in data.splitlines()]
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """What became of a file."""
+
+    kind: str
+    number: int
+    outcome: str
+    told: list[str]
+    verified: str
+    salvaged: list[str]
+
+
+def cases(count: int, seed: int, folder: Path) -> Iterator[Case]:
+    """Damage about so many files and yield what became of each. Kinds take turns."""
+    base = make_base(folder)
+    formats = list(other_formats(folder))
+    kinds = [*DAMAGES, "another format", "a hostile name", "the -checkpoint damaged"]
+    for number in range(count):
+        kind, chance = kinds[number % len(kinds)], random.Random(f"{seed} {number}")
+        data, sidecar, name = bytearray(base.final), bytearray(base.sidecar), b"results.lmdb"
+        if kind in DAMAGES:
+            DAMAGES[kind](chance, base, data)
+        elif kind == "another format":
+            data = bytearray(formats[number // len(kinds) % len(formats)])
+        elif kind == "a hostile name":
+            name = NAMES[number // len(kinds) % len(NAMES)]
+        else:
+            sidecar[chance.randrange(600) + 4096 * chance.randrange(4)] ^= 1 << chance.randrange(8)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            yield _case(kind, number, chance, os.path.join(place, os.fsdecode(name)), bytes(data), bytes(sidecar))
+
+
+def _case(kind: str, number: int, chance: random.Random, path: str, data: bytes, sidecar: bytes) -> Case:
+    Path(path).write_bytes(data)
+    if chance.random() < 0.5 or "checkpoint" in kind:
+        Path(path + "-checkpoint").write_bytes(sidecar)
+    os.chmod(path, 0o600)
+    verified = told_by(look_through, path)
+    salvaged = told_by(rescue, path, path + ".s")
+    told = told_by(read_everything, path, chance.choice(["none", "checkpoint"]))
+    outcome = next(outcome for outcome in OUTCOMES if outcome in told)
+    return Case(kind, number, outcome, told, verified[0], salvaged)
+
+
+def table(found: list[Case]) -> str:
+    """Return the table for the documentation: how many files of each kind had which outcome at worst."""
+    columns = OUTCOMES[::-1]
+    lines = [f"| | files | {' | '.join(columns)} | found by `check` |", "|---" * (len(columns) + 3) + "|"]
+    for kind in dict.fromkeys(case.kind for case in found):
+        of_kind = [case for case in found if case.kind == kind]
+        counts = Counter(case.outcome for case in of_kind)
+        row = [len(of_kind), *(counts[column] for column in columns)]
+        bad = [case for case in of_kind if case.outcome != "right"]
+        row.append(f"{sum(case.verified == 'found' for case in bad)} of {len(bad)}")
+        lines.append(f"| {kind} | {' | '.join(map(str, row))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=MEMORY))
+    try:
+        found = list(cases(arguments.files, arguments.seed, folder))
+    finally:
+        shutil.rmtree(folder)
+    print(table(found))
+    print()
+    print("died by:", dict(Counter(word for case in found for word in case.told if word.startswith("SIG"))))
+    for case in found:
+        if case.outcome in FORBIDDEN or case.salvaged[-1:] in (["died"], ["hang"]) or "wrong value" in case.salvaged:
+            print(case)
+    if any(case.outcome in FORBIDDEN for case in found):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Damaged files, opened and read by processes of their own; see fuzz.py. The long form: LMDBRESULTS_FULL=1."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.fuzz import FORBIDDEN, HARMLESS, MEMORY, Case, cases, table
+from tests.processes import FORKS_WITH_THREADS
+
+FULL = os.environ.get("LMDBRESULTS_FULL") == "1"
+
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings(FORKS_WITH_THREADS)]
+
+
+@pytest.fixture(scope="module")
+def found() -> Iterator[list[Case]]:
+    folder = Path(tempfile.mkdtemp(dir=MEMORY))
+    yield list(cases(2000 if FULL else 208, 1, folder))
+    shutil.rmtree(folder)
+
+
+def test_no_damage_has_a_wrong_value_returned_or_hangs_or_raises_what_is_not_ours(found: list[Case]):
+    assert [case for case in found if case.outcome in FORBIDDEN] == [], table(found)
+
+
+def test_nobody_dies_of_a_short_file_or_one_of_another_format_or_a_hostile_name(found: list[Case]):
+    assert [case for case in found if case.kind in HARMLESS and "died" in case.told] == []
+
+
+@pytest.mark.parametrize("kind", ["cut short", "another format"])
+def test_such_files_are_refused(found: list[Case], kind: str):
+    assert {case.outcome for case in found if case.kind == kind} == {"refused"}
+
+
+def test_a_hostile_name_is_as_good_as_any_or_too_long(found: list[Case]):
+    assert {case.outcome for case in found if case.kind == "a hostile name"} <= {"right", "refused"}
+
+
+def test_what_says_where_the_checkpoint_was_is_not_needed_without_a_loss_of_power(found: list[Case]):
+    assert {case.outcome for case in found if "checkpoint" in case.kind} == {"right"}
+
+
+def test_verify_finds_whatever_came_of_damage(found: list[Case]):
+    others = [case for case in found if case.kind != "a hostile name"]
+    assert [case for case in others if case.outcome != "right" and case.verified != "found"] == []
+
+
+def test_verifying_and_rescuing_a_damaged_file_never_dies_and_brings_nothing_that_was_not_written(found: list[Case]):
+    bad = {"died", *FORBIDDEN}
+    assert [case for case in found if bad & set(case.salvaged) or bad & {case.verified}] == []

@@ -1,0 +1,178 @@
+"""Sweeps of many records: exact, harmless to what others store meanwhile, and in turns that are short for all."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lmdbresults import LMDBStore
+from lmdbresults.errors import StoreFull
+from lmdbresults.store import expiry
+from lmdbresults.store.sweeping import Turns
+from lmdbresults.testing import FakeClock, sample
+
+LONG = b"k" * 600
+
+
+def fill(store: LMDBStore, count: int) -> int:
+    """Store so many of each kind; return how many of them expire within a second."""
+    with store.write() as txn:
+        for number in range(count):
+            txn.set(b"plain %d" % number, b"value", ttl=1.0)
+            txn.set(LONG + b"%d" % number, b"value", ttl=1.0)
+            txn.set(b"never %d" % number, b"value")
+            txn.set(b"later %d" % number, b"value", ttl=1.0)
+            txn.expire(b"later %d" % number, 60.0)
+        txn.set(b"cut", sample(50_000), ttl=1.0)
+    return 2 * count + 1
+
+
+def test_many_go_and_nothing_else_does(store: LMDBStore, clock: FakeClock):
+    expected = fill(store, 500)
+    clock.advance(1.0)
+    assert store.sweep() == expected
+    assert len(list(store.scan(b"never"))) == len(list(store.scan(b"later"))) == 500
+    assert store.stats().entries == 1 + 500 + 2 * 500  # the mark of the file; those with a deadline are indexed
+    assert store.check() == []
+
+
+def test_of_many_as_many_go_as_were_asked_for(store: LMDBStore, clock: FakeClock):
+    expected = fill(store, 500)
+    clock.advance(1.0)
+    assert [store.sweep(limit=limit) for limit in (0, 1, 200, 300)] == [0, 1, 200, 300]
+    assert store.check() == []
+    assert store.sweep() == expected - 501
+
+
+def test_a_sweep_without_time_deletes_a_little(store: LMDBStore, clock: FakeClock):
+    expected = fill(store, 500)
+    clock.advance(1.0)
+    swept = [store.sweep(max_seconds=0) for _ in range(expected)]
+    assert 0 < swept[0] < expected
+    assert sum(swept) == expected
+    assert store.check() == []
+
+
+def test_those_that_are_waited_for_go_and_whoever_waits_is_told(store: LMDBStore, clock: FakeClock):
+    mailbox = store.mailbox()
+    fill(store, 100)
+    assert mailbox.register([b"plain 7"], lambda value: True) == []
+    clock.advance(1.0)
+    store.sweep()
+    assert store.get(b"plain 7") is None
+    assert set(mailbox.drain() or ()) == {b"plain 7"}
+    mailbox.close()
+
+
+def break_off(store: LMDBStore) -> int:
+    """Do what a sweep has done when it is killed before it comes to the index; return how many records went."""
+    with store._environment.transaction(write=True) as raw:
+        due = expiry.first_due(raw, store._clock(), 1000)
+        return len(expiry.reap(raw, due, store._clock()))
+
+
+def test_a_sweep_that_was_broken_off_leaves_nothing_wrong(store: LMDBStore, clock: FakeClock):
+    expected = fill(store, 100)
+    clock.advance(1.0)
+    gone = break_off(store)
+    assert 0 < gone < expected
+    assert store.check() == []
+    assert store.sweep() == expected - gone
+    assert store.stats().entries == 1 + 100 + 2 * 100
+    assert store.check() == []
+
+
+def test_what_is_stored_anew_survives_the_rest_of_a_sweep(store: LMDBStore, clock: FakeClock):
+    fill(store, 100)
+    clock.advance(1.0)
+    break_off(store)
+    store.set(b"plain 7", b"new", ttl=60.0)
+    store.set(b"plain 8", b"new")
+    store.sweep()
+    assert store.mget([b"plain 7", b"plain 8"]) == [b"new", b"new"]
+    assert store.check() == []
+    clock.advance(60.0)
+    assert store.mget([b"plain 7", b"plain 8"]) == [None, b"new"]
+    store.sweep()
+    assert store.check() == []
+
+
+# -- turns -------------------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Stands for an environment: a transaction takes so many seconds, and so many for each record."""
+
+    def __init__(self, each: float, once: float = 0.0, most: float = math.inf) -> None:
+        self.each, self.once, self.most = each, once, most
+        self.now = self.slept = 0.0
+        self._id = 0
+        self.held: list[float] = []
+        self.sizes: list[int] = []
+        self.others: Callable[[], bool] = lambda: False
+
+    def write(self, operation: Callable[..., Any], *args: Any, durably: bool) -> Any:
+        self._count = 0
+        began = self.now
+        self._id += 2 if self.others() else 1
+        returned = operation(self, *args)
+        self.now += self.once + self.each * self._count
+        self.held.append(self.now - began)
+        self.sizes.append(self._count)
+        return returned
+
+    def make_room(self, raw: Any, adds: None) -> None:
+        pass
+
+    def id(self) -> int:
+        return self._id
+
+    def step(self, raw: Any, batch: Any) -> Any:
+        if len(batch) > self.most:
+            raise StoreFull("There is no room.")
+        self._count = len(batch)
+        return batch
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+
+    def take_all(self, count: int, until: float = math.inf) -> list[bytes]:
+        turns = Turns(self, timer=lambda: self.now, sleep=self.sleep)  # type: ignore[arg-type]
+        return turns.over([b"%d" % number for number in range(count)], self.step, until)
+
+
+@pytest.mark.parametrize("each", [1e-6, 1e-5, 1e-4], ids=["fast", "middling", "slow"])
+def test_a_turn_is_short_however_slow_the_disk_is(each: float):
+    disk = Disk(each)
+    assert len(disk.take_all(20_000)) == 20_000
+    assert max(disk.held) < 0.025
+    assert disk.slept >= 0.0005 * (len(disk.held) - 1)
+
+
+def test_among_others_turns_are_shorter_and_leave_them_as_much_time():
+    disk = Disk(1e-5)
+    disk.others = lambda: True
+    disk.take_all(20_000)
+    assert max(disk.held[3:]) < 0.001
+    assert disk.slept >= 0.9 * sum(disk.held)
+
+
+def test_where_a_transaction_alone_takes_long_turns_do_not_become_ever_smaller():
+    disk = Disk(1e-5, once=0.1)
+    disk.take_all(2_000)
+    assert min(disk.sizes) >= 16
+
+
+def test_turns_become_smaller_where_there_is_no_room():
+    disk = Disk(1e-5, most=3)
+    assert len(disk.take_all(100)) == 100
+    with pytest.raises(StoreFull):
+        Disk(1e-5, most=0).take_all(100)
+
+
+def test_when_time_is_up_one_turn_has_been_taken():
+    disk = Disk(1e-5)
+    assert 0 < len(disk.take_all(20_000, until=0.0)) < 20_000
+    assert len(disk.held) == 1
