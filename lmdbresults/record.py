@@ -68,15 +68,7 @@ class TaskRecord(NamedTuple):
 
         Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
         """
-        try:
-            fields = _unpack(data)
-            fields[-1] = Payload(*fields[-1])
-            record = cls._make(fields)
-        except TypeError as error:
-            raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {error}") from error
-        if type(record.state) is not str or not _is_sound(record.payload):
-            raise DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: a field has the wrong type")
-        return record
+        return _new_tuple(cls, _fields(data))
 
     @classmethod
     def from_meta(
@@ -93,20 +85,21 @@ class TaskRecord(NamedTuple):
 
     def to_meta(self, decode: Callable[[Payload, bytes], Any]) -> dict[str, Any]:
         """Return the meta: what `from_meta` was given. ``decode(payload, body)`` returns the value in one body."""
+        _, state, date_done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = self
         meta = {
-            "status": self.state,
-            "result": decode(self.payload, self.payload.body),
-            "traceback": self.traceback,
-            "children": self.children,
-            "date_done": self.date_done,
+            "status": state,
+            "result": decode(payload, payload.body),
+            "traceback": traceback,
+            "children": children,
+            "date_done": date_done,
         }
-        if self.group_id is not None:
-            meta["group_id"] = self.group_id
-        if self.parent_id is not None:
-            meta["parent_id"] = self.parent_id
-        if self.payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
-            meta.update(name=self.name, worker=self.worker, queue=self.queue, retries=self.retries)
-            meta.update(decode(self.payload, self.payload.extra))
+        if group_id is not None:
+            meta["group_id"] = group_id
+        if parent_id is not None:
+            meta["parent_id"] = parent_id
+        if payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
+            meta.update(name=name, worker=worker, queue=queue, retries=retries)
+            meta.update(decode(payload, payload.extra))
         return meta
 
 
@@ -124,12 +117,9 @@ def unpack_payload(data: bytes) -> Payload:
     """Return the payload that `pack_payload` wrote. Raises `DecodeError` or `NewerFormat`."""
     try:
         _, fields = _unpack(data)
-        payload = Payload(*fields)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise DecodeError(f"The bytes are no payload of version {RECORD_VERSION}: {error}") from error
-    if not _is_sound(payload):
-        raise DecodeError(f"The bytes are no payload of version {RECORD_VERSION}: a field has the wrong type")
-    return payload
+    return _payload(fields)
 
 
 #: Packers that are at rest, to be used again: a new one costs 1 µs. Whoever packs takes one out, so nobody else has it:
@@ -202,14 +192,38 @@ def _unpack_lenient(data: bytes) -> Any:
         raise DecodeError(f"The bytes are no msgpack: {error}") from error
 
 
-def _is_sound(payload: Payload) -> bool:
-    return tuple(map(type, payload)) in _SOUND_PAYLOADS
-
-
 #: The types of the fields of a payload.
 _SOUND_PAYLOADS: Final = {
     (str, str, compression, bytes, extra) for compression in (str, type(None)) for extra in (bytes, type(None))
 }
+_FIELDS: Final = len(TaskRecord._fields)
+_new_tuple = tuple.__new__
+
+
+def _fields(data: bytes) -> list[Any]:
+    """Return the fields of a task record, the last one a `Payload`. Raises `DecodeError` or `NewerFormat`."""
+    try:
+        fields = msgpack.unpackb(data)
+    except Exception:
+        fields = None
+    if type(fields) is not list or len(fields) != _FIELDS or type(fields[0]) is not int or fields[0] != RECORD_VERSION:
+        fields = _unpack(data)  # which knows what is wrong, and takes more
+        if len(fields) != _FIELDS:
+            raise _no_record(f"it has {len(fields)} fields")
+    if type(fields[1]) is not str:
+        raise _no_record("a field has the wrong type")
+    fields[-1] = _payload(fields[-1])
+    return fields
+
+
+def _payload(fields: Any) -> Payload:
+    if type(fields) is not list or tuple(map(type, fields)) not in _SOUND_PAYLOADS:
+        raise _no_record("a field of its payload has the wrong type")
+    return _new_tuple(Payload, fields)  # half of what `Payload(*fields)` takes
+
+
+def _no_record(why: str) -> DecodeError:
+    return DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {why}")
 
 
 def _prefix(state: str) -> bytes:

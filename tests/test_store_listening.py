@@ -67,15 +67,15 @@ class TestHub:
     def test_an_exception_in_the_reader_loses_nobodys_news(
         self, store: LMDBStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        drain = hub.mailbox.drain
+        receive = hub.mailbox.receive
         raised = threading.Event()
 
-        def drain_and_raise() -> Any:
-            drain()
+        def receive_and_raise(timeout: float) -> Any:
+            receive(timeout)
             if not raised.is_set():
                 raised.set()
                 raise InterruptedError
-            return set()
+            return {}
 
         def wait(number: int) -> None:
             try:
@@ -83,7 +83,7 @@ class TestHub:
             except InterruptedError:
                 wait_for(hub, [b"key"])
 
-        monkeypatch.setattr(hub.mailbox, "drain", drain_and_raise)
+        monkeypatch.setattr(hub.mailbox, "receive", receive_and_raise)
         with threads(5, wait):
             until(lambda: len(hub._others) == 5)
             until(lambda: len(hub._listeners.get(b"key", ())) == 5)

@@ -1,5 +1,6 @@
 """Waiting in an LMDBStore: the sockets beside the file, what is registered, and what goes wrong."""
 
+import errno
 import os
 import signal
 import stat
@@ -183,13 +184,13 @@ class TestOverflow:
         mailbox.register([b"key"], is_absent)
         tries = []
 
-        def fits(*args: Any) -> bool:
+        def send(*args: Any) -> int:
             tries.append(args)
             if len(tries) == 3:
                 raise ConnectionRefusedError
-            return False
+            raise BlockingIOError(errno.EAGAIN, "the queue is full")
 
-        monkeypatch.setattr("lmdbresults.store.wakes._fits", fits)
+        monkeypatch.setattr("lmdbresults.store.wakes._Socket.send", send)
         store.set(b"key", b"done")
         assert len(tries) == 3
         assert not folder_of(store).exists()

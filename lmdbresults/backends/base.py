@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 from lmdbresults import serialization, states
 from lmdbresults.app import App, current_request
 from lmdbresults.backends import unlock
-from lmdbresults.backends.asynchronous import AsyncWaiting, Desks
+from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.cache import ResultCache
+from lmdbresults.backends.desk import Desks
 from lmdbresults.backends.encoding import Encoding, Meta
 from lmdbresults.backends.endings import Endings
 from lmdbresults.backends.waiting import Waiting

@@ -37,9 +37,10 @@ class ResultCache:
     def __setitem__(self, id_: object, meta: Any) -> None:
         if self.limit == -1:
             return
-        self.discard(id_)  # so that it goes to the end
-        self._metas[str(id_)] = meta
-        while self.limit and len(self._metas) > self.limit:
+        id_, metas = str(id_), self._metas
+        metas.pop(id_, None)  # so that it goes to the end
+        metas[id_] = meta
+        while self.limit and len(metas) > self.limit:
             self._drop_the_oldest()
 
     def _drop_the_oldest(self) -> None:

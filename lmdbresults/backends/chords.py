@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 #: The key under which the claims of all chords stand, behind the backend's prefix for chords.
 CLAIMS_KEY: Final = ".claims"
 #: Seconds between two looks for claims of the dead.
-_LOOK_AGAIN: Final = 1.0
+LOOK_AGAIN: Final = 1.0
 #: Seconds for which a claim is left to others that could not be dealt with here.
 _LEAVE_ALONE: Final = 60.0
 #: Seconds for which a chord that has ended is remembered at least, so that a late duplicate of a part does nothing; and
@@ -211,7 +211,7 @@ class Chords:
         """
         if not now and self._clock() < self._look_again_at:
             return
-        self._look_again_at = self._clock() + _LOOK_AGAIN
+        self._look_again_at = self._clock() + LOOK_AGAIN
         if self._owner.store.get(self._claims_key) is None:
             return
         for key in self._orphans():

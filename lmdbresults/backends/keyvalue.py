@@ -140,8 +140,11 @@ class KeyValueStoreBackend(BaseBackend):
         data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        meta = self.decode_result(data)
-        meta["task_id"] = str(task_id)
+        return self._meta_of(task_id, data)
+
+    def _meta_of(self, task_id: str, record: bytes) -> Meta:
+        meta = self.decode_result(record)
+        meta["task_id"] = str(task_id)  # the record does not repeat what is in its key
         return meta
 
     def _forget(self, task_id: str) -> None:

@@ -2,17 +2,19 @@
 
 import logging
 import os
+import time
 import uuid
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, Final
 
 from lmdbresults import states
 from lmdbresults.app import App, Signature
-from lmdbresults.backends.asynchronous import Desk, StoreDesk
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
-from lmdbresults.backends.chords import CLAIMS_KEY, Chords
+from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
+from lmdbresults.backends.desk import Desk, StoreDesk
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
 from lmdbresults.backends.news import News
@@ -146,14 +148,44 @@ class StoreBackend(KeyValueStoreBackend):
     ) -> Looks:
         with Listener(self.hub) as listener:
             news = News(listener, self.get_key_for_task, pending, every_change, ready_states)
-
-            def pause(seconds: float) -> Collection[str] | None:
-                self._chords.recover()  # also whoever does nothing but wait runs what a dead process has left
-                return news.wait(seconds)
-
             if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
                 news.listen()
-            yield from looks(timeout, interval, on_interval, what, pause=pause)
+            yield from looks(timeout, interval, on_interval, what, pause=partial(self._pause, news))
+
+    def wait_for(
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
+    ) -> Meta:
+        task_id = str(task_id)
+        with Listener(self.hub) as listener:
+            news = News(listener, self.get_key_for_task, {task_id: None})
+            key = self.get_key_for_task(task_id)
+            for _ in looks(timeout, interval, on_interval, f"task {task_id}", pause=partial(self._pause, news)):
+                record = listener.sent(key)
+                if record is None:
+                    meta = self.get_task_meta(task_id)
+                else:  # a look would be a hundred instructions more
+                    meta = self._meta_sent(task_id, record)
+                    listener.close_later()
+                if meta["status"] in states.READY_STATES:
+                    return meta
+        raise AssertionError("looks() raises when time is up")
+
+    def _pause(self, news: News, seconds: float) -> Collection[str] | None:
+        """Wait for news; meanwhile run what a dead process has left, as often as whoever writes does."""
+        until = time.monotonic() + seconds
+        while True:
+            self._chords.recover()
+            left = until - time.monotonic()
+            changed = news.wait(min(left, LOOK_AGAIN))
+            if changed is None or changed or left <= LOOK_AGAIN:
+                return changed
+
+    def _meta_sent(self, task_id: str, record: bytes) -> Meta:
+        """Return the meta in a record that came with the news."""
+        meta = self._meta_of(task_id, record)
+        if meta["status"] == states.SUCCESS:
+            self._cache[task_id] = meta
+        return meta
 
     def _while_waiting(self) -> None:
         self._chords.recover()

@@ -57,7 +57,7 @@ class Waiting:
 
         ``pending`` has the ids that are waited for, and may lose some between two looks. Raises `ResultTimeout`.
         """
-        return looks(timeout, interval, on_interval, what)
+        yield from looks(timeout, interval, on_interval, what)
 
     def wait_for_pending(
         self,
@@ -102,28 +102,37 @@ class Waiting:
         return result
 
 
-def looks(
-    timeout: float | None,
-    interval: float,
-    on_interval: OnInterval | None,
-    what: str,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], Collection[str] | None] = time.sleep,
-) -> Looks:
+class looks(Iterator[Collection[str] | None]):  # noqa: N801 - called like a generator, which takes longer to leave
     """Yield what ``pause(seconds)`` returns whenever it is time to look; None the first time, which is at once.
 
     The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
     Raises `ResultTimeout` when time is up.
     """
-    deadline = Deadline(timeout, what, clock)
-    changed = None
-    while True:
-        yield changed
-        deadline.check()
-        if on_interval is not None:
-            on_interval()
-        changed = pause(max(min(interval, deadline.left()), 0))
+
+    def __init__(
+        self,
+        timeout: float | None,
+        interval: float,
+        on_interval: OnInterval | None,
+        what: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Collection[str] | None] = time.sleep,
+    ) -> None:
+        self._deadline = Deadline(timeout, what, clock)
+        self._interval = interval
+        self._on_interval = on_interval
+        self._pause = pause
+        self._has_begun = False
+
+    def __next__(self) -> Collection[str] | None:
+        if not self._has_begun:
+            self._has_begun = True
+            return None
+        self._deadline.check()
+        if self._on_interval is not None:
+            self._on_interval()
+        return self._pause(max(min(self._interval, self._deadline.left()), 0))
 
 
 class Deadline:

@@ -6,16 +6,18 @@ atomic across threads and processes. What has expired is invisible at once, whet
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["KEEP", "Mailbox", "Progress", "ReadTransaction", "Store", "WriteTransaction"]
+__all__ = ["KEEP", "Mailbox", "Progress", "ReadTransaction", "Sent", "Store", "WriteTransaction"]
 
 Result = TypeVar("Result")
 #: What is called with the work done so far and all there is.
 Progress: TypeAlias = Callable[[int, int], object]
+#: A value that came with a message, so that it need not be looked for, behind the `Store.moment` of its commit.
+Sent: TypeAlias = tuple[int, bytes]
 
 
 class _Keep:
@@ -100,7 +102,7 @@ class Mailbox(ABC):
 
     News is a hint to look again. It may come for nothing, and it is lost with a process that dies between its commit
     and the message; so whoever waits looks again after a while in any case, by `Store.moment`. Threads may share a
-    mailbox, as long as one at a time calls `drain`.
+    mailbox, as long as one at a time calls `receive` or `drain`.
     """
 
     @abstractmethod
@@ -124,11 +126,17 @@ class Mailbox(ABC):
         """
 
     @abstractmethod
-    def drain(self) -> Collection[bytes] | None:
-        """Return, without waiting, the keys of the messages that have arrived.
+    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+        """Wait so many seconds for a message at most; return the keys that have changed, with what was sent along.
 
-        None: any key may have changed, and none is registered any more.
+        None: any key may have changed, and none is registered any more. What is sent along is a hint, too: it was
+        committed, and may have been replaced since; it may be missing though there is a value.
         """
+
+    def drain(self) -> Collection[bytes] | None:
+        """Return, without waiting, the keys that `receive` would."""
+        changed = self.receive(0)
+        return None if changed is None else changed.keys()
 
     @abstractmethod
     def fileno(self) -> int:

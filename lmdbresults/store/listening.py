@@ -5,18 +5,16 @@ ours, and one that waits alone is woken by the socket itself.
 """
 
 import math
-import select
-import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
 from lmdbresults.errors import StoreClosed
-from lmdbresults.store.base import Mailbox, Store
+from lmdbresults.store.base import Mailbox, Sent, Store
 from lmdbresults.store.gate import gate, is_mine
 
 __all__ = ["Hub", "Listener"]
@@ -54,6 +52,8 @@ class Hub:
         self._reading = threading.RLock()
         #: What that thread waits by, besides the mailbox.
         self.reader: threading.Event | None = None
+        #: Listeners that have left, with the keys that are still noted for them.
+        self.left: deque[tuple[Listener, Collection[bytes]]] = deque()
         #: Threads that wait, that one included.
         self._others: set[threading.Event] = set()
 
@@ -98,21 +98,29 @@ class Hub:
         try:
             self.mailbox.forget(unneeded)
         finally:  # who has come in between may have lost his registration by this
-            self._wake(self._tell(unneeded))
+            self._wake(self._tell(dict.fromkeys(unneeded)))
 
-    def _tell(self, keys: Collection[bytes] | None) -> "Collection[Listener]":
-        """Tell listeners about keys, or all of them that any key may have changed; return whom."""
-        told: dict[Listener, list[bytes]] = {}
+    def clear_up(self) -> None:
+        """Forget listeners that have left."""
+        with suppress(IndexError):  # of an empty deque: other threads take from it as well
+            while self.left:
+                self.remove(*self.left.popleft())
+
+    def _tell(self, changed: Mapping[bytes, Sent | None] | None) -> list[tuple["Listener", bytes]]:
+        """Tell listeners what has become of keys; None: that any may have changed. Return whom, and what of."""
+        told: list[tuple[Listener, bytes]] = []
         with self._lock:
-            for key in list(self._listeners) if keys is None else keys:
+            if changed is None:
+                changed = dict.fromkeys(self._listeners)
+            for key in changed:
                 for listener in list(self._listeners.get(key, ())):
-                    told.setdefault(listener, []).append(key)
-        for listener, news in told.items():
-            listener.tell(news)
+                    told.append((listener, key))
+        for listener, key in told:
+            listener.tell(key, changed[key])
         return told
 
-    def _wake(self, listeners: "Collection[Listener]") -> None:
-        for listener in listeners:
+    def _wake(self, told: Iterable[tuple["Listener", bytes]]) -> None:
+        for listener in {listener for listener, _ in told}:
             listener.wake()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -125,29 +133,26 @@ class Hub:
             while not is_over() and (left := until - time.monotonic()) > 0:
                 # The order matters: first among the others, then a try. Whoever stops reading does it the other way
                 # round, so one of the two sees the other.
-                if is_nested:
+                if is_nested or self._reading.acquire(blocking=False):
                     self._read(awake, is_over, until)
-                elif self._reading.acquire(blocking=False):
-                    self._read(awake, is_over, until)
-                    self._reading.release()
-                else:
-                    _pause(awake, left)
+                    break
+                _pause(awake, left)
         finally:
             if not is_nested and is_mine(self._reading):
                 self._reading.release()
             self._others.discard(awake)
-            for other in list(self._others)[:1]:
-                other.set()
+            if self._others:
+                for other in list(self._others)[:1]:
+                    other.set()
 
     def _read(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
         interrupted, self.reader = self.reader, awake
         try:
             while not is_over() and (left := until - time.monotonic()) > 0:
-                descriptor = -1 if self._is_closed else self.mailbox.fileno()
-                if descriptor < 0:
+                if self._is_closed or self.mailbox.fileno() < 0:
                     _pause(awake, left)
-                elif _is_readable(descriptor, left):
-                    self._tell(self.mailbox.drain())
+                else:
+                    self._tell(self.mailbox.receive(min(left, _LONGEST_WAIT)))
         except BaseException:  # of a signal handler, perhaps after the drain and before everybody was told
             self._tell(None)
             raise
@@ -170,7 +175,7 @@ class Listener:
         self._hub = hub
         self._keys: set[bytes] = set()
         #: The moment before the last look at everything, how soon that may be repeated, and how long to wait for it.
-        self._moment = -1
+        self._moment = self._began = -1
         self._look_again_at = -math.inf
         self._pause = _FIRST_PAUSE
         self._is_inherited = False
@@ -179,6 +184,7 @@ class Listener:
     def _start_anew(self) -> None:
         self._generation = self._hub.generation
         self._news: deque[bytes] = deque()
+        self._sent: dict[bytes, Sent | None] = {}
         self._awake: set[threading.Event] = set()
 
     def _notice_fork(self) -> None:
@@ -196,11 +202,19 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening."""
-        self.forget(list(self._keys))
+        if self._keys:
+            self.forget(list(self._keys))
+
+    def close_later(self) -> None:
+        """Stop listening, and let the next one who waits clear up: for who is in a hurry, his keys being used up."""
+        keys, self._keys = self._keys, set()
+        self._hub.left.append((self, keys))
 
     def forget(self, keys: Collection[bytes]) -> None:
         """Stop listening to some keys."""
         self._keys.difference_update(keys)
+        for key in keys:
+            self._sent.pop(key, None)
         with suppress(StoreClosed):
             self._hub.remove(self, keys)
 
@@ -220,6 +234,7 @@ class Listener:
         for key, value in zip(keys, values, strict=True):
             (pending if is_pending(value) else ready).append(key)
         if pending:
+            self._hub.clear_up()
             self._keys.update(pending)
             self._hub.add(self, pending)
             ready += self._hub.mailbox.register(pending, is_pending, every_change=every_change)
@@ -228,7 +243,7 @@ class Listener:
     def _look(self, keys: Sequence[bytes]) -> list[bytes | None]:
         started, store = time.monotonic(), self._hub.store
         if self._moment < 0:
-            self._moment = store.moment()
+            self._moment = self._began = store.moment()
         values = store.mget(keys)
         now = time.monotonic()
         self._look_again_at = max(self._look_again_at, now + (now - started) / _SHARE_OF_LOOKING)
@@ -261,10 +276,12 @@ class Listener:
         return bool(self._news)
 
     def _take_news(self) -> set[bytes]:
-        changed = set()
-        with suppress(IndexError):  # of an empty deque: other threads take from it and add to it meanwhile
-            while True:
-                changed.add(self._news.popleft())
+        changed, news = set(), self._news
+        while news:
+            try:
+                changed.add(news.popleft())
+            except IndexError:  # another thread was faster
+                break
         return changed
 
     def _has_to_look(self) -> bool:
@@ -273,12 +290,18 @@ class Listener:
         former, self._moment = self._moment, self._hub.store.moment()
         return self._moment != former
 
-    def tell(self, keys: Iterable[bytes]) -> None:
-        """Take the news that keys may have changed."""
-        self._news.extend(keys)
+    def tell(self, key: bytes, sent: Sent | None) -> None:
+        """Take the news that a key may have changed, and what was sent along."""
+        self._sent[key] = sent
+        self._news.append(key)
         for awake in list(self._awake):
             if awake is not self._hub.reader:  # who reads asks after each reading, or is woken by who tells otherwise
                 awake.set()
+
+    def sent(self, key: bytes) -> bytes | None:
+        """Return the value that came with the last news of a key, once, if it was committed since this listens."""
+        sent = self._sent.pop(key, None)
+        return sent[1] if sent is not None and sent[0] > self._began else None
 
     def wake(self) -> None:
         """Have whoever waits here ask again whether that is over."""
@@ -289,16 +312,3 @@ class Listener:
 def _pause(awake: threading.Event, seconds: float) -> None:
     awake.wait(min(seconds, _LONGEST_WAIT))
     awake.clear()
-
-
-def _is_readable(descriptor: int, seconds: float) -> bool:
-    seconds = min(seconds, _LONGEST_WAIT)
-    # Looked up at every call, so that gevent and eventlet may replace them (or take them away) after the import.
-    poll = getattr(select, "poll", None)
-    if poll is None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            return bool(selector.select(seconds))
-    poller = poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(math.ceil(seconds * 1000)))

@@ -2,18 +2,20 @@
 
 import os
 import socket
+import struct
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Final, TypeVar
 
 from lmdbresults.errors import StoreClosed, StoreFull
-from lmdbresults.store.base import Mailbox
+from lmdbresults.store.base import Mailbox, Sent
 from lmdbresults.store.gate import gate
-from lmdbresults.store.waiters import BOX_BYTES, TOPIC_BYTES
-from lmdbresults.store.wakes import ENTRY_BYTES, MESSAGE_BYTES, WakeFolder
+from lmdbresults.store.messages import DATAGRAM_BYTES, HEAD_BYTES, INTERIM, VALUE, head_at
+from lmdbresults.store.waiters import BOX_BYTES
+from lmdbresults.store.wakes import WakeFolder
 from lmdbresults.store.watching import Registrations
 
 __all__ = ["LMDBMailbox"]
@@ -37,6 +39,9 @@ class LMDBMailbox(Mailbox):
         self._registrations = registrations
         self._folder = folder
         self._socket: socket.socket | None = None
+        #: Connected to it, so that it can be reached though it has lost its name. Shutting it down would do as well,
+        #: had a socket with a timeout not a loop in C that is never left then.
+        self._ringer: socket.socket | None = None
         self._is_closed = False
         self._start_anew()
         gate.watch_forks(self)
@@ -46,12 +51,18 @@ class LMDBMailbox(Mailbox):
         self._opening = threading.RLock()
         self._box = os.urandom(BOX_BYTES)
         self._is_impossible = False
+        #: Of the socket, so that it is set only when it changes.
+        self._timeout = 0.0
+        #: Datagrams read since the last look for the marker of a full queue.
+        self._unchecked = 0
         #: A socket that has lost its name, until nobody can be reading it.
         self._nameless: socket.socket | None = None
         #: The key behind each topic, until it is forgotten: a message may come in between.
         self._keys: dict[bytes, bytes] = {}
         #: What is registered, and whether every change was asked for.
         self._registered: dict[bytes, bool] = {}
+        #: What may be registered, or used up by a message that got lost in an exception.
+        self._in_doubt: set[bytes] = set()
         #: For each thread that is registering, the keys that were used up since it began.
         self._in_progress: dict[int, set[bytes]] = {}
 
@@ -60,7 +71,7 @@ class LMDBMailbox(Mailbox):
 
     def after_fork_in_child(self) -> None:
         """Leave the socket to the parent."""
-        receiver, self._socket = self._socket, None
+        receiver, self._socket, self._ringer = self._socket, None, None
         if receiver is not None:
             self._finalizer()
         self._start_anew()
@@ -112,70 +123,104 @@ class LMDBMailbox(Mailbox):
 
     def forget(self, keys: Iterable[bytes]) -> None:
         keys = list(keys)
-        registered = [key for key in keys if key in self._registered]
+        registered = [key for key in keys if key in self._registered or key in self._in_doubt]
         try:
             for batch in _batches(registered, _BATCH):
                 with suppress(StoreFull):  # then they last until their life has ended
                     self._registrations.unwatch(batch, self._box)
         finally:
             self._use_up(registered)
+            self._in_doubt.difference_update(registered)
             for key in keys:
                 self._keys.pop(self._registrations.topic_of(key), None)
 
-    def _use_up(self, keys: Iterable[bytes]) -> None:
+    def _use_up(self, keys: Collection[bytes]) -> None:
         """Note that keys are registered no more."""
-        keys = list(keys)
-        for used_up in list(self._in_progress.values()):
-            used_up.update(keys)
+        if self._in_progress:
+            for used_up in list(self._in_progress.values()):
+                used_up.update(keys)
         for key in keys:
             self._registered.pop(key, None)
 
     def _use_up_all(self) -> None:
-        self._use_up(self._keys.values())
+        self._use_up(list(self._keys.values()))
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def drain(self) -> Collection[bytes] | None:
+    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+        changed: dict[bytes, Sent | None] = {}
         try:
-            return self._read()
+            datagram = self._datagram(timeout)
+            while datagram is not None:
+                self._unchecked += 1
+                self._take(datagram, changed)
+                # Nothing else is waited for, and what did not fit the queue would still be ahead of us: the usual case.
+                if datagram and not self._registered and self._unchecked < self._folder.queue_length:
+                    return changed
+                datagram = self._datagram(0)
+            return changed if self._is_all() else None
         except BaseException:  # of a signal handler: what has been read until then is lost
+            self._in_doubt.update(self._registered)
             self._use_up_all()
             raise
 
-    def _read(self) -> Collection[bytes] | None:
-        messages = self._messages()
+    def _is_all(self) -> bool:
+        """Return whether what was read is all there was. If not, nobody knows which keys are used up."""
         nameless, self._nameless = self._nameless, None
         if nameless is not None:
             nameless.close()
-        elif not self._is_closed and not (messages and self._folder.has_overflown(self._box)):
-            return {key for message in messages for key in self._changed(message)}
-        self._use_up_all()  # nobody knows which are used up
-        return None
+        elif not self._is_closed and not (self._unchecked and self._has_overflown()):
+            return True
+        self._use_up_all()
+        return False
 
-    def _changed(self, message: bytes) -> Iterator[bytes]:
-        for start in range(0, len(message), ENTRY_BYTES):
-            key = self._keys.get(message[start : start + TOPIC_BYTES])
-            if key is not None:  # it was not forgotten since
-                if message[start + TOPIC_BYTES]:
-                    self._use_up([key])
-                yield key
+    def _has_overflown(self) -> bool:
+        self._unchecked = 0
+        return self._folder.has_overflown(self._box)
 
-    def _messages(self) -> list[bytes]:
-        messages: list[bytes] = []
-        with suppress(BlockingIOError):
-            while self._socket is not None:
-                messages.append(self._socket.recv(MESSAGE_BYTES))
-        return messages
+    def _take(self, datagram: bytes, changed: dict[bytes, Sent | None]) -> None:
+        """Add what a datagram says to what has changed."""
+        start, end = 0, len(datagram)
+        try:
+            while start < end:
+                topic, kind, moment, deadline, length = head_at(datagram, start)
+                value = start + HEAD_BYTES
+                start = value + length
+                key = self._keys.get(topic)
+                if key is None:  # it was forgotten since
+                    continue
+                if kind != INTERIM:
+                    self._use_up((key,))
+                is_there = kind == VALUE and start <= end and (not deadline or self._registrations.clock() < deadline)
+                changed[key] = (moment, datagram[value:start]) if is_there else None
+        except struct.error:  # nobody of ours has sent it
+            return
+
+    def _datagram(self, timeout: float) -> bytes | None:
+        """Return what arrives first; None if nothing does, or nothing can any more."""
+        receiver = self._socket
+        if receiver is None:
+            return None
+        if self._nameless is not None:  # looked at after the socket, which is another one by now if this is missed
+            timeout = 0.0
+        if timeout != self._timeout:
+            receiver.settimeout(timeout)
+            self._timeout = timeout
+        try:
+            return receiver.recv(DATAGRAM_BYTES)
+        except (BlockingIOError, TimeoutError):
+            return None
+        except OSError:
+            if receiver is self._socket:
+                raise
+            return None  # it was closed meanwhile
 
     def fileno(self) -> int:
         receiver = self._socket
         return -1 if receiver is None else receiver.fileno()
 
     def ring(self) -> None:
-        receiver = self._socket
-        if receiver is not None:
-            with suppress(OSError), self._folder.address(self._box) as address:  # a full queue is readable already
-                receiver.sendto(b"", address)
+        _ring(self._ringer)
 
     # -- the socket ------------------------------------------------------------------------------------------------
 
@@ -190,27 +235,29 @@ class LMDBMailbox(Mailbox):
 
     def _open(self) -> None:
         try:
-            receiver = self._folder.bind(self._box)
+            receiver, ringer = self._folder.bind(self._box)
         except OSError:
             self._is_impossible = True  # of no permission, no folder, no such sockets: one can still look again
         else:
-            self._socket = receiver
-            self._finalizer = weakref.finalize(self, _abandon, self._folder, self._box, os.getpid(), receiver)
+            self._timeout, self._unchecked = 0.0, 0
+            self._socket, self._ringer = receiver, ringer
+            self._finalizer = weakref.finalize(self, _abandon, self._folder, self._box, os.getpid(), receiver, ringer)
 
     def _leave(self, nameless: socket.socket) -> None:
         """Give up a socket whose name somebody has removed, and have whoever reads it look at everything."""
+        ringer, self._ringer = self._ringer, None
         self._socket = None
         self._box = os.urandom(BOX_BYTES)
         self._use_up_all()
         self._nameless = nameless
-        _wake(nameless)
+        _ring(ringer)
 
     def close(self) -> None:
         with self._opening:
             self._is_closed = True
             receiver, self._socket = self._socket, None
         if receiver is not None:
-            _wake(receiver)
+            self.ring()
             try:
                 with suppress(StoreClosed):
                     self.forget(list(self._registered))
@@ -218,15 +265,16 @@ class LMDBMailbox(Mailbox):
                 self._finalizer()
 
 
-def _wake(receiver: socket.socket) -> None:
-    """Have whoever waits for messages look up; from now on there are none."""
-    with suppress(OSError):
-        receiver.shutdown(socket.SHUT_RDWR)
+def _ring(ringer: socket.socket | None) -> None:
+    if ringer is not None:
+        with suppress(OSError):  # a full queue is readable already
+            ringer.send(b"")
 
 
-def _abandon(folder: WakeFolder, box: bytes, owner: int, receiver: socket.socket) -> None:
+def _abandon(folder: WakeFolder, box: bytes, owner: int, *sockets: socket.socket) -> None:
     """Remove what a mailbox leaves behind, unless this is a child of the process that made it."""
-    receiver.close()
+    for each in sockets:
+        each.close()
     if os.getpid() == owner:
         folder.unbind(box)
 

@@ -181,14 +181,13 @@ def put(
     former = _former(txn, key, place)
     if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
         return False
-    if not fits:
-        value, flags = pieces.cut(txn, value), flags | _IS_CUT
+    body, flags = (value, flags) if fits else (pieces.cut(txn, value), flags | _IS_CUT)
     if former is not None and former.flags & _IS_CUT:
         pieces.drop(txn, former.body)
     if former is None or former.flags & _IS_AWAITED:  # what is damaged may have been awaited
-        news += waiters.take(txn, place, interim)
+        news += waiters.take(txn, place, interim, value, deadline)
         flags |= _IS_AWAITED if interim else 0
-    txn.put(place, _packed(key, deadline, _index(txn, place, former, deadline), flags, value))
+    txn.put(place, _packed(key, deadline, _index(txn, place, former, deadline), flags, body))
     return True
 
 

@@ -14,25 +14,23 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from lmdbresults.store.environment import Transaction
+from lmdbresults.store.messages import TOPIC_BYTES, message
 
-__all__ = ["BOX_BYTES", "REGION", "TOPIC_BYTES", "News", "enter", "is_sound", "leave", "page", "take", "topic_of"]
+__all__ = ["BOX_BYTES", "REGION", "News", "enter", "is_sound", "leave", "page", "take", "topic_of"]
 
 #: The first byte of the keys of registrations.
 REGION: Final = b"w"
 BOX_BYTES: Final = 8
-TOPIC_BYTES: Final = 16
 
 _FINAL, _EVERY = b"f", b"e"
 _PREFIX_BYTES: Final = len(REGION) + TOPIC_BYTES
 
 
 class News(NamedTuple):
-    """A message to send once the transaction is committed."""
+    """A message (messages.py) to send to a box once the transaction is committed."""
 
     box: bytes
-    topic: bytes
-    is_last: bool
-    """Whether the registration has been used up."""
+    message: bytes
 
 
 def topic_of(place: bytes) -> bytes:
@@ -52,11 +50,13 @@ def leave(txn: Transaction, place: bytes, box: bytes) -> bool:
     return any(True for _ in _entries(txn, REGION + topic))
 
 
-def take(txn: Transaction, place: bytes, interim: bool) -> list[News]:
+def take(
+    txn: Transaction, place: bytes, interim: bool, value: bytes | None = None, deadline: float = 0.0
+) -> list[News]:
     """Return the news for those who wait for a record.
 
     An interim value is news for those who asked for every change, and leaves all registered. Any other is for all,
-    and uses their registrations up.
+    and uses their registrations up; the messages bring ``value``, which expires at the deadline, if it is given.
     """
     topic = topic_of(place)
     found = list(_entries(txn, REGION + topic))
@@ -64,7 +64,8 @@ def take(txn: Transaction, place: bytes, interim: bool) -> list[News]:
         for key, _ in found:
             txn.delete(key)
     sound = [(key[_PREFIX_BYTES:], entry) for key, entry in found if is_sound(key, entry)]
-    return [News(box, topic, not interim) for box, entry in sound if not interim or entry.startswith(_EVERY)]
+    text = message(topic, interim, txn.id(), value, deadline)
+    return [News(box, text) for box, entry in sound if not interim or entry.startswith(_EVERY)]
 
 
 def page(txn: Transaction, start: bytes, limit: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:

@@ -44,6 +44,7 @@ class Registrations:
 
     def __init__(self, store: "LMDBStore") -> None:
         self._store = store
+        self.clock = store._clock
 
     def topic_of(self, key: bytes) -> bytes:
         """Return what stands for a key in messages."""

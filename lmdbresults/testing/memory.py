@@ -10,13 +10,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, NotACounter, StoreClosed
-from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Sent, Store, WriteTransaction, _Keep
 
 __all__ = ["MemoryStore"]
 
@@ -216,11 +216,11 @@ class _Mailbox(Mailbox):
         for key in keys:
             self._registered.pop(key, None)
 
-    def drain(self) -> Collection[bytes] | None:
+    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
         with suppress(OSError):  # for nothing is left, or it is closed
-            while self._reader.recv(4096):
-                pass
-        changed = {self._changed.popleft() for _ in range(len(self._changed))}
+            self._reader.settimeout(timeout)
+            self._reader.recv(4096)
+        changed: dict[bytes, Sent | None] = {self._changed.popleft(): None for _ in range(len(self._changed))}
         return None if self._is_closed else changed
 
     def fileno(self) -> int:

@@ -8,8 +8,10 @@ import pytest
 from lmdbresults.backends import open_backend
 from lmdbresults.errors import ChordError
 from lmdbresults.results import AsyncResult
+from lmdbresults.testing import die_at
 from tests.backends.held import Held, HeldApp, Task
-from tests.processes import FORKS_WITH_THREADS, Barrier, Child, in_child
+from tests.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
+from tests.waits import threads, until
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
@@ -66,6 +68,28 @@ def test_a_part_that_returns_in_several_processes_counts_once(app: HeldApp, url:
     assert args == ([*range(10)],)
     assert run_in_processes(url, [app.held] * 2) == []
     assert app.bookkeeping() == set()
+
+
+def die_with_the_claim(url: str, tasks: list[Held], flag: str) -> None:
+    die_at("chord claimed", flag)
+    app = HeldApp()
+    open_backend(url, app=app)
+    for task in tasks:
+        app.run(*task)
+
+
+def test_whoever_waits_takes_over_what_a_dead_process_has_left_however_long_the_interval(
+    app: HeldApp, url: str, path: str
+) -> None:
+    result = app.chord(app.parts(1, 2), app.body())
+    parts, app.held = app.held, []
+    with threads(1, lambda _: result.get(interval=3600.0)):
+        until(lambda: app.backend.hub.reader)
+        with child(die_with_the_claim, url, parts, f"{path}-died") as worker:
+            worker.wait()
+        until(lambda: app.held)
+        app.run_held()
+    assert app.gathered == [[1, 2]]
 
 
 def test_a_failing_part_fails_the_body_once_whichever_process_sees_it(app: HeldApp, url: str) -> None:

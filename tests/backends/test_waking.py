@@ -14,7 +14,7 @@ from tests.backends.elsewhere import HOUR, Elsewhere, elsewhere, registrations, 
 from tests.backends.plain import opened
 from tests.processes import FORKS_WITH_THREADS
 
-pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.usefixtures("no_second_look")]
 interface = pytest.mark.interface
 
 

@@ -19,7 +19,7 @@ from celery import Celery, exceptions, group, states, uuid
 from celery.app.task import Context
 from celery.result import AsyncResult, GroupResult, ResultSet
 
-from lmdbresults.integrations import celery_callbacks, celery_waiting
+from lmdbresults.integrations import celery_callbacks, celery_waits
 from lmdbresults.store import waiters
 from tests.celery.tasks import OwnError, add, progress, settings_for
 from tests.celery.workers import PATIENCE, ROOT, running_worker, wait_for
@@ -42,7 +42,7 @@ for line in sys.stdin:
 
 @pytest.fixture(autouse=True)
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_waiting, "_INTERVAL", HOUR)
+    monkeypatch.setattr(celery_waits, "INTERVAL", HOUR)
     monkeypatch.setattr(celery_callbacks, "_INTERVAL", HOUR)
 
 
@@ -195,7 +195,7 @@ def test_wait_for_returns_the_meta(app: Celery, threads: Any) -> None:
 
 
 def test_on_interval_is_called_though_nothing_happens(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_waiting, "_INTERVAL", 0.001)
+    monkeypatch.setattr(celery_waits, "INTERVAL", 0.001)
     [result] = pending(app)
     calls: list[int] = []
 
@@ -509,9 +509,9 @@ INTERRUPTED = """
 import json, os, signal, sys, threading, time
 from celery import uuid
 from celery.exceptions import SoftTimeLimitExceeded
-from lmdbresults.integrations import celery_callbacks, celery_waiting
+from lmdbresults.integrations import celery_callbacks, celery_waits
 from tests.celery.tasks import make_app
-celery_waiting._INTERVAL = celery_callbacks._INTERVAL = 3600.0
+celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 
 class Stopped(Exception):
     pass
@@ -563,9 +563,9 @@ GREENLETS = """
 import gc, json, sys, os, time
 from celery import uuid
 from celery.result import GroupResult, ResultSet
-from lmdbresults.integrations import celery_callbacks, celery_waiting
+from lmdbresults.integrations import celery_callbacks, celery_waits
 from tests.celery.tasks import make_app
-celery_waiting._INTERVAL = celery_callbacks._INTERVAL = 3600.0
+celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 app = make_app(json.loads(sys.argv[1]))
 consumer = app.backend.result_consumer
 results = [app.AsyncResult(uuid()) for _ in range(20)]
@@ -614,8 +614,7 @@ except Timeout:
 
 # a child
 late = app.AsyncResult(uuid())
-forks = "gevent" not in sys.modules  # TODO: a child of a gevent process hangs here, it is not known yet why
-if forks and os.fork() == 0:
+if os.fork() == 0:
     child = app.AsyncResult(uuid())
     child.then(lambda result: told.append("child"))
     registered(child)
@@ -624,7 +623,7 @@ if forks and os.fork() == 0:
     os._exit(0 if late.get() == 2 else 1)
 sleep(0.1)
 app.backend.mark_as_done(late.id, 2)
-print(os.wait()[1] if forks else 0, late.get())
+print(os.wait()[1], late.get())
 late = first = second = results = group = waits = each = None
 gc.collect()
 consumer.drain_events(timeout=0)

@@ -58,7 +58,7 @@ def harass(chance: random.Random, store: LMDBStore, hub: Hub | None = None) -> N
     if hub is not None:
         mailbox = hub.mailbox
         for owner, names in (
-            (mailbox, ("register", "forget", "drain", "_messages", "_register")),
+            (mailbox, ("register", "forget", "receive", "_datagram", "_register")),
             (mailbox._registrations, ("watch", "unwatch")),
             (hub, ("add", "remove", "_read", "_tell")),
         ):
