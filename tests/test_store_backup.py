@@ -83,7 +83,7 @@ def test_a_copy_that_is_open_is_not_replaced_and_one_that_was_opened_is(path: st
     with open_store(path, durability="none") as store:
         store.backup(copy)
         with open_store(copy) as opened:
-            with pytest.raises(errors.TargetExists, match="have .*copy open"):
+            with pytest.raises(errors.TargetExists, match=r"have .*copy open"):
                 store.backup(copy, overwrite=True)
             opened.set(b"key", b"of the copy")
         store.set(b"key", b"of the store")
