@@ -12,7 +12,8 @@ import pytest
 
 import lmdbresults
 from lmdbresults import errors, open_store
-from tests.crash.fuzz import DAMAGES, OUTCOMES
+from tests.crash.damages import DAMAGES
+from tests.crash.fuzz import OUTCOMES
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "operations.md").read_text()

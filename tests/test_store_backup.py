@@ -78,6 +78,21 @@ def test_a_copy_may_replace_a_former_one_if_that_is_said(path: str, tmp_path: Pa
     assert contents(tmp_path / "copy") == {b"key": b"value"}
 
 
+def test_a_copy_that_is_open_is_not_replaced_and_one_that_was_opened_is(path: str, tmp_path: Path):
+    copy = tmp_path / "copy"
+    with open_store(path, durability="none") as store:
+        store.backup(copy)
+        with open_store(copy) as opened:
+            with pytest.raises(errors.TargetExists, match=r"have .*copy open"):
+                store.backup(copy, overwrite=True)
+            opened.set(b"key", b"of the copy")
+        store.set(b"key", b"of the store")
+        store.backup(copy, overwrite=True)
+    with open_store(copy) as opened:
+        assert opened.get(b"key") == b"of the store"
+        assert opened.check(deep=True) == []
+
+
 def test_a_missing_folder_is_an_error(store: LMDBStore, tmp_path: Path):
     with pytest.raises(errors.OpenError, match="No such file"):
         store.backup(tmp_path / "missing" / "copy")

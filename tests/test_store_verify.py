@@ -8,7 +8,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from lmdbresults import open_store
+from lmdbresults import errors, open_store
 from lmdbresults.store.apart import WorkDied, run_apart
 from lmdbresults.store.pages import LEAF, OVERFLOW, PageFile, kind_of, nodes_of
 from lmdbresults.store.verify import verify
@@ -149,6 +149,13 @@ def test_a_large_value_whose_pages_are_gone_is_found(tmp_path: Path):
 def test_entries_that_are_missing_are_found(file: Path):
     poke(file, newest_meta_at(file) + 88 + 32, struct.pack("=Q", 5))
     assert "and should have 5." in verify(str(file))[0]
+
+
+def test_more_pages_than_the_file_has_are_found_also_at_opening(file: Path):
+    poke(file, newest_meta_at(file) + 88 + 8, struct.pack("=Q", 1 << 40))
+    assert "pages, more than the file" in verify(str(file))[0]
+    with pytest.raises(errors.FileDamaged, match="more than the file"):
+        open_store(file)
 
 
 def test_a_depth_that_cannot_be_is_found(file: Path):

@@ -1,5 +1,6 @@
 """Copies of a store that others may be writing to meanwhile."""
 
+import fcntl
 import json
 import os
 import sys
@@ -62,11 +63,26 @@ def refuse_target(source: str, target: str, overwrite: bool) -> None:
         raise files.explained(error, target) from error
     if os.path.isdir(target):
         raise NotAFile(f"{target} is a folder. Give the path of a file, which may be new.")
-    if os.path.lexists(target + files.LOCK_SUFFIX):
+    if os.path.lexists(target + files.LOCK_SUFFIX) and _may_be_in_use(target):
         raise TargetExists(
-            f"{target}{files.LOCK_SUFFIX} exists, so processes may have {target} open. Give another path; "
-            "if nobody uses it, delete both first."
+            f"{target}{files.LOCK_SUFFIX} exists, and processes have {target} open, or had it when it was deleted. "
+            "Give another path, or end them and delete what is left."
         )
+
+
+def _may_be_in_use(path: str) -> bool:
+    """Return whether a process has a store open: each holds a lock on the data file. True if that is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def publish(draft: str, target: str) -> None:

@@ -60,6 +60,8 @@ class Root(NamedTuple):
     page: int | None
     """Number of its topmost page; None: it is empty."""
     depth: int
+    pages: int
+    """Pages in use, of all kinds."""
     entries: int
     flags: int
     """How its keys are ordered, and whether they have several values."""
@@ -158,8 +160,8 @@ class PageFile:
 
 
 def _root(fields: tuple[int, ...]) -> Root:
-    _, flags, depth, _, _, _, entries, page = fields
-    return Root(None if page == _NOTHING else page, depth, entries, flags)
+    _, flags, depth, branches, leaves, others, entries, page = fields
+    return Root(None if page == _NOTHING else page, depth, branches + leaves + others, entries, flags)
 
 
 def kind_of(page: bytes, number: int) -> int:

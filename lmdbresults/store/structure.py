@@ -87,6 +87,8 @@ def _require_top(file: PageFile, state: State) -> None:
     if not _has_usual_order(state):
         raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
     for root in (state.free, state.main):
+        if root.pages > state.last_page + 1:
+            raise PageDamaged(f"A tree should have {root.pages} pages, more than the file.")
         _require_first_leaf(file, root, state.last_page)
 
 
@@ -131,6 +133,8 @@ class _Walk:
         if root.page is not None and not 0 < root.depth <= _DEEPEST:
             yield f"The {name} should have {root.depth} levels, which cannot be."
             return
+        if root.pages > len(self._pages):  # by which the room that is left is reckoned; a few more or less do no harm
+            yield f"The {name} should have {root.pages} pages, more than the file."
         if root.page is not None:
             yield from self._below(root.page, root.depth, b"", None)
         if self._entries != root.entries:
