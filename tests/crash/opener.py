@@ -20,7 +20,7 @@ from tests.crash.recording import library, mark, record_here
 __all__ = ["Opener"]
 
 #: Seconds after which opening is taken to hang.
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
 #: Seconds by which the clock is ahead, so that what was to live shortly is gone everywhere.
 _LATER: Final = 60.0
 

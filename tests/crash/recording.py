@@ -1,5 +1,6 @@
 """What the processes of a test write and sync, in the order in which it happened: the Python side of recorder.c."""
 
+import atexit
 import ctypes
 import functools
 import mmap
@@ -65,7 +66,9 @@ def library() -> str:
         if os.environ.get("CI") == "true":
             raise RuntimeError("Power cuts are recorded on Linux with a C compiler: install cc.")
         pytest.skip("needs Linux and a C compiler")
-    target = os.path.join(tempfile.mkdtemp(prefix="power-cut-"), "recorder.so")
+    folder = tempfile.mkdtemp(prefix="recorder-")
+    atexit.register(shutil.rmtree, folder)
+    target = os.path.join(folder, "recorder.so")
     subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *_SOURCES], check=True)
     return target
 

@@ -4,13 +4,15 @@ Sixty images each; with LMDBRESULTS_FULL=1 six hundred. The command of power_cut
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.crash.history import History
-from tests.crash.power_cut import Outcome, Simulation, simulate, table
+from tests.crash.power_cut import Simulation, simulate, table
+from tests.crash.recording import Recording
 from tests.crash.workload import record
 
 IMAGES = 600 if os.environ.get("LMDBRESULTS_FULL") == "1" else 60
@@ -18,14 +20,20 @@ IMAGES = 600 if os.environ.get("LMDBRESULTS_FULL") == "1" else 60
 OPTIONS = {"checkpoint_interval": 0.05, "checkpoint_bytes": 1 << 20}
 
 
-def cut(
-    place: Path, durability: str, images: int = 24, module: str = "tests.crash.writer", **rest: Any
-) -> list[Outcome]:
-    """Record a store and return what becomes of it in power cuts."""
-    options = {**OPTIONS, "durability": durability}
-    simulation = Simulation(place, options, **rest)
+@pytest.fixture(scope="module", params=["checkpoint", "commit"])
+def recorded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Recording, dict[str, Any]]:
+    """A store that was recorded once for several tests, and its options."""
+    options = {**OPTIONS, "durability": request.param}
+    return record(tmp_path_factory.mktemp("recorded"), 7, options), options
+
+
+def are_noticed(place: Path, recording: Recording, options: dict[str, Any], ignores_sync: Iterable[str] = ()) -> bool:
+    """Return whether one of some images is not as it should be."""
+    simulation = Simulation(place, options, ignores_sync)
     try:
-        return list(simulation.run(record(place, 7, options, module=module), images, 7))
+        return any(outcome.verdict.kind != "consistent" for outcome in simulation.run(recording, 40, 7))
     finally:
         simulation.close()
 
@@ -55,8 +63,8 @@ def test_without_durability_damage_is_told_and_nothing_wrong_is_served(
     )
 
 
-def test_the_workload_does_all_that_is_judged(tmp_path: Path) -> None:
-    counts = History(record(tmp_path, 3, {**OPTIONS, "durability": "checkpoint"}).events()).counts()
+def test_the_workload_does_all_that_is_judged(recorded: tuple[Recording, dict[str, Any]]) -> None:
+    counts = History(recorded[0].events()).counts()
     assert counts["transactions"] > 100
     assert counts["single writes"] > 50
     assert counts["flushes"] > 1
@@ -66,15 +74,13 @@ def test_the_workload_does_all_that_is_judged(tmp_path: Path) -> None:
 # -- that the simulation can fail -----------------------------------------------------------------------------------
 
 
-def are_noticed(outcomes: list[Outcome]) -> bool:
-    return any(outcome.verdict.kind != "consistent" for outcome in outcomes)
-
-
 @pytest.mark.parametrize("ignored", ["results.lmdb", "-checkpoint"])
-@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
-def test_a_disk_that_ignores_syncs_is_noticed(tmp_path: Path, durability: str, ignored: str) -> None:
-    assert are_noticed(cut(tmp_path, durability, ignores_sync=[ignored]))
+def test_a_disk_that_ignores_syncs_is_noticed(
+    tmp_path: Path, recorded: tuple[Recording, dict[str, Any]], ignored: str
+) -> None:
+    assert are_noticed(tmp_path, *recorded, ignores_sync=[ignored])
 
 
 def test_checkpoints_whose_pages_are_used_again_are_noticed(tmp_path: Path) -> None:
-    assert are_noticed(cut(tmp_path, "checkpoint", module="tests.crash.careless_writer"))
+    options = {**OPTIONS, "durability": "checkpoint"}
+    assert are_noticed(tmp_path, record(tmp_path, 7, options, module="tests.crash.careless_writer"), options)
