@@ -1,6 +1,7 @@
 """Pictures of a run: ratios, the distributions of latencies, and how costs grow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,20 @@ RATIOS = {
 COLOURS = {"ours": "tab:green", "limit": "silver", "": "tab:blue"}
 
 
-def draw(run: Run, folder: Path) -> list[Path]:
-    """Write all pictures for which there are figures; return their names. Raises ImportError without matplotlib."""
+def draw(run: Run, folder: Path, only: Collection[str] = ()) -> list[Path]:
+    """Write the pictures for which there are figures; return their names. Raises ImportError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = [_ratios(run, folder / "ratios.png")] if any(s.name in RATIOS for s in run.sections) else []
+    return [paint(folder / name) for name, paint in _pictures(run) if name in only or not only]
+
+
+def _pictures(run: Run) -> Iterator[tuple[str, Callable[[Path], Path]]]:
+    if any(section.name in RATIOS for section in run.sections):
+        yield "ratios.png", partial(_ratios, run)
     for section in run.sections:
         if any(row.quantiles for row in section.rows):
-            made.append(_latencies(section, folder / f"{section.name}-latency.png"))
+            yield f"{section.name}-latency.png", partial(_latencies, section)
         if len({row.x for row in section.rows if row.median}) > 2:
-            made.append(_growth(section, folder / f"{section.name}-growth.png"))
-    return made
+            yield f"{section.name}-growth.png", partial(_growth, section)
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list["Axes"]]:
