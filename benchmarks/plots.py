@@ -1,11 +1,12 @@
 """Pictures of a run: ratios, the distributions of latencies, and how costs grow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import STEPS
-from benchmarks.rows import Row, Run, Section
+from benchmarks.rows import LIMIT, Row, Run, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,16 +28,20 @@ RATIOS = {
 COLOURS = {"ours": "tab:green", "limit": "silver", "": "tab:blue"}
 
 
-def draw(run: Run, folder: Path) -> list[Path]:
-    """Write all pictures for which there are figures; return their names. Raises ImportError without matplotlib."""
+def draw(run: Run, folder: Path, only: Collection[str] = ()) -> list[Path]:
+    """Write the pictures for which there are figures; return their names. Raises ImportError without matplotlib."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = [_ratios(run, folder / "ratios.png")] if any(s.name in RATIOS for s in run.sections) else []
+    return [paint(folder / name) for name, paint in _pictures(run) if name in only or not only]
+
+
+def _pictures(run: Run) -> Iterator[tuple[str, Callable[[Path], Path]]]:
+    if any(section.name in RATIOS for section in run.sections):
+        yield "ratios.png", partial(_ratios, run)
     for section in run.sections:
         if any(row.quantiles for row in section.rows):
-            made.append(_latencies(section, folder / f"{section.name}-latency.png"))
+            yield f"{section.name}-latency.png", partial(_latencies, section)
         if len({row.x for row in section.rows if row.median}) > 2:
-            made.append(_growth(section, folder / f"{section.name}-growth.png"))
-    return made
+            yield f"{section.name}-growth.png", partial(_growth, section)
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list["Axes"]]:
@@ -92,7 +97,7 @@ def _latencies(section: Section, path: Path) -> Path:
     for axis, (work, x) in zip(axes, works, strict=False):
         for row in section.rows:
             if (row.work, row.x) == (work, x) and row.quantiles:
-                axis.plot(row.quantiles, shares, label=row.peer, linestyle="--" if "limit" in row.peer else "-")
+                axis.plot(row.quantiles, shares, label=row.peer, **_style(row.peer))
         axis.set_xscale("log")
         axis.set_xlabel("µs")
         axis.set_ylabel("% of operations done within")
@@ -106,20 +111,24 @@ def _latencies(section: Section, path: Path) -> Path:
 
 
 def _growth(section: Section, path: Path) -> Path:
+    from matplotlib.ticker import NullLocator
+
     works = list(dict.fromkeys(row.work for row in section.rows if row.median and row.x is not None))
     figure, axes = _figure(1, len(works), 5, 4)
     for axis, work in zip(axes, works, strict=True):
         rows = [row for row in section.rows if row.work == work and row.median and row.x is not None]
         for peer in dict.fromkeys(row.peer for row in rows):
             points = sorted((row.x or 0, _cost(row)) for row in rows if row.peer == peer)
-            style = "--" if "limit" in peer else "-"
-            axis.plot(*zip(*points, strict=True), marker="o", label=peer, linestyle=style)
+            axis.plot(*zip(*points, strict=True), marker="o", label=peer, **_style(peer))
         axis.set_xscale("symlog" if any(row.x == 0 for row in rows) else "log")
         costs = [_cost(row) for row in rows]
         if max(costs) > 30 * min(costs):
             axis.set_yscale("log")
         else:
             axis.set_ylim(0, 1.1 * max(costs))
+        sizes = sorted({row.x or 0 for row in rows})
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(section.grows_with)
         axis.set_ylabel("operations a second" if rows[0].rate else f"median, {rows[0].unit}")
         axis.set_title(work, fontsize=10)
@@ -127,6 +136,11 @@ def _growth(section: Section, path: Path) -> Path:
         axis.legend(fontsize=7)
     figure.suptitle(section.name)
     return _save(figure, path)
+
+
+def _style(peer: str) -> dict[str, Any]:
+    """The limit is no peer: it is there to be compared with."""
+    return {"color": "black" if peer == LIMIT else "grey", "linestyle": "--"} if "limit" in peer else {}
 
 
 def _cost(row: Row) -> float:

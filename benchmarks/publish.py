@@ -3,14 +3,14 @@
 Run as python -m benchmarks.publish FILE. A test sees to it that what is committed is what the committed JSON makes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Final, NamedTuple
 
 import click
 
-from benchmarks import rows, tables
+from benchmarks import plots, rows, tables
 from benchmarks.rows import BOUNDED, DISK, LIMIT, LIMIT_ROW, OUR_ROW, OURS, Row, Run
 from benchmarks.tables import Table, number, ratio
 from benchmarks.targets import outcomes
@@ -96,7 +96,8 @@ def readme(text: str, run: Run) -> str:
     _, also_found, after = rest.partition(END)
     if not found or not also_found:
         raise ValueError(f"The README has no {BEGIN} ... {END}")
-    told = fill(f"One run, {run.header['date']}: {run.header['machine']}, files on {run.header['files on']}.", 120)
+    date, machine, load, files = (run.header[name] for name in ("date", "machine", "load", "files on"))
+    told = fill(f"One run, {date}: {machine}, files on {files}. Load: {load}.", 120)
     return f"{before}{BEGIN}\n{markdown(readme_table(run))}\n\n{told}\n{END}{after}"
 
 
@@ -116,8 +117,11 @@ def _cells(run: Run, line: Line) -> list[str]:
 
 
 def _time(row: Row) -> str:
-    microseconds = row.median or 0.0
-    return f"{number(microseconds)} µs" if microseconds < 1000 else f"{number(microseconds / 1000)} ms"
+    time, unit = row.median or 0.0, "µs"
+    for larger in ("ms", "s"):
+        if time >= 1000:
+            time, unit = time / 1000, larger
+    return f"{number(time)} {unit}"
 
 
 def _times(row: Row | None) -> str:
@@ -135,13 +139,10 @@ def newest() -> Path:
     return ROOT / DOCS.read_text().partition("` from `")[2].partition("`")[0]
 
 
-def publish(source: Path, draw: Callable[[Run, Path], object]) -> None:
+def publish(source: Path) -> None:
     """Write docs, pictures and README."""
     run = rows.read(source)
-    draw(run, PICTURES)
-    for picture in PICTURES.glob("*.png"):
-        if picture.name not in SHOWN:
-            picture.unlink()
+    plots.draw(run, PICTURES, SHOWN)
     DOCS.write_text(docs(run, str(source.resolve().relative_to(ROOT))))
     README.write_text(readme(README.read_text(), run))
 
@@ -150,9 +151,7 @@ def publish(source: Path, draw: Callable[[Run, Path], object]) -> None:
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(source: Path) -> None:
     """Publish a run."""
-    from benchmarks import plots
-
-    publish(source, plots.draw)
+    publish(source)
 
 
 if __name__ == "__main__":

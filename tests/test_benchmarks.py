@@ -73,13 +73,16 @@ def test_a_peer_that_is_not_installed_is_a_row_that_says_so(monkeypatch):
     assert "not installed: redis-server" in {row[-1] for row in tables.of_section(section).rows}
 
 
+HEADER = {"date": "some day", "machine": "some", "load": "some", "files on": "some"}
+
+
 def made_up(factor: float = 1.0) -> Run:
     def row(peer: str, median: float, **more: float) -> Row:
         return Row(work="store", peer=peer, configuration="as it comes", durability="kill", median=median, **more)
 
     ours = row(OURS, 40.0 * factor, to_ours=1.0, to_limit=4.0 * factor)
     others = row("Redis", 400.0, to_ours=10.0 / factor, to_limit=40.0), row(LIMIT, 10.0, to_limit=1.0)
-    return Run({"date": "some day"}, {"mode": "short"}, [Section(name="store", title="Store", rows=(ours, *others))])
+    return Run(HEADER, {"mode": "short"}, [Section(name="store", title="Store", rows=(ours, *others))])
 
 
 def test_a_regression_is_found_by_the_ratio_to_the_limit_alone():
