@@ -51,6 +51,7 @@ BACKEND = {
     "the body.",
     "current_task_children": "The tuples of the results that the running task has made.",
     "_ensure_not_eager": "Reading a result while tasks run eagerly, and are not stored, warns.",
+    "flush": "Returns once everything that was stored so far survives a loss of power.",
     "backup": "Writes a copy of the store, as it is at one moment, while others go on.",
     "pickling": "A backend pickles to its class, URL and settings, and opens its store anew where it is loaded.",
     "missing operations": "What a class does not define raises NotImplementedError, which names class and operation.",

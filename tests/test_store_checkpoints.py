@@ -11,7 +11,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from lmdbresults import LMDBStore, errors, open_store
+from lmdbresults import LMDBStore, errors, open_backend, open_store
 from lmdbresults.store import boot
 from lmdbresults.store.checkpoint import Checkpoints
 from lmdbresults.store.keeper import Keeper
@@ -111,6 +111,18 @@ def test_flush_covers_everything_so_far(path: str) -> None:
 
     in_child(write)
     assert keys_in_next_boot(path) == [b"covered"]
+
+
+@pytest.mark.interface("flush")
+def test_a_backend_has_everything_so_far_survive_a_loss_of_power(path: str) -> None:
+    def write() -> None:
+        backend = open_backend(path, checkpoint_interval=LONG)
+        backend.store_result("one", 1, "SUCCESS")
+        backend.flush()
+        backend.store_result("two", 2, "SUCCESS")
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"celery-task-meta-one"]
 
 
 def test_flush_is_refused_inside_a_transaction(path: str) -> None:

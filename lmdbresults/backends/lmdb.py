@@ -123,6 +123,10 @@ class StoreBackend(KeyValueStoreBackend):
             interim=state not in self.READY_STATES,
         )
 
+    def flush(self) -> None:
+        """Return once everything that was stored so far survives a loss of power; see `Store.flush`."""
+        self.store.flush()
+
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the store to a file, while others go on; see `Store.backup`."""
         self.store.backup(path, overwrite=overwrite)

@@ -135,6 +135,10 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.store.sweep()
         self.chords.recover(now=True)
 
+    def flush(self) -> None:
+        """Return once everything that was stored so far survives a loss of power; see `lmdbresults.store.base.Store.flush`."""
+        self.store.flush()
+
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Store.backup`."""
         self.store.backup(path, overwrite=overwrite)

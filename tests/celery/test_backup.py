@@ -1,4 +1,4 @@
-"""Copies of the store of a Celery backend."""
+"""Copies of the store of a Celery backend, and what of it is on the disk."""
 
 from pathlib import Path
 
@@ -13,3 +13,11 @@ def test_a_backend_makes_copies(tmp_path: Path):
     restored = celery.Celery("restored", broker="memory://", backend=f"lmdb://{tmp_path}/copy.lmdb?durability=none")
     assert restored.AsyncResult("task").get(timeout=5) == 42
     restored.backend.store.close()
+
+
+def test_a_backend_has_everything_so_far_survive_a_loss_of_power(tmp_path: Path):
+    app = celery.Celery("flushed", broker="memory://", backend=f"lmdb://{tmp_path}/results.lmdb")
+    app.backend.store_result("task", 42, "SUCCESS")
+    app.backend.flush()
+    assert not app.backend.store._environment._checkpoints.are_behind()
+    app.backend.store.close()
