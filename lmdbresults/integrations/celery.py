@@ -136,7 +136,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.chords.recover(now=True)
 
     def flush(self) -> None:
-        """Return once everything that was stored so far survives a loss of power; see `lmdbresults.store.base.Store.flush`."""
+        """Return once everything that was stored so far survives a loss of power."""
         self.store.flush()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
