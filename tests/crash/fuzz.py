@@ -5,6 +5,7 @@ back is compared with everything that was ever written under its key.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -140,6 +141,7 @@ def told_by(work: Callable[..., object], *args: object) -> list[str]:
 
 def _run_and_exit(pipe: int, work: Callable[..., object], args: tuple[object, ...]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what glibc and our logger say
+    faulthandler.disable()  # a death is an outcome here
     seen: set[str] = set()
 
     def tell(outcome: str) -> None:
