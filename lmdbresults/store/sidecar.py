@@ -138,8 +138,9 @@ class Sidecar:
     def write(self, checkpoint: Checkpoint, *, with_turn: bool) -> None:
         """Make a checkpoint the last one, durably. The caller has the turn, or LMDB's write lock."""
         own = (0, 1) if with_turn else (2, 3)
-        present = {found.place: found.checkpoint for found in self._readable()}
-        place = min(own, key=lambda place: present.get(place, NO_CHECKPOINT)) * _PLACE_BYTES
+        # What is not known to be durable goes first: the other one may be all that is on the disk.
+        present = {found.place: (found.is_durable, found.checkpoint) for found in self._readable()}
+        place = min(own, key=lambda place: present.get(place, (False, NO_CHECKPOINT))) * _PLACE_BYTES
         os.pwrite(self._own, checkpoint.packed() + bytes(len(_CONFIRMED)), place)
         os.fdatasync(self._own)
         os.pwrite(self._own, _CONFIRMED, place + _BYTES)
