@@ -1,6 +1,7 @@
 """How figures are shown on a terminal."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -47,12 +48,22 @@ def show_end(console: Console, run: Run) -> None:
         console.print(rich_table(tables.of_targets(found)))
 
 
+#: What a note gets at least, in characters.
+NOTE_WIDTH: Final = 24
+
+
 def rich_table(table: Table) -> RichTable:
     """The same text in boxes."""
     shown = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     for title, is_number in zip(table.columns, table.is_number, strict=True):
         is_prose = title in ("", "configuration", "what it means", "in")
-        shown.add_column(title, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_prose)
+        shown.add_column(
+            title,
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=not is_prose,
+            min_width=NOTE_WIDTH if title == "" else None,  # or a narrow terminal leaves it two letters
+        )
     for row in table.rows:
         shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return shown
