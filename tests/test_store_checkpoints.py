@@ -1,62 +1,22 @@
 """Checkpoints while processes write: when they are made and by whom, what they cover, what becomes of their pins."""
 
-import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import lmdb
 import pytest
 
-from lmdbresults import LMDBStore, errors, open_backend, open_store
-from lmdbresults.store import boot
+from lmdbresults import errors, open_backend, open_store
 from lmdbresults.store.checkpoint import Checkpoints
 from lmdbresults.store.keeper import Keeper
 from lmdbresults.store.sidecar import Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
-from tests.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, in_children
+from tests.covering import LONG, SHORT, covered, last_commit, readers, wait_until, write_and_stay
+from tests.processes import FORKS_WITH_THREADS, child, in_child, in_children
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
-
-#: Seconds within which no checkpoint is made for its time.
-LONG = 3600.0
-SHORT = 0.02
-
-
-def covered(store: LMDBStore) -> int:
-    """The number of the commit that a loss of power would go back to."""
-    sidecar = Sidecar(store.options.path)
-    try:
-        return sidecar.last_durable().txn
-    finally:
-        sidecar.close()
-
-
-def last_commit(store: LMDBStore) -> int:
-    return store.moment()
-
-
-def readers(store: LMDBStore) -> str:
-    """LMDB's table of readers."""
-    return store._environment.handle().readers()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for has not come"
-        time.sleep(SHORT / 4)
-
-
-def write_and_stay(path: str, started: int, options: dict[str, object]) -> None:
-    """Store something, say so, and live on."""
-    store = open_store(path, **options)
-    store.set(b"written", b"value")
-    os.write(started, b".")
-    time.sleep(PATIENCE)
 
 
 # -- in time -----------------------------------------------------------------------------------------------------
@@ -293,6 +253,19 @@ def test_processes_come_and_go_and_are_killed_while_all_write(path: str) -> None
     assert len(keys_in_next_boot(path)) == 4 * 10 * 20 + 4 * 4
 
 
+def test_a_store_of_another_boot_is_open_by_one_process_at_a_time_until_it_is_mended(path: str) -> None:
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"covered", b"value")
+        store.flush()
+        for number in range(1000):
+            store.set(b"%d" % number, bytes(1000))
+
+    in_child(write)
+    found = in_boot("next", in_children, 6, lambda number: keys_in(path))
+    assert found == [[b"covered"]] * 6
+
+
 # -- durabilities that meet --------------------------------------------------------------------------------------
 
 
@@ -328,72 +301,3 @@ def test_a_file_changes_its_durability_when_nobody_has_it_open(path: str) -> Non
         with open_store(path, durability=durability) as store:
             store.set(b"%d" % number, b"value")
     assert len(keys_in_next_boot(path)) == 7
-
-
-# -- faults ------------------------------------------------------------------------------------------------------
-
-
-class Refusing:
-    """LMDB's environment on a disk that takes nothing any more."""
-
-    def __init__(self, handle: lmdb.Environment) -> None:
-        self._handle = handle
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._handle, name)
-
-    def sync(self, force: bool) -> None:
-        raise lmdb.DiskError("Input/output error")
-
-
-def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    store = open_store(path, checkpoint_interval=LONG)
-    store.set(b"before", b"value")
-    checkpoints, before = store._environment._checkpoints, covered(store)
-    checkpoints._handle = Refusing(checkpoints._handle)
-    for attempt in (store.flush, lambda: store.set(b"after", b"value"), store.flush):
-        with pytest.raises(errors.StoreError, match="see to the disk"):
-            attempt()
-    assert (store.get(b"before"), store.get(b"after")) == (b"value", None)
-    assert covered(store) == before
-    with caplog.at_level(logging.ERROR):
-        store.close()
-    assert "without a last checkpoint" in caplog.text
-
-
-def test_a_sidecar_that_was_deleted_is_made_anew(path: str) -> None:
-    def write() -> None:
-        store = open_store(path, checkpoint_interval=LONG)
-        store.set(b"one", b"value")
-        os.unlink(f"{path}-checkpoint")
-        store.set(b"two", b"value")
-        store.flush()
-        store.set(b"three", b"value")
-
-    in_child(write)
-    assert keys_in_next_boot(path) == [b"one", b"two"]
-
-
-def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(boot, "boot_id", lambda: "")
-    for durability in ("checkpoint", "commit", "none"):
-        with open_store(path, durability=durability) as store:
-            store.incr(b"n")
-            assert store._environment.handle().flags()["sync"] is (durability != "none")
-            store.flush()
-    assert keys_in(path) == [b"n"]
-
-
-def test_a_store_of_another_boot_is_open_by_one_process_at_a_time_until_it_is_mended(path: str) -> None:
-    def write() -> None:
-        store = open_store(path, checkpoint_interval=LONG)
-        store.set(b"covered", b"value")
-        store.flush()
-        for number in range(1000):
-            store.set(b"%d" % number, bytes(1000))
-
-    in_child(write)
-    found = in_boot("next", in_children, 6, lambda number: keys_in(path))
-    assert found == [[b"covered"]] * 6

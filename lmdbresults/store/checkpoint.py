@@ -26,6 +26,7 @@ import lmdb
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.store import faults, meta
+from lmdbresults.store.gate import is_mine
 from lmdbresults.store.sidecar import Checkpoint, Sidecar
 
 __all__ = ["Checkpoints", "Unguarded"]
@@ -49,6 +50,7 @@ class Unguarded:
     """Takes the place of `Checkpoints` where there are none: nothing is synced, but at the end or if told to."""
 
     wants_attention = is_overrun = is_at_rest = False
+    failure: StoreError | None = None
 
     def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
         self._handle = handle
@@ -119,7 +121,8 @@ class Checkpoints:
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
         #: What was not durable when this process last looked.
         self._seen = (-1, -1)
-        self._failure: StoreError | None = None
+        #: Why nothing more may be stored by this process; None if that is not so.
+        self.failure: StoreError | None = None
         self._is_new = True
         #: Whether the thread that makes checkpoints, or whoever commits next, has something to do.
         self.wants_attention = False
@@ -148,10 +151,7 @@ class Checkpoints:
                 return
             if self._follow(checkpoint):
                 return
-        checkpoint, pin = self._begin(txn)
-        self._sync()
-        self._sidecar.write(checkpoint, with_turn=False)
-        self._adopt(checkpoint, pin)
+        self._secure(*self._begin(txn), with_turn=False)
 
     def _follow(self, checkpoint: Checkpoint) -> bool:
         """Look whether the pin of another process stands; remember where."""
@@ -176,6 +176,7 @@ class Checkpoints:
 
         Threads and processes that want this at the same time share the work. Raises `StoreError` if the disk fails.
         """
+        is_within = is_mine(self._making)  # for a signal handler that has come in its midst, where the turn is had
         with self._making:
             self._refuse_after_failure()
             if self._is_durable(through):
@@ -185,7 +186,11 @@ class Checkpoints:
                 if not self._is_durable(through):
                     self._make()
             finally:
-                self._sidecar.end_turn()
+                if not is_within:
+                    try:
+                        self._sidecar.end_turn()
+                    finally:  # once more, if a signal handler has raised as that began
+                        self._sidecar.end_turn()
 
     def release(self) -> None:
         """Have the pages be used again that are kept for an older checkpoint. The caller is in no transaction."""
@@ -195,37 +200,47 @@ class Checkpoints:
         return math.isfinite(through) and self._sidecar.last_durable().txn >= through
 
     def _make(self) -> None:
-        if not self._sidecar.is_in_place() and self._sidecar.leads_to_data():
+        if self._sidecar.is_missing():
             self._sidecar.renew(self._options.mode)
             self._is_new = True
         with self._writer, self._handle.begin(write=True) as txn:
             last = self._sidecar.last_durable()
             if last.is_pinned and last.txn == txn.id() - 1 and self._sidecar.is_at(last):
                 return
-            checkpoint, pin = self._begin(txn)
-        self._sync()
-        self._sidecar.write(checkpoint, with_turn=True)
-        self._adopt(checkpoint, pin)
+            begun = self._begin(txn)
+        self._secure(*begun, with_turn=True)
 
     def _begin(self, txn: "lmdb.Transaction[bytes]") -> "tuple[Checkpoint, lmdb.Transaction[bytes]]":
         """Return the last commit as a checkpoint, and a pin on it. The caller has the write lock."""
         return self._sidecar.described(txn.id() - 1, is_pinned=True), self._handle.begin()
 
-    def _sync(self) -> None:
+    def _secure(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", *, with_turn: bool) -> None:
+        """Have a checkpoint be on the disk, and rely on it."""
         try:
-            self._handle.sync(True)
+            self._sync()
             if self._is_new:
                 self._sidecar.sync_folder()
                 self._is_new = False
-        except (lmdb.Error, OSError) as error:
+            self._sidecar.write(checkpoint, with_turn=with_turn)
+        except BaseException as error:
+            pin.abort()  # not left to the traceback, which somebody may keep
+            if isinstance(error, OSError):  # such as for want of descriptors; the next attempt may do better
+                raise faults.explained(error, self._options) from error
+            raise
+        self._adopt(checkpoint, pin)
+
+    def _sync(self) -> None:
+        try:
+            self._handle.sync(True)
+        except lmdb.Error as error:
             # What could not be written is forgotten by the system, and a second sync would say that all is well.
-            self._failure = faults.unsynced(self._options.path, error)
+            self.failure = faults.unsynced(self._options.path, error)
             self._line = _NO_LINE
-            raise self._failure from error
+            self._refuse_after_failure()
 
     def _refuse_after_failure(self) -> None:
-        if self._failure is not None:
-            raise type(self._failure)(*self._failure.args)
+        if self.failure is not None:
+            raise type(self.failure)(*self.failure.args)
 
     def _adopt(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]") -> None:
         """Rely on a checkpoint that is durable, under a pin of this process."""
@@ -235,6 +250,8 @@ class Checkpoints:
         self._relieve_at = math.inf
         if former is not None:
             former.abort()
+        else:  # somebody has to take the pin away in time
+            self.wants_attention = True
 
     def _note(self, checkpoint: Checkpoint, line: str) -> None:
         self._line = line
@@ -258,33 +275,44 @@ class Checkpoints:
     def tend(self) -> float:
         """Make the checkpoint that is due, if one is; return after how many seconds to look again."""
         self.wants_attention = False
-        if self._pin is None:
-            return self._watch()
-        if self._sidecar.last_durable()[:2] > (self._pinned or ())[:2]:  # another process has made a later one
-            self.unpin()
-        elif self._is_large or time.monotonic() >= self._due:
-            self.flush()
-            self._handle.reader_check()  # of the dead; only now, as their pins may have been all that stood
+        if self._is_relieved():
             self._rest()
-        return self._watch() if self._pin is None else max(self._due - time.monotonic(), 0.0)
+        elif self._pin is not None and (self._is_large or time.monotonic() >= self._due):
+            self.flush()
+            self._rest()
+        if self._pin is None:
+            self._watch()
+        if self._pin is None:
+            return _PATIENCE * self._options.checkpoint_interval
+        return max(self._due - time.monotonic(), 0.0)
 
-    def _watch(self) -> float:
+    def _watch(self) -> None:
         """See that what others have written becomes durable, as they may have been killed before they could do that."""
         last = self._sidecar.last_durable()[:2]
         if self.are_behind():
             if self._is_large or last == self._seen:
                 self.flush()
             self._seen = last
-        return _PATIENCE * self._options.checkpoint_interval
+        elif self._sidecar.is_missing():
+            self.flush()  # which makes it anew: until then nobody else can open the file
+
+    def _is_relieved(self) -> bool:
+        """Return whether another process has made a later checkpoint than the one that is pinned here, and pins it."""
+        last = self._sidecar.last_durable()
+        return self._pinned is not None and last[:2] > self._pinned[:2] and self._line_of(last.txn) != _NO_LINE
 
     def _rest(self) -> None:
-        """Take the pin away if nothing was written since: whoever writes next puts one of its own."""
+        """Take the pin away if it is not needed: whoever writes next puts one of its own, or follows another one."""
         with self._writer, self._handle.begin(write=True) as txn:
-            if self._pinned is not None and txn.id() - 1 == self._pinned.txn:
+            self._handle.reader_check()  # of the dead; only here, as somebody may be writing who relies on their pin
+            if self._is_relieved() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
                 self.unpin()
 
     def unpin(self) -> None:
-        """Take the pin away. Whoever commits next sees to what that means."""
+        """Take the pin away. Whoever commits next sees to what that means.
+
+        The caller has the write lock, wherever possible: somebody may have looked for the pin, and be committing now.
+        """
         pin, self._pin, self._pinned = self._pin, None, None
         self._due = math.inf
         if pin is not None:
@@ -296,6 +324,9 @@ class Checkpoints:
             is_mine = self._pin is not None or self._options.durability == "commit"
             if is_mine or (self.are_behind() and self._sidecar.have_alone()):
                 self.flush()
+            if self._pin is not None:
+                with self._writer, self._handle.begin(write=True):
+                    self.unpin()
         except (lmdb.Error, OSError, StoreError) as error:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)
         finally:

@@ -64,6 +64,8 @@ class Environment:
         self._handle: lmdb.Environment | None = None
         #: Whether a commit is acknowledged only once it is on the disk.
         self._waits = options.durability == "commit"
+        #: Why nothing more may be stored, though the file was closed and opened since; None if that is not so.
+        self._failure: StoreError | None = None
         #: Why the file can never be opened again by this object; None if it can.
         self._unusable: StoreError | None = None
         self._start_anew()
@@ -223,6 +225,8 @@ class Environment:
                     if self._handle is None:
                         self._open()
                     work()
+                if self._checkpoints.wants_attention:
+                    self._keeper.wake()
                 return
             except lmdb.Error as error:
                 tries_left -= 1
@@ -289,6 +293,7 @@ class Environment:
     def _take(self, opened: Opened) -> None:
         self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
         self._handle = opened.handle
+        opened.checkpoints.failure = self._failure
         if opened.checkpoints.are_behind():
             self._keeper.wake()
 
@@ -308,6 +313,7 @@ class Environment:
         self._handle = None
         if self._opened is not None:
             self._opened.close()
+            self._failure = self._failure or self._opened.checkpoints.failure
             self._opened = None
 
     def before_fork(self) -> None:
@@ -318,6 +324,7 @@ class Environment:
         """Make new locks. If the file was not closed before the fork, give it up for good."""
         self._start_anew()
         if self._opened is not None:
+            self._opened.sidecar.close()  # or the locks of the parent would stay when that is killed
             _leave_untouched(self._opened)
             self._opened = self._handle = None
             self._unusable = ForkedStore(

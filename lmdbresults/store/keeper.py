@@ -34,9 +34,9 @@ class Keeper:
         if not self._is_running() and self._starting.acquire(blocking=False):
             try:
                 with suppress(RuntimeError):
-                    thread = threading.Thread(target=self._run, name="lmdbresults-checkpoints", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    # Kept before it runs: a signal handler may raise as `start` waits for it.
+                    self._thread = threading.Thread(target=self._run, name="lmdbresults-checkpoints", daemon=True)
+                    self._thread.start()
             finally:
                 self._starting.release()
         return self._is_running()

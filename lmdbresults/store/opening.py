@@ -97,6 +97,8 @@ def _look_inside(options: Options, has_lock: bool) -> None:
 
 def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer: "threading.RLock") -> Opened:
     handle = _map(options)
+    if _has_former_life(handle):
+        handle = _map(options)
     try:
         check_format(handle, options.path)
         guard = _guard(handle, sidecar, options, is_guarded, writer)
@@ -138,6 +140,21 @@ def _map(options: Options) -> lmdb.Environment:
             size //= 2  # RLIMIT_AS leaves no address space of that size
             if size < MIN_SIZE:
                 raise
+
+
+def _has_former_life(handle: lmdb.Environment) -> bool:
+    """Close the file again if this process has left readers in it before it has become another program (``exec``).
+
+    LMDB takes them for alive, so nobody ever clears them, and they keep pages from reuse. Closing does, after a read.
+    """
+    pids = [line.split()[0] for line in handle.readers().splitlines() if line.strip()]
+    if str(os.getpid()) not in pids:
+        return False
+    try:
+        handle.begin().abort()
+    finally:
+        handle.close()
+    return True
 
 
 def _make_ours(handle: lmdb.Environment, guard: Checkpoints | Unguarded) -> None:

@@ -39,10 +39,10 @@ def enter(sidecar: Sidecar, options: Options) -> bool | None:
         if not sidecar.leads_to_data():
             return None
         last = sidecar.last()
-        if last.boot == boot.boot_id():
-            _refuse_weaker(last, wants_pins, options)
+        if last.boot == boot.boot_id() and (last.is_pinned or not wants_pins):
+            _tell_of_more(last, wants_pins, options)
             return last.is_pinned
-    raise OpenError(f"{options.path} is opened by others all the time, and by none of them to the end. Try again.")
+    raise _refusal(last, options)  # not at once, as whoever did not suit may have closed the file meanwhile
 
 
 def is_to_come(sidecar: Sidecar) -> bool:
@@ -79,12 +79,21 @@ def _is_in_order(sidecar: Sidecar, wants_pins: bool) -> bool:
     return last.boot == boot.boot_id() and last.is_pinned == wants_pins
 
 
-def _refuse_weaker(last: Checkpoint, wants_pins: bool, options: Options) -> None:
-    if wants_pins and not last.is_pinned:
-        raise ConfigurationError(
+def _refusal(last: Checkpoint, options: Options) -> ConfigurationError | OpenError:
+    if last.boot == boot.boot_id():
+        return ConfigurationError(
             f"{options.path} is open in another process with durability='none', so durability="
             f"{options.durability!r} cannot be kept here: use the same in every process, or close the file there first."
         )
+    if not last.boot:
+        return OpenError(
+            f"{options.path}{files.CHECKPOINT_SUFFIX} was deleted while others have the file open. Try again, as "
+            "whoever writes makes it anew; if nobody does, close the file everywhere."
+        )
+    return OpenError(f"{options.path} is opened by others all the time, and by none of them to the end. Try again.")
+
+
+def _tell_of_more(last: Checkpoint, wants_pins: bool, options: Options) -> None:
     if last.is_pinned and not wants_pins:
         logger.info(
             "%s is guarded by checkpoints for other processes, so durability='none' does that too.", options.path

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from lmdbresults.errors import NewerFormat
+from lmdbresults.errors import FileReplaced, NewerFormat
 from lmdbresults.store import boot, files, meta
 from lmdbresults.store.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Meta
 
@@ -128,10 +128,18 @@ class Sidecar:
         return any(data) and not self._readable()
 
     def described(self, txn: int, *, is_pinned: bool) -> Checkpoint:
-        """Return the last commit, which has this number, as a checkpoint. The caller has LMDB's write lock."""
+        """Return the last commit, which has this number, as a checkpoint. The caller has LMDB's write lock.
+
+        Raises `FileReplaced` if it is not there: others write to another file, by the same lock file.
+        """
         former, identity = self.last(), self.identify()
         goes_on = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
-        page = next(found for found in self.metas() if found.txn == txn)
+        page = next((found for found in self.metas() if found.txn == txn), None)
+        if page is None:
+            raise FileReplaced(
+                f"{self._data_path} was deleted or replaced while a process has the former file open: stop "
+                "every process that uses either, then start them again."
+            )
         generation = former.generation + (not goes_on)
         return Checkpoint(generation, txn, is_pinned, time.time(), boot.boot_id(), identity, page.data)
 
@@ -151,9 +159,9 @@ class Sidecar:
         found = [(_unpacked(content), content.startswith(_CONFIRMED, _BYTES)) for content in places]
         return [_Found(one, is_durable, place) for place, (one, is_durable) in enumerate(found) if one is not None]
 
-    def is_in_place(self) -> bool:
-        """Return whether the path still leads to this sidecar. It may have been deleted, by whoever tidies up."""
-        return files.leads_to(self._path, self._own)
+    def is_missing(self) -> bool:
+        """Return whether the sidecar, and it alone, was deleted or replaced, as by whoever tidies up."""
+        return not files.leads_to(self._path, self._own) and self.leads_to_data()
 
     def leads_to_data(self) -> bool:
         """Return whether the path still leads to the data file that is open here."""
@@ -163,6 +171,7 @@ class Sidecar:
         """Put a new one in the place of a sidecar that is gone, with what the former one says."""
         files.create_sidecar(self._path, mode)
         former, renewed = self.last(), _open(self._path)
+        fcntl.flock(renewed, fcntl.LOCK_EX)  # the turn, which the caller has on the former one
         os.dup2(renewed, self._own, inheritable=False)
         os.close(renewed)
         self.write(former, with_turn=True)
