@@ -225,6 +225,7 @@ if len(sys.argv) == 2:
 assert store.get(b"key") == b"2"
 assert not lines() & set(sys.argv)
 """
+    open_store(path).close()
     with open_store(path) as store:
         assert store.get(b"key") is None  # so that somebody keeps LMDB's table of readers
         command = [sys.executable, "-W", "error", "-c", source, path]
