@@ -14,7 +14,7 @@ import lmdb
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
-from lmdbresults.store import boot
+from lmdbresults.store import boot, checkpoint
 from lmdbresults.store.sidecar import Sidecar
 from tests.boots import keys_in, keys_in_next_boot
 from tests.covering import LONG, SHORT, covered, last_commit, readers, wait_until
@@ -167,6 +167,32 @@ def test_a_file_that_was_deleted_in_use_is_not_begun_anew_under_its_lock(path: s
 
 
 # -- pins and locks that stay ------------------------------------------------------------------------------------------
+
+
+def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_LONGEST_TURN", SHORT)
+    with open_store(path, checkpoint_interval=LONG) as store, open(f"{path}-checkpoint", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(3):
+            store.set(b"key", b"value")
+            store.flush()
+            assert covered(store) == last_commit(store)
+        store.set(b"at the end", b"value")
+    assert keys_in_next_boot(path) == [b"at the end", b"key"]
+
+
+def test_a_pin_stays_while_nobody_keeps_a_later_one(path: str) -> None:
+    """Or the next write would have to wait for a checkpoint, and whoever is committing would overwrite the last one."""
+    source = "import sys; from lmdbresults import open_store; store = open_store(sys.argv[1]); store.flush()"
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        before = kept(store)
+        assert run_script(source, path).stderr == ""
+        assert covered(store) == last_commit(store)
+        store._environment._checkpoints.tend()
+        assert kept(store) == before != []
 
 
 def test_a_process_that_only_flushes_keeps_no_pin(path: str) -> None:

@@ -37,6 +37,10 @@ logger = logging.getLogger("lmdbresults")
 _NO_LINE: Final = "\0"
 #: How many intervals another process may take before this one makes the checkpoint in its place.
 _PATIENCE: Final = 2
+#: Seconds until whoever has the turn is taken to have been stopped, or frozen. A fork waits longer than that (gate.py).
+_LONGEST_TURN: Final = 5.0
+#: Seconds until the turn is asked for again: a fraction of what a sync takes.
+_ASK_AGAIN: Final = 0.001
 #: What a commit writes, about: six pages, of which the next one replaces most. Where there is room in the file for it,
 #: the file does not grow, so that its size does not tell.
 _COMMIT_BYTES: Final = 24 << 10
@@ -182,15 +186,24 @@ class Checkpoints:
             if self._is_durable(through):
                 return
             try:
-                self._sidecar.take_turn()
+                has_turn = self._wait_for_turn(through)
                 if not self._is_durable(through):
-                    self._make()
+                    self._make(has_turn)
             finally:
                 if not is_within:
                     try:
                         self._sidecar.end_turn()
                     finally:  # once more, if a signal handler has raised as that began
                         self._sidecar.end_turn()
+
+    def _wait_for_turn(self, through: float) -> bool:
+        """Return whether this process has the turn, once it has, or once it is not needed or not to be had."""
+        until = time.monotonic() + _LONGEST_TURN
+        while not (has_turn := self._sidecar.take_turn()) and time.monotonic() < until:
+            time.sleep(_ASK_AGAIN)
+            if self._is_durable(through):
+                break
+        return has_turn
 
     def release(self) -> None:
         """Have the pages be used again that are kept for an older checkpoint. The caller is in no transaction."""
@@ -199,8 +212,8 @@ class Checkpoints:
     def _is_durable(self, through: float) -> bool:
         return math.isfinite(through) and self._sidecar.last_durable().txn >= through
 
-    def _make(self) -> None:
-        if self._sidecar.is_missing():
+    def _make(self, has_turn: bool) -> None:
+        if has_turn and self._sidecar.is_missing():
             self._sidecar.renew(self._options.mode)
             self._is_new = True
         with self._writer, self._handle.begin(write=True) as txn:
@@ -208,6 +221,9 @@ class Checkpoints:
             if last.is_pinned and last.txn == txn.id() - 1 and self._sidecar.is_at(last):
                 return
             begun = self._begin(txn)
+            if not has_turn:  # then the write lock is what keeps others from the same places, and they have to wait
+                self._secure(*begun, with_turn=False)
+                return
         self._secure(*begun, with_turn=True)
 
     def _begin(self, txn: "lmdb.Transaction[bytes]") -> "tuple[Checkpoint, lmdb.Transaction[bytes]]":

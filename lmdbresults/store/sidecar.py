@@ -210,9 +210,9 @@ class Sidecar:
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
-    def take_turn(self) -> None:
-        """Wait until nobody else is making a checkpoint. Give the turn back with `end_turn`."""
-        fcntl.flock(self._own, fcntl.LOCK_EX)
+    def take_turn(self) -> bool:
+        """Return whether nobody else is making a checkpoint. Give the turn back with `end_turn`."""
+        return _locks(self._own)
 
     def end_turn(self) -> None:
         """Let others make checkpoints."""
@@ -224,13 +224,18 @@ class Sidecar:
 
     def have_alone(self) -> bool:
         """Keep others from using the data file, until `share` or `close`. Return whether nobody does already."""
-        try:
-            fcntl.flock(self.data, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            return False
-        return True
+        return _locks(self.data)
+
+
+def _locks(descriptor: int) -> bool:
+    """Return whether a file can be locked for this process alone now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def _open(path: str) -> int:
