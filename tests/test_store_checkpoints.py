@@ -296,6 +296,28 @@ def test_who_relies_on_checkpoints_is_refused_where_others_make_none(path: str, 
         assert store.get(b"key") == b"value"
 
 
+def test_who_relies_on_checkpoints_may_come_while_the_last_one_without_closes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold_open(told: int, order: int) -> None:
+        with open_store(path, durability="none"):
+            os.write(told, b".")
+            os.read(order, 1)
+
+    def share_late(self: Sidecar) -> None:
+        if other.status is None:
+            os.write(command, b".")
+            other.wait()
+        share(self)
+
+    share = Sidecar.share
+    (ready, told), (order, command) = os.pipe(), os.pipe()
+    with child(hold_open, told, order) as other:
+        os.read(ready, 1)
+        monkeypatch.setattr(Sidecar, "share", share_late)
+        open_store(path).close()
+
+
 def test_a_file_changes_its_durability_when_nobody_has_it_open(path: str) -> None:
     for number, durability in enumerate(["none", "checkpoint", "none", "commit", "none", "commit", "checkpoint"]):
         with open_store(path, durability=durability) as store:
