@@ -15,7 +15,7 @@ import pytest
 from lmdbresults import errors, open_store
 from lmdbresults.store.sidecar import Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
-from tests.processes import FORKS_WITH_THREADS, in_child
+from tests.processes import FORKS_WITH_THREADS, ChildDied, in_child
 from tests.stores import picture
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -257,8 +257,30 @@ def test_a_damaged_file_is_put_aside_if_that_is_wished(path: str, tmp_path: Path
     content = Path(path).read_bytes()
     begin_anew: Callable[[], list[bytes]] = lambda: keys_in(path, durability="none", on_damage="fresh")  # noqa: E731
     assert in_boot("next", begin_anew) == []
-    (aside,) = [found for found in tmp_path.glob("results.lmdb-damaged-*") if not found.name.endswith("-checkpoint")]
+    (aside,) = tmp_path.glob("results.lmdb-damaged-*")
     assert aside.read_bytes() == content
     assert time.strftime("%Y") in aside.name
     with open_store(path, durability="none") as store:
         store.set(b"key", b"value")
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_kill_while_a_damaged_file_is_put_aside_has_nobody_take_it_for_sound(
+    path: str, tmp_path: Path, is_renamed: bool
+) -> None:
+    left_behind(path, "none")
+    garble(path)
+    content = Path(path).read_bytes()
+    rename = os.rename
+
+    def be_killed() -> None:
+        os.rename = lambda *names: (is_renamed and rename(*names), os._exit(0))
+        open_store(path, durability="none", on_damage="fresh")
+
+    with pytest.raises(ChildDied):
+        in_boot("next", be_killed)
+    if not is_renamed:
+        assert "salvage" in refused_in_next_boot(path, errors.FileDamaged, durability="none")
+    assert in_boot("next", lambda: keys_in(path, durability="none", on_damage="fresh")) == []
+    (aside,) = tmp_path.glob("results.lmdb-damaged-*")
+    assert aside.read_bytes() == content

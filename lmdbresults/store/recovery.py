@@ -23,6 +23,8 @@ logger = logging.getLogger("lmdbresults")
 
 #: How often the sidecar is looked at again, when whoever was to write it is gone.
 _TRIES: Final = 16
+#: Stands for a boot of which nothing is known but that it was another one.
+_UNKNOWN: Final = "unknown"
 
 
 def enter(sidecar: Sidecar, options: Options) -> bool | None:
@@ -109,6 +111,8 @@ def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
         last = _forgotten(last)
     elif is_to_come(sidecar) or sidecar.is_garbled():
         last = _after_boot(sidecar, last, options)
+        if not sidecar.leads_to_data():
+            return  # it was put aside
     if not last.is_pinned and not sidecar.is_at(last):
         last = _forgotten(last)  # without pins its pages may have been used again
     changed = last._replace(generation=last.generation + 1, is_pinned=wants_pins, boot=boot.boot_id())
@@ -129,7 +133,7 @@ def _after_boot(sidecar: Sidecar, last: Checkpoint, options: Options) -> Checkpo
     logger.warning("%s may have been damaged when the machine went down. It is looked through now.", options.path)
     problems = verify(options.path)
     if problems:
-        _put_aside(options, problems[0])
+        _put_aside(sidecar, last, options, problems[0])
     return _forgotten(last)
 
 
@@ -160,15 +164,20 @@ def _go_back(sidecar: Sidecar, last: Checkpoint, options: Options) -> None:
     )
 
 
-def _put_aside(options: Options, problem: str) -> None:
-    """Make way for a new file if that is wished. Raises `FileDamaged` if not."""
+def _put_aside(sidecar: Sidecar, last: Checkpoint, options: Options, problem: str) -> None:
+    """Make way for a new file if that is wished. Raises `FileDamaged` if not.
+
+    The sidecar stays. As it says from now on that it knows of no content, the new file may be empty; and as it is of
+    another boot still, the file is looked through again if this process is killed before it is renamed.
+    """
     if options.on_damage == "error":
         raise FileDamaged(
             f"{options.path} was damaged when the machine went down, and was left as it is: {problem} Restore a "
             "backup, or have `lmdbresults salvage` get out what can be read, or begin anew with on_damage='fresh'."
         )
     aside = f"{options.path}-damaged-{time.strftime('%Y%m%dT%H%M%S')}"
-    for suffix in (files.CHECKPOINT_SUFFIX, ""):
-        os.rename(options.path + suffix, aside + suffix)
+    boot_before = last.boot or _UNKNOWN
+    sidecar.write(_forgotten(last)._replace(generation=last.generation + 1, boot=boot_before), with_turn=True)
+    os.rename(options.path, aside)
     files.sync_folder(os.path.dirname(options.path))
     logger.error("%s was damaged when the machine went down: %s It is now %s.", options.path, problem, aside)
