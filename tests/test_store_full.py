@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -283,6 +284,25 @@ def test_a_reader_takes_room_only_until_it_has(small: Callable[..., LMDBStore], 
             os.write(do_end, b"!") if how == "ended" else reader.kill()
             reader.wait()
         overwrite(store, count, 3)
+        assert store.check() == []
+    for descriptor in (ready, is_ready, end, do_end):
+        os.close(descriptor)
+
+
+def test_a_reader_that_ends_soon_is_waited_for(small: Callable[..., LMDBStore]) -> None:
+    (ready, is_ready), (end, do_end) = os.pipe(), os.pipe()
+    with small() as store:
+        count = fill(store)
+        with child(read_until_told, store, is_ready, end) as reader:
+            os.read(ready, 1)
+            with suppress(StoreFull):
+                overwrite(store, count, 100)
+            soon = threading.Timer(0.05, os.write, (do_end, b"!"))
+            soon.start()
+            for number in range(count):  # more than there is room for beside what is being read
+                assert store.delete(b"%d" % number)
+            soon.join()
+            reader.wait()
         assert store.check() == []
     for descriptor in (ready, is_ready, end, do_end):
         os.close(descriptor)

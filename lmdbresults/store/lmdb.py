@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
+import lmdb
+
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import expiry, records
@@ -40,6 +42,9 @@ _SWEEP_PER_WRITE: Final = 8
 _LOOK_AGAIN: Final = 1.0
 #: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
 _RECLAIM_BATCH: Final = 32
+#: Seconds for which, and after which again, it is waited that whoever reads comes to an end, if there is no room before.
+_READERS_PATIENCE: Final = 0.5
+_READERS_PAUSE: Final = 0.002
 #: What a repair puts right under one hold of the write lock, and how long others have it then.
 _REPAIR_BATCH: Final = 256
 _REPAIR_PAUSE: Final = 0.0005
@@ -204,14 +209,20 @@ class LMDBStore(Store):
         return result, txn.news
 
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
-        """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep."""
-        more = True
+        """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep.
+
+        If LMDB finds no page, though as many as are kept back for this should be free, somebody is still reading what was
+        there before: that is waited for, as long as a reader may have to wait for the processor.
+        """
+        more, until = True, time.monotonic() + _READERS_PATIENCE
         while True:
             try:
                 return attempt(*args)
-            except StoreFull:
+            except StoreFull as full:
                 if not more:
-                    raise
+                    if not isinstance(full.__cause__, lmdb.MapFullError) or time.monotonic() > until:
+                        raise
+                    time.sleep(_READERS_PAUSE)
                 more = self._reclaim()
 
     # -- expiry --------------------------------------------------------------------------------------------------
@@ -239,10 +250,13 @@ class LMDBStore(Store):
 
         Return whether there was anything to sweep.
         """
-        self._environment.release_pages()
-        _, more = self._sweeper().sweep(_RECLAIM_BATCH, _RECLAIM_BATCH)
-        for _ in range(2):
-            self._environment.write(records.touch, durably=False)
+        try:
+            self._environment.release_pages()
+            _, more = self._sweeper().sweep(_RECLAIM_BATCH, _RECLAIM_BATCH)
+            for _ in range(2):
+                self._environment.write(records.touch, durably=False)
+        except StoreFull:
+            return False
         return more
 
     # -- waiting -------------------------------------------------------------------------------------------------
