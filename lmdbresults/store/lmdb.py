@@ -42,7 +42,7 @@ _SWEEP_PER_WRITE: Final = 8
 _LOOK_AGAIN: Final = 1.0
 #: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
 _RECLAIM_BATCH: Final = 32
-#: Seconds for which, and after which again, it is waited that whoever reads comes to an end, if there is no room before.
+#: Seconds for which it is waited that whoever reads comes to an end, and after which there is another try.
 _READERS_PATIENCE: Final = 0.5
 _READERS_PAUSE: Final = 0.002
 #: What a repair puts right under one hold of the write lock, and how long others have it then.
@@ -211,8 +211,8 @@ class LMDBStore(Store):
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
         """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep.
 
-        If LMDB finds no page, though as many as are kept back for this should be free, somebody is still reading what was
-        there before: that is waited for, as long as a reader may have to wait for the processor.
+        If it is LMDB that finds none, though some is kept back, somebody is still reading what was there before: that is
+        waited for, as long as a reader may have to wait for the processor.
         """
         more, until = True, time.monotonic() + _READERS_PATIENCE
         while True:
@@ -220,7 +220,7 @@ class LMDBStore(Store):
                 return attempt(*args)
             except StoreFull as full:
                 if not more:
-                    if not isinstance(full.__cause__, lmdb.MapFullError) or time.monotonic() > until:
+                    if not isinstance(full.__cause__, lmdb.Error) or time.monotonic() > until:
                         raise
                     time.sleep(_READERS_PAUSE)
                 more = self._reclaim()
