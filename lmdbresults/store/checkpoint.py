@@ -123,8 +123,8 @@ class Checkpoints:
         self._covered = self._end = 0
         #: How many bytes may be written until the next one is begun.
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
-        #: What was not durable when this process last looked.
-        self._seen = (-1, -1)
+        #: The checkpoint behind which others were when this process last looked, and how long it leaves them alone.
+        self._seen, self._alone_until = (-1, -1), math.inf
         #: Why nothing more may be stored by this process; None if that is not so.
         self.failure: StoreError | None = None
         self._is_new = True
@@ -299,16 +299,19 @@ class Checkpoints:
         if self._pin is None:
             self._watch()
         if self._pin is None:
-            return _PATIENCE * self._options.checkpoint_interval
+            until = self._alone_until - time.monotonic() if self.are_behind() else math.inf
+            return min(max(until, 0.0), _PATIENCE * self._options.checkpoint_interval)
         return max(self._due - time.monotonic(), 0.0)
 
     def _watch(self) -> None:
         """See that what others have written becomes durable, as they may have been killed before they could do that."""
         last = self._sidecar.last_durable()[:2]
         if self.are_behind():
-            if self._is_large or last == self._seen:
+            now = time.monotonic()
+            if last != self._seen:
+                self._seen, self._alone_until = last, now + _PATIENCE * self._options.checkpoint_interval
+            if self._is_large or now >= self._alone_until:
                 self.flush()
-            self._seen = last
         elif self._sidecar.is_missing():
             self.flush()  # which makes it anew: until then nobody else can open the file
 
