@@ -211,8 +211,8 @@ class LMDBStore(Store):
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
         """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep.
 
-        If it is LMDB that finds none, though some is kept back, somebody is still reading what was there before: that is
-        waited for, as long as a reader may have to wait for the processor.
+        If it is LMDB that finds none, though some is kept back, somebody is still reading what was there before. That
+        is waited for, as long as a reader may have to wait for the processor.
         """
         more, until = True, time.monotonic() + _READERS_PATIENCE
         while True:
