@@ -7,7 +7,7 @@ import pytest
 
 from lmdbresults import open_store
 from lmdbresults.errors import FileDamaged, NotLMDB
-from lmdbresults.store import boot
+from lmdbresults.store import boot, files
 from lmdbresults.store.meta import IDENTITY_PLACE
 from tests.stores import filled, refusal
 
@@ -75,3 +75,19 @@ def test_a_file_without_its_beginning_is_put_aside_if_that_is_wished(
         assert (store.get(b"key 1"), store.check()) == (None, [])
     (aside,) = tmp_path.glob("results.lmdb-damaged-*[0-9]")
     assert aside.read_bytes() == content
+
+
+def test_the_names_are_on_the_disk_before_there_is_content_whoever_has_created_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes = tmp_path / "results.lmdb", []
+    sync_folder = files.sync_folder
+
+    def note(folder: str) -> None:
+        sizes.append(path.stat().st_size)
+        sync_folder(folder)
+
+    monkeypatch.setattr(files, "sync_folder", note)
+    path.touch(mode=0o600)  # by another process, which has not come to syncing the folder yet
+    open_store(path).close()
+    assert sizes[0] == 0

@@ -99,13 +99,15 @@ def create_missing(path: str, mode: int, max_readers: int) -> None:
     """
     folder = os.path.dirname(path)
     _make_folder(folder)
-    if not os.path.exists(path) or not os.path.getsize(path):
+    is_new = not os.path.exists(path) or not os.path.getsize(path)
+    if is_new:
         _require_space(folder, path)
     if not os.path.lexists(path + LOCK_SUFFIX):
         _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + max_readers * _READER_BYTES)
     create_sidecar(path + CHECKPOINT_SUFFIX, mode)
-    if _create(path, mode):
-        sync_folder(folder)  # or a power cut could take the file, with all that was synced in it
+    _create(path, mode)
+    if is_new:  # whoever has created it
+        sync_folder(folder)  # or a power cut could take a file, with all that was synced in it
 
 
 def create_sidecar(path: str, mode: int) -> None:
