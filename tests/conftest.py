@@ -1,6 +1,7 @@
 """Fixtures and Hypothesis profiles of all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from lmdbresults.store.listening import Hub
 pytest.register_assert_rewrite("lmdbresults.testing")
 
 from lmdbresults.testing import FakeClock  # noqa: E402, after the registration, or failures would show no values
+
+# A shell without job control has its background processes ignore Ctrl-C, and Python leaves that as it finds it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "default")
 

@@ -1,0 +1,26 @@
+"""What is on the disk when a real worker has stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.boots import keys_in_next_boot
+from tests.celery.tasks import make_app, settings_for
+from tests.celery.workers import Worker
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_stops_leaves_nothing_to_the_next_power_cut(tmp_path: Path, pool: str):
+    """Its processes end without Python's own end; the main one sees to what they have left."""
+    url = f"lmdb://{tmp_path}/results.lmdb?checkpoint_interval=3600"
+    settings = {**settings_for(tmp_path), "result_backend": url}
+    worker = Worker(tmp_path, settings, pool)
+    try:
+        app = make_app(settings)
+        results = [app.send_task("add", (number, 1)) for number in range(5)]
+        assert [result.get(timeout=60) for result in results] == [1, 2, 3, 4, 5]
+        app.backend.store.close()
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
+    assert len(keys_in_next_boot(f"{tmp_path}/results.lmdb")) == 5
