@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings(FORKS_WITH_T
 @pytest.fixture(scope="module")
 def found() -> Iterator[list[Case]]:
     folder = Path(tempfile.mkdtemp(dir=MEMORY))
-    yield list(cases(2000 if FULL else 208, 1, folder))
+    yield list(cases(2000 if FULL else 104, 1, folder))
     shutil.rmtree(folder)
 
 
