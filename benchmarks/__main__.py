@@ -85,7 +85,7 @@ def _measure(run: Run, names: Sequence[str], console: Console, json_path: Path |
         for name in names:
             try:
                 section = SCENARIOS[name].measured(run.settings["mode"], run.settings["seed"], _named(name, step))
-            except Exception:
+            except Exception:  # whatever it is, the other scenarios are measured, and the exit code tells
                 failed = True
                 errors.print(f"{name} has failed:", traceback.format_exc(), markup=False, highlight=False)
                 continue

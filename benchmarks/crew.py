@@ -75,5 +75,5 @@ def _obey(orders: Connection) -> None:
                     stack.callback(peers[opened].close)
                 time.sleep(max(start - time.monotonic(), 0))
                 orders.send(work(peers[opened], number, *args))
-            except Exception as error:
+            except Exception as error:  # of a peer's own; the main process raises it
                 orders.send(RuntimeError(f"{opened[0].__name__}: {error!r}"))

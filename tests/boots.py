@@ -30,3 +30,15 @@ def keys_in_next_boot(path: str | os.PathLike[str], **options: Any) -> list[byte
     """The keys that a store has after a loss of power, with which all that was not synced may have gone."""
     keys: list[bytes] = in_boot("next", keys_in, path)
     return keys
+
+
+def left_to_go_back(path: str | os.PathLike[str]) -> None:
+    """Leave a store as it is after a loss of power: the value of its only key was overwritten since the checkpoint."""
+
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=3600)
+        store.set(b"key", b"durable")
+        store.flush()
+        store.set(b"key", b"not durable")
+
+    in_boot("an earlier boot", write)

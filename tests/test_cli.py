@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import open_store
-from lmdbresults.store import boot
-from tests.processes import in_child
+from tests.boots import left_to_go_back
 from tests.stores import filled, picture
 from tests.test_store_salvage import break_the_root
 from tests.test_store_verify import PAGE, leaf_of_records, poke
@@ -94,17 +93,7 @@ def test_repair_refuses_a_file_that_is_damaged_below(file: Path):
 
 def test_check_puts_a_file_back_to_its_checkpoint_as_opening_it_would(tmp_path: Path):
     path = tmp_path / "results.lmdb"
-
-    def write_and_die() -> None:
-        boot.boot_id = lambda: "an earlier boot".ljust(36)
-        store = open_store(path, checkpoint_interval=3600)
-        store.set(b"key", b"durable")
-        store.flush()
-        store.set(b"key", b"not durable")
-        os._exit(0)
-
-    with pytest.raises(AssertionError):
-        in_child(write_and_die)
+    left_to_go_back(path)
     done = run("check", path)
     assert "sound" in done.stdout
     assert "back at its last checkpoint" in done.stderr

@@ -9,12 +9,11 @@ import lmdb
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store import boot
 from lmdbresults.store.pages import PageDamaged, PageFile, kind_of, nodes_of
 from lmdbresults.store.salvage import Salvaged, salvage
 from lmdbresults.store.structure import LEAF_IN_USE, survey
 from lmdbresults.store.verify import verify
-from tests.processes import in_child
+from tests.boots import left_to_go_back
 from tests.test_store_verify import PAGE, leaf_of_records, newest_meta_at, poke
 
 COUNT = 600
@@ -193,17 +192,7 @@ def test_a_stored_value_that_looks_like_a_page_is_not_taken_for_one(tmp_path: Pa
 
 def test_a_file_that_waits_to_be_put_back_is_read_at_its_checkpoint(tmp_path: Path):
     path = tmp_path / "results.lmdb"
-
-    def write_and_die() -> None:
-        boot.boot_id = lambda: "an earlier boot".ljust(36)
-        store = open_store(path, checkpoint_interval=3600)
-        store.set(b"key", b"durable")
-        store.flush()
-        store.set(b"key", b"not durable")
-        os._exit(0)
-
-    with pytest.raises(AssertionError):
-        in_child(write_and_die)
+    left_to_go_back(path)
     _, found = salvaged(path)
     assert found == {b"key": b"durable"}
 

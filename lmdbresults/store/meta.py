@@ -15,7 +15,6 @@ __all__ = [
     "META_BYTES",
     "Meta",
     "is_blank",
-    "place_of",
     "read_both",
     "unpacked",
 ]
@@ -70,11 +69,6 @@ def unpacked(data: bytes) -> Meta | None:
     if magic != MAGIC or version != _DATA_VERSION or page_size.bit_count() != 1 or page_size < 256:
         return None
     return Meta(txn, last_page, page_size, data)
-
-
-def place_of(txn: int, page_size: int) -> int:
-    """Return the offset of the meta that a commit writes."""
-    return (txn & 1) * page_size + _HEADER_BYTES
 
 
 def read_both(descriptor: int) -> tuple[Meta | None, Meta | None]:

@@ -58,8 +58,8 @@ class Checkpoint(NamedTuple):
 
     def packed(self) -> bytes:
         """Return the bytes that stand for it in the sidecar."""
-        generation, txn, is_pinned, made_at, boot, identity, page = self
-        body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot.encode(), identity, page)
+        generation, txn, is_pinned, made_at, boot_id, identity, page = self
+        body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot_id.encode(), identity, page)
         return body + _CHECKSUM.pack(crc32(body))
 
 
@@ -71,9 +71,9 @@ def _unpacked(data: bytes) -> Checkpoint | None:
     body, checksum = data[: _LAYOUT.size], data[_LAYOUT.size : _BYTES]
     if not body.startswith(_MAGIC) or checksum != _CHECKSUM.pack(crc32(body)):
         return None
-    _, generation, txn, is_pinned, made_at, boot, identity, page = _LAYOUT.unpack(body)
-    boot_id = boot.rstrip(b"\0").decode("ascii", "replace")
-    return Checkpoint(generation, txn, is_pinned, made_at, boot_id, identity, page)
+    _, generation, txn, is_pinned, made_at, boot_id, identity, page = _LAYOUT.unpack(body)
+    in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
+    return Checkpoint(generation, txn, is_pinned, made_at, in_words, identity, page)
 
 
 class _Found(NamedTuple):
