@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgpack
 
 from lmdbresults.errors import ContentDisallowed, DecodeError, EncodeError, SecurityError, TaskError, UnknownSerializer
-from lmdbresults.record import Payload
+from lmdbresults.record import Payload, new_payload
 
 __all__ = [
     "DEFAULT_ACCEPT",
@@ -79,7 +79,7 @@ def dumps(value: Any, serializer: str = "json", compression: str | None = None) 
             f"Return simpler types, or choose another serializer of {', '.join(serializers())}."
         ) from error
     if squeeze is None:
-        return Payload(chosen.content_type, chosen.content_encoding, None, body)
+        return new_payload((chosen.content_type, chosen.content_encoding, None, body, None))
     return Payload(chosen.content_type, chosen.content_encoding, squeeze.content_type, squeeze.compress(body))
 
 
@@ -89,12 +89,13 @@ def loads(payload: Payload, accept: Iterable[str] = DEFAULT_ACCEPT) -> Any:
     ``accept`` holds names of serializers or content types. Raises `ContentDisallowed` if the payload's is not among
     them, `UnknownSerializer` if it is not installed here, `DecodeError` if the bytes are not what they claim to be.
     """
-    decode = _decoder(payload.content_type, frozenset(accept))
-    squeeze = _by_type(compressions(), payload.compression, "compression") if payload.compression else None
+    content_type, _, compression, body, _ = payload
+    decode = _decoder(content_type, frozenset(accept))
+    squeeze = _by_type(compressions(), compression, "compression") if compression else None
     try:
-        return decode(squeeze.decompress(payload.body) if squeeze else payload.body)
+        return decode(body if squeeze is None else squeeze.decompress(body))
     except Exception as error:  # damaged bytes make each serializer fail in its own ways
-        raise DecodeError(f"The bytes are no {payload.content_type}: {error!r}") from error
+        raise DecodeError(f"The bytes are no {content_type}: {error!r}") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -188,20 +189,17 @@ def json_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
 _to_json = json_encoder(_json_default)
 
 
-def _from_json(body: bytes) -> Any:
-    return _decode_json(body.decode())
-
-
-def json_decoder(object_hook: Callable[[dict[str, Any]], Any]) -> Callable[[str], Any]:
+def json_decoder(object_hook: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], Any]:
     """Return what decodes as `json.JSONDecoder` does, sooner: without what that does to pass over white space, and
     without the hook, which is for tagged values only, where there is no ``__type__`` (no encoder escapes letters).
     """
     hooked, plain = json.JSONDecoder(object_hook=object_hook), json.JSONDecoder()
     scan_hooked, scan_plain = hooked.scan_once, plain.scan_once  # type: ignore[attr-defined]
 
-    def decode(text: str) -> Any:
+    def decode(body: bytes) -> Any:
+        text = body.decode()
         try:
-            value, end = scan_hooked(text, 0) if "__type__" in text else scan_plain(text, 0)
+            value, end = (scan_hooked if "__type__" in text else scan_plain)(text, 0)
         except StopIteration:
             end = -1
         return value if end == len(text) else hooked.decode(text)
@@ -209,7 +207,7 @@ def json_decoder(object_hook: Callable[[dict[str, Any]], Any]) -> Callable[[str]
     return decode
 
 
-_decode_json = json_decoder(_json_object)
+_from_json = json_decoder(_json_object)
 
 
 # -- exceptions, in a form that every serializer can write ----------------------------------------------------------

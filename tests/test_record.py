@@ -137,8 +137,8 @@ def test_a_meta_is_taken_apart_and_put_together_again():
     def encode(result: object, rest: object) -> Payload:
         return Payload("", "", None, repr(result).encode(), repr(rest).encode() if rest else None)
 
-    def decode(payload: Payload, body: bytes) -> Any:
-        return ast.literal_eval(body.decode())
+    def decode(payload: Payload) -> Any:
+        return ast.literal_eval(payload.body.decode())
 
     meta = {"status": "FAILURE", "result": [1], "traceback": "tb", "children": [], "date_done": "today"}
     ids = {"group_id": "g", "parent_id": "p"}

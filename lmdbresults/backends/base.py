@@ -132,9 +132,11 @@ class Backend(Encoding, Endings):
         found: Meta | None = self._cache.get(task_id) if cache else None
         if found is not None:
             return found
-        self._ensure_not_eager()
         meta = self._get_task_meta_for(task_id)
-        if cache and meta["status"] == states.SUCCESS:
+        status = meta["status"]
+        if status == states.PENDING:
+            self._ensure_not_eager()
+        elif cache and status == states.SUCCESS:
             self._cache[task_id] = meta
         return meta
 

@@ -1,6 +1,7 @@
 """Results that have been read before."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["ResultCache"]
@@ -22,6 +23,11 @@ class ResultCache:
 
     def __contains__(self, id_: object) -> bool:
         return str(id_) in self._metas
+
+    def among(self, ids: Iterable[str]) -> list[str]:
+        """Return those ids of which there is a meta."""
+        metas = self._metas
+        return [id_ for id_ in ids if id_ in metas]
 
     def get(self, id_: object) -> Any:
         """Return a meta, which is then the one that was used last, or None."""

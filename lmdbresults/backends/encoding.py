@@ -71,8 +71,8 @@ class Encoding:
             described = {name: repr(value) for name, value in extra.items()}
             return serialization.dumps(described, self.serializer, self.compression).body
 
-    def _decoded(self, payload: Payload, body: bytes) -> Any:
-        return serialization.loads(payload if body is payload.body else payload._replace(body=body), self.accept)
+    def _decoded(self, payload: Payload) -> Any:
+        return serialization.loads(payload, self.accept)
 
     def meta_from_decoded(self, meta: Meta) -> Meta:
         """Bring the exception in a meta back to life."""

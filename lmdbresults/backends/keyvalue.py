@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from lmdbresults import states
@@ -20,6 +20,9 @@ from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
 __all__ = ["KeyValueStoreBackend"]
 
 logger = logging.getLogger(__name__)
+
+#: Name, worker, queue and retries of a record that is not extended.
+_NO_CALL: Final = (None, None, None, None)
 
 
 def _to_bytes(text: str | bytes) -> bytes:
@@ -83,8 +86,8 @@ class KeyValueStoreBackend(BaseBackend):
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
         """Return the key of a task's record. Raises ValueError for an empty id."""
-        if type(task_id) is str and task_id and not key:  # nearly always
-            return self.task_keyprefix + self.key_t(task_id)  # type: ignore[operator,return-value]
+        if type(task_id) is str and task_id and not key and self.key_t is _to_bytes:  # nearly always
+            return self.task_keyprefix + task_id.encode()  # type: ignore[operator,return-value]
         return self._key(self.task_keyprefix, task_id, key, "task_id")
 
     def get_key_for_group(self, group_id: str | bytes | UUID, key: str = "") -> bytes:
@@ -118,32 +121,30 @@ class KeyValueStoreBackend(BaseBackend):
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         """Return the record of a result that `encode_result` has prepared."""
         date_done = self.app.now().isoformat() if state in self.READY_STATES else None
-        children = self.current_task_children(request)
-        name = worker = queue = retries = group_id = parent_id = arguments = None
+        group_id = parent_id = arguments = None
+        call = _NO_CALL
         if request is not None:
             group_id, parent_id = request.group, request.parent_id
             if self.app.conf.result_extended:
-                name, worker, retries = request.task, request.hostname, request.retries
                 queue = (request.delivery_info or {}).get("routing_key")
+                call = (request.task, request.hostname, queue, request.retries)
                 arguments = {"args": request.args, "kwargs": request.kwargs}
-        known = (name, worker, queue, retries, group_id, parent_id, children, traceback)
-        return pack_fields((RECORD_VERSION, state, date_done, *known, self._payload(result, arguments)))
+        lineage = (group_id, parent_id, self.current_task_children(request))
+        payload = self._payload(result, arguments)
+        return pack_fields((RECORD_VERSION, state, date_done, *call, *lineage, traceback, payload))
 
     def decode_result(self, payload: bytes) -> Meta:
         """Return the meta in a stored record, its exception brought back to life."""
-        return self._meta_in(TaskRecord.unpack(payload))
-
-    def _meta_in(self, record: TaskRecord) -> Meta:
-        return self.meta_from_decoded(record.to_meta(self._decoded))
+        return self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
         data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return self._meta_of(task_id, data)
+        return self._meta_of(task_id, TaskRecord.unpack(data))
 
-    def _meta_of(self, task_id: str, record: bytes) -> Meta:
-        meta = self.decode_result(record)
+    def _meta_of(self, task_id: str, record: TaskRecord) -> Meta:
+        meta = self.meta_from_decoded(record.to_meta(self._decoded))
         meta["task_id"] = str(task_id)  # the record does not repeat what is in its key
         return meta
 
@@ -167,7 +168,7 @@ class KeyValueStoreBackend(BaseBackend):
         after ``timeout`` seconds.
         """
         pending = dict.fromkeys(map(str, task_ids), "")
-        for task_id in list(pending):
+        for task_id in self._cache.among(pending):
             cached = self._cache.get(task_id)
             if cached is not None and cached.get("status") in READY_STATES:
                 del pending[task_id]
@@ -211,10 +212,7 @@ class KeyValueStoreBackend(BaseBackend):
             pairs: Iterable[tuple[str, bytes | None]] = ((self._strip_prefix(key), values[key]) for key in values)
         else:
             pairs = zip(keys, values, strict=True)
-        found = dict(self._filter_ready(pairs, READY_STATES))
-        for id_, meta in found.items():
-            meta["task_id"] = id_
-        return found
+        return dict(self._filter_ready(pairs, READY_STATES))
 
     def _filter_ready(
         self,
@@ -227,7 +225,7 @@ class KeyValueStoreBackend(BaseBackend):
                 continue
             record = TaskRecord.unpack(data)
             if READY_STATES is None or record.state in READY_STATES:
-                yield id_, self._meta_in(record)
+                yield id_, self._meta_of(id_, record)
 
     # -- groups ------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from lmdbresults.backends.parts import count_tasks
 from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.record import SUCCESS_PREFIX
+from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
 from lmdbresults.store.chords import Part
@@ -186,7 +186,7 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _meta_sent(self, task_id: str, record: bytes) -> Meta:
         """Return the meta in a record that came with the news."""
-        meta = self._meta_of(task_id, record)
+        meta = self._meta_of(task_id, TaskRecord.unpack(record))
         if meta["status"] == states.SUCCESS:
             self._cache[task_id] = meta
         return meta

@@ -22,7 +22,15 @@ from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
 from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to workers
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
-from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.record import (
+    RECORD_VERSION,
+    Payload,
+    TaskRecord,
+    new_payload,
+    pack_fields,
+    pack_payload,
+    unpack_payload,
+)
 from lmdbresults.serialization import json_decoder, json_encoder
 from lmdbresults.store import LMDBStore, open_store
 
@@ -148,6 +156,15 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
 
     # -- results -------------------------------------------------------------------------------------------------
 
+    def store_result(
+        self, task_id: Any, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        if self.always_retry:
+            return super().store_result(task_id, result, state, traceback, request, **kwargs)
+        encoded = self.encode_result(result, state)
+        self._store_result(task_id, encoded, state, traceback, request, **kwargs)
+        return encoded
+
     def _store_result(
         self, task_id: Any, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
@@ -157,41 +174,32 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         return result
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        return TaskRecord.from_meta(meta, self._payload).pack()
+        """Return the record of a result, whose fields are what Celery's meta holds.
+
+        Celery looks up ``result_extended`` and converts the time between zones for every result, which together cost
+        as much as storing it. So it makes the meta only where that is not known before.
+        """
+        if self._meta_clock is None:
+            meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            return TaskRecord.from_meta(meta, self._payload).pack()
+        date_done = datetime.now(self._meta_clock).isoformat() if state in self.READY_STATES else None
+        group_id = parent_id = None
+        if request:
+            group_id, parent_id = getattr(request, "group", None) or None, getattr(request, "parent_id", None) or None
+        lineage = (group_id, parent_id, self.current_task_children(request))
+        return pack_fields(
+            (RECORD_VERSION, state, date_done, None, None, None, None, *lineage, traceback, self._payload(result))
+        )
 
     def _find_meta_clock(self) -> tzinfo | None:
-        """Return the time zone of ``date_done``, if the installed Celery makes a meta as `_get_result_meta` does."""
+        """Return the time zone of ``date_done``, if the installed Celery puts into a meta what `_record` knows."""
         if self.app.conf.find_value_for_key("extended", "result"):
             return None
-        meta = super()._get_result_meta(None, states.SUCCESS, None, None)
+        meta = self._get_result_meta(None, states.SUCCESS, None, None)
         if meta.keys() != _PLAIN_META or VERSION < (5, 5):  # which wrote the date in UTC, with or without saying so
             return None
         zone: tzinfo = self.app.timezone
         return zone
-
-    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the meta of a result, as Celery does: by the same calls, less those whose outcome is known before.
-
-        Celery looks up ``result_extended`` and converts the time between zones for every result, which together cost
-        as much as storing it. Where that is not all it does, it is asked to do it.
-        """
-        if self._meta_clock is None or kwargs:
-            meta: dict[str, Any] = super()._get_result_meta(result, state, traceback, request, **kwargs)
-            return meta
-        is_ready = state in self.READY_STATES
-        meta = {
-            "status": state,
-            "result": result,
-            "traceback": traceback,
-            "children": self.current_task_children(request),
-            "date_done": datetime.now(self._meta_clock).isoformat() if is_ready else None,
-        }
-        if request and getattr(request, "group", None):
-            meta["group_id"] = request.group
-        if request and getattr(request, "parent_id", None):
-            meta["parent_id"] = request.parent_id
-        return meta
 
     def get_task_meta(self, task_id: Any, cache: bool = True) -> dict[str, Any]:
         """Return the meta of a task.
@@ -216,7 +224,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         data = self.store.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return self._named(task_id, self.decode_result(data))
+        return self.meta_in(task_id, TaskRecord.unpack(data))
 
     def _mget_to_results(
         self,
@@ -233,18 +241,13 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
 
     def meta_in(self, task_id: Any, record: TaskRecord) -> dict[str, Any]:
         """Return the meta of a task, whose record this is, its exception brought back to life."""
-        return self._named(task_id, self._meta_from(record))
-
-    def _named(self, task_id: Any, meta: dict[str, Any]) -> dict[str, Any]:
+        meta: dict[str, Any] = self.meta_from_decoded(record.to_meta(self._decoded))
         meta["task_id"] = bytes_to_str(task_id)  # the record does not repeat what is in its key
         return meta
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
         """Return the meta in a stored record, its exception brought back to life."""
-        return self._meta_from(TaskRecord.unpack(payload))
-
-    def _meta_from(self, record: TaskRecord) -> dict[str, Any]:
-        meta: dict[str, Any] = self.meta_from_decoded(record.to_meta(self._decoded))
+        meta: dict[str, Any] = self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
         return meta
 
     def exception_to_python(self, exc: Any) -> Any:
@@ -259,14 +262,14 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def decode(self, payload: bytes | None) -> Any:
         if payload is None:
             return None
-        unpacked = unpack_payload(payload)
-        return self._decoded(unpacked, unpacked.body)
+        return self._decoded(unpack_payload(payload))
 
     def _payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
+        body, method = self._encoded(data), getattr(self, "compression", None)  # since Celery 5.7
+        if extra is None and not method:
+            return new_payload((self.content_type, self.content_encoding, None, body, None))
         compression = None
-        body = self._encoded(data)
         extra_body = None if extra is None else self._encoded(extra)
-        method = getattr(self, "compression", None)  # since Celery 5.7
         if method:
             body, compression = compress(body, method)
             extra_body = extra_body and compress(extra_body, method)[0]
@@ -281,12 +284,13 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         body: bytes = ensure_bytes(dumps(data, serializer=self.serializer)[2])
         return body
 
-    def _decoded(self, payload: Payload, body: bytes) -> Any:
-        if payload.compression:
-            body = decompress(body, payload.compression)
-        if payload.content_type == _JSON and _JSON in self.accept and self._reads_kombu_json:
+    def _decoded(self, payload: Payload) -> Any:
+        content_type, content_encoding, compression, body, _ = payload
+        if compression:
+            body = decompress(body, compression)
+        if content_type == _JSON and _JSON in self.accept and self._reads_kombu_json:
             try:
-                return _decode_json(body.decode())
+                return _decode_json(body)
             except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
                 pass
-        return loads(body, payload.content_type, payload.content_encoding, accept=self.accept)
+        return loads(body, content_type, content_encoding, accept=self.accept)

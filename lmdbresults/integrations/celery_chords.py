@@ -6,7 +6,7 @@ before it has sent the body. What is inherited here is how a body fails.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ class Ending:
 
 #: That of the task that is being marked as done, failed or revoked here.
 _ending: Final[ContextVar[Ending | None]] = ContextVar("ending", default=None)
+_AT_ONCE: Final = nullcontext()
 
 
 class ChordsMixin:
@@ -91,12 +92,12 @@ class ChordsMixin:
         with self._one_commit(task_id, request):
             return super().mark_as_revoked(task_id, reason, request, store_result, state)  # type: ignore[misc]
 
+    def _one_commit(self, task_id: Any, request: Any) -> AbstractContextManager[None]:
+        """Hold the result back until `on_chord_part_return` stores it with the count, if the task is a part."""
+        return self._held_back(task_id) if request and request.chord and request.group else _AT_ONCE
+
     @contextmanager
-    def _one_commit(self, task_id: Any, request: Any) -> Iterator[None]:
-        """Hold the result of a part back until `on_chord_part_return` stores it with the count."""
-        if not request or not request.chord or not request.group:
-            yield
-            return
+    def _held_back(self, task_id: Any) -> Iterator[None]:
         ending = Ending(task_id)
         token = _ending.set(ending)
         try:

@@ -84,6 +84,16 @@ class Gate:
             self._own.lock = lock
         return lock
 
+    def at_rest(self) -> "threading.RLock | None":
+        """Return the lock that the present thread holds during a transaction, if nothing speaks against one now.
+
+        None: it is in a transaction, or alone, or has had none yet, or nobody has noticed a fork; see which it is.
+        """
+        lock = self._own.lock
+        if lock is None or lock._is_owned() or self.is_taken or os.getpid() != self.pid:  # type: ignore[attr-defined]
+            return None
+        return lock
+
     def refuse_inside(self) -> None:
         """Raise `NestedTransaction` if the present thread is inside a transaction, or has everybody wait already."""
         self.notice_fork()

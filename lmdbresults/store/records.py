@@ -169,9 +169,11 @@ def put(
 
     If there is a value already that begins with ``unless_prefix``, leave it and return False; b"" is in every value.
     """
-    flags = 0 if len(key) <= _LONGEST_KEY else _IS_HASHED
-    place = place_of(key) if flags else _RECORD + key
-    fits = len(value) <= (max(_LARGEST_WHOLE - len(key) - _KEY_LENGTH.size, _SMALLEST_CUT) if flags else _LARGEST_WHOLE)
+    if len(key) <= _LONGEST_KEY:
+        flags, place, fits = 0, _RECORD + key, len(value) <= _LARGEST_WHOLE
+    else:
+        flags, place = _IS_HASHED, place_of(key)
+        fits = len(value) <= max(_LARGEST_WHOLE - len(key) - _KEY_LENGTH.size, _SMALLEST_CUT)
     # Nothing is there in the usual case, for which no look is needed; nor are Entry and _index(), 1 µs of the 30 that
     # it takes to store a result.
     if fits and txn.put(place, _packed(key, deadline, deadline, flags, value), overwrite=False):

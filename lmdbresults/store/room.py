@@ -37,9 +37,11 @@ class Room:
         reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
         self._limit = self._map_size - reserve
         self._check_every = min(_CHECK_EVERY, reserve // 8)
-        #: Bytes that the present transaction adds; it begins at 0 with each.
-        self.added = 0
-        #: Bytes written since room was last looked at.
+        #: The transaction in which room was last looked at, and the bytes that it had added by then.
+        self._transaction, self._added = -1, 0
+        #: Bytes added since room was last looked at, in that transaction or later ones.
+        self._since = 0
+        #: The same and what commits copy.
         self._unchecked = self._check_every
         self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
@@ -59,12 +61,17 @@ class Room:
         ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
         `StoreFull`, for an addition only.
         """
-        self.added += adds or 0
-        self._unchecked += _COMMIT_COST + (adds or 0)
-        if self._unchecked < self._check_every:
-            return
-        used = (self._handle.info()["last_pgno"] + 1) * self._page_size
-        self._checkpoints.note_size(used, txn.id())
+        size = adds or 0
+        self._since += size
+        self._unchecked += _COMMIT_COST + size
+        if self._unchecked >= self._check_every:
+            self._look(txn, adds)
+
+    def _look(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
+        number, used = txn.id(), (self._handle.info()["last_pgno"] + 1) * self._page_size
+        self._added = self._since + (self._added if number == self._transaction else 0)
+        self._transaction, self._since = number, 0
+        self._checkpoints.note_size(used, number)
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit
@@ -73,7 +80,7 @@ class Room:
                 f"{self._options.path} holds {live} bytes of results, and {adds} more do not fit "
                 f"max_size={self._map_size}. Raise max_size, let results expire sooner, or delete some."
             )
-        refusal = self._allocate(min(used + self.added + _HEADROOM, self._map_size), used)
+        refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
         if refusal is None and fits:
             self._unchecked = 0  # else the next addition has to look again
         elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
