@@ -74,7 +74,20 @@ class TaskRecord(NamedTuple):
 
         Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
         """
-        return _new_tuple(cls, _fields(data))
+        try:
+            fields = _unpackb(data) if data.startswith(_BEGINNING) else None
+        except Exception:
+            fields = None
+        if (
+            fields is None
+            or type(fields[1]) is not str
+            or type(payload := fields[-1]) is not list
+            or tuple(map(type, payload)) not in _SOUND_PAYLOADS
+        ):
+            fields = _sound_fields(data)  # which knows what is wrong, or what is merely unusual, and takes more
+        else:
+            fields[-1] = new_payload(payload)
+        return _new_tuple(cls, fields)
 
     @classmethod
     def from_meta(
@@ -207,16 +220,11 @@ _new_tuple = tuple.__new__
 _unpackb = msgpack.unpackb
 
 
-def _fields(data: bytes) -> list[Any]:
-    """Return the fields of a task record, the last one a `Payload`. Raises `DecodeError` or `NewerFormat`."""
-    try:
-        fields = _unpackb(data) if data.startswith(_BEGINNING) else None
-    except Exception:
-        fields = None
-    if fields is None:
-        fields = _unpack(data)  # which knows what is wrong, and takes more
-        if len(fields) != _FIELDS:
-            raise _no_record(f"it has {len(fields)} fields")
+def _sound_fields(data: bytes) -> list[Any]:
+    """Return the fields of a task record, seen to one by one. Raises `DecodeError` or `NewerFormat`."""
+    fields = _unpack(data)
+    if len(fields) != _FIELDS:
+        raise _no_record(f"it has {len(fields)} fields")
     if type(fields[1]) is not str:
         raise _no_record("a field has the wrong type")
     fields[-1] = _payload(fields[-1])

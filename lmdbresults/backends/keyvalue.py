@@ -144,7 +144,9 @@ class KeyValueStoreBackend(BaseBackend):
         return self._meta_of(task_id, TaskRecord.unpack(data))
 
     def _meta_of(self, task_id: str, record: TaskRecord) -> Meta:
-        meta = self.meta_from_decoded(record.to_meta(self._decoded))
+        meta = record.to_meta(self._decoded)
+        if record.state in self.EXCEPTION_STATES:
+            meta = self.meta_from_decoded(meta)
         meta["task_id"] = str(task_id)  # the record does not repeat what is in its key
         return meta
 

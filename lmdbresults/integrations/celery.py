@@ -236,13 +236,15 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         for task_id, data in zip(keys, values, strict=True):
             record = None if data is None else TaskRecord.unpack(data)
             if record is not None and record.state in READY_STATES:
-                found[bytes_to_str(task_id)] = self.meta_in(task_id, record)
+                meta = self.meta_in(task_id, record)
+                found[meta["task_id"]] = meta
         return found
 
     def meta_in(self, task_id: Any, record: TaskRecord) -> dict[str, Any]:
         """Return the meta of a task, whose record this is, its exception brought back to life."""
         meta: dict[str, Any] = self.meta_from_decoded(record.to_meta(self._decoded))
-        meta["task_id"] = bytes_to_str(task_id)  # the record does not repeat what is in its key
+        # The record does not repeat what is in its key.
+        meta["task_id"] = task_id if type(task_id) is str else bytes_to_str(task_id)
         return meta
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
