@@ -19,7 +19,7 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
-from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to workers
+from lmdbresults.integrations import celery_exits, celery_watch  # noqa: F401 - they listen to workers
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
 from lmdbresults.record import (
