@@ -57,14 +57,14 @@ class Exits:
         if process.parent_process() is not None:
             self._tell()
         else:  # or it is just starting this process, and unpickles a store before it forgets what it was told
-            self._is_told = True
             util.register_after_fork(self, Exits._tell)
+            self._is_told = True
 
     def _tell(self) -> None:
         from multiprocessing import util
 
-        self._is_told = True
         util.Finalize(None, self.close_all, exitpriority=_LAST)
+        self._is_told = True
 
     def close_all(self) -> None:
         """Tell the watchers now. For whatever ends processes in another way, as Celery does."""
