@@ -155,6 +155,9 @@ class NotACounter(StoreError, ValueError):
 class RecordDamaged(StoreError):
     """Raised when what is stored under a key does not match its checksum or cannot be taken apart."""
 
+    key: bytes = b""
+    """The key, all of it, as far as it can be read; the message may quote a part."""
+
 
 # -- Payloads ----------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from numbers import Real
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from lmdbresults.errors import ConfigurationError, UnknownOption
 
-__all__ = ["DURABILITIES", "MIN_SIZE", "ON_DAMAGE", "SCHEME", "Options", "options_from_url"]
+__all__ = ["DURABILITIES", "MIN_SIZE", "ON_DAMAGE", "SCHEME", "Options", "options_from_url", "require_expiry"]
 
 SCHEME: Final = "lmdb"
 
@@ -126,6 +127,14 @@ def options_from_url(path_or_url: str | os.PathLike[str], **overrides: Any) -> O
     return Options(path=_absolute(path), **values)
 
 
+def require_expiry(name: str, seconds: object) -> None:
+    """Raise `ConfigurationError`, with the name of a setting, unless results can expire in so many seconds, or None."""
+    if seconds is not None and not (isinstance(seconds, Real) and float(seconds) >= 0):
+        raise ConfigurationError(
+            f"{name} is {seconds!r}: give a number of seconds or a timedelta, or None or 0 for results that stay."
+        )
+
+
 def _split(text: str) -> tuple[str, str]:
     scheme, separator, rest = text.partition("://")
     if not separator or "/" in scheme:
@@ -138,6 +147,11 @@ def _split(text: str) -> tuple[str, str]:
         path = _decode(path, text)
         if path.startswith("//"):  # SQLAlchemy's spelling of an absolute path
             path = path[1:]
+        if path.startswith("/~"):  # nobody has such a folder, and whoever writes this means another one
+            raise ConfigurationError(
+                f"{text!r} would begin at a folder {path.split('/')[1]} of the root, not at a home: "
+                f"write {SCHEME}:/{quote(path)}, the absolute path, or open_store(os.path.expanduser({path[1:]!r}))."
+            )
     _require(path.strip("/") != "", "URL" if separator else "path", text, "the path of a file, not just a folder")
     _require(not path.endswith("/"), "path", text, 'the path of a file: it must not end in "/"')
     return path, query

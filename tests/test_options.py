@@ -40,6 +40,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("lmdb:///50%25/what%3Fnot%23.lmdb", "/50%/what?not#.lmdb"),
         ("/50%25/what?not=this.lmdb", "/50%25/what?not=this.lmdb"),
         ("/odd://name.lmdb", "/odd:/name.lmdb"),
+        ("lmdb:///var/~/results~.lmdb", "/var/~/results~.lmdb"),
+        ("/~/results.lmdb", "/~/results.lmdb"),
     ],
 )
 def test_an_absolute_path(given: str, path: str):
@@ -59,6 +61,7 @@ def test_an_absolute_path(given: str, path: str):
         ("~/results.lmdb", "home/results.lmdb"),
         ("lmdb://~/results.lmdb", "home/results.lmdb"),
         ("./~/results.lmdb", "here/~/results.lmdb"),
+        ("lmdb://data/~/results.lmdb~", "here/data/~/results.lmdb~"),
     ],
 )
 def test_a_path_relative_to_the_present_folder_or_home(given: str, path: str, tmp_path: Path):
@@ -129,6 +132,9 @@ def test_options_given_in_code_win_over_those_of_the_url():
         ("lmdb:///results%00.lmdb", "without NUL"),
         ("lmdb:///%ff.lmdb", "not UTF-8"),
         ("/\ud800.lmdb", "path"),
+        ("lmdb:///~/results.lmdb", "write lmdb://~/results.lmdb, the absolute path, or open_store(os.path.expanduser("),
+        ("lmdb:////~/a%20b?mode=0660", "write lmdb://~/a%20b, the absolute path, or"),
+        ("lmdb:///~user/results.lmdb", "a folder ~user of the root"),
     ],
 )
 def test_a_path_that_cannot_be_understood_is_refused_with_a_cure(given: str, cure: str):

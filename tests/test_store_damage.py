@@ -79,6 +79,21 @@ def test_repair_leaves_a_damaged_record_to_be_decided_about(path: str, clock: Fa
         assert store.check() == []
 
 
+def test_an_error_has_the_whole_key_where_its_message_has_a_part(path: str, clock: FakeClock):
+    key = b"celery-task-meta-" + b"id" * 200
+    fill(path, clock, (key, b"value", None))
+    with raw(path) as txn:
+        damage(txn, b"k" + key)
+    with reopened(path, clock) as store:
+        for look in (lambda: store.get(key), lambda: list(store.scan())):
+            with pytest.raises(RecordDamaged, match=r"\(417 bytes\) is damaged: .* Delete the key") as caught:
+                look()
+        (problem,) = store.check()
+        assert max(len(problem), len(str(caught.value))) < 250
+        store.delete(caught.value.key)
+        assert store.check() == []
+
+
 def test_repair_leaves_what_others_have_put_right_meanwhile(path: str, clock: FakeClock):
     from lmdbresults.store.check import apply, cures_in
 

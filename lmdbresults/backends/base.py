@@ -19,7 +19,8 @@ from lmdbresults.backends.desk import Desks
 from lmdbresults.backends.encoding import Encoding, Meta
 from lmdbresults.backends.endings import Endings
 from lmdbresults.backends.waiting import Waiting
-from lmdbresults.errors import ConfigurationError, ResultTimeout
+from lmdbresults.errors import ResultTimeout
+from lmdbresults.options import require_expiry
 from lmdbresults.results import GroupResult
 
 __all__ = ["Backend", "BaseBackend", "DisabledBackend"]
@@ -105,8 +106,7 @@ class Backend(Encoding, Endings):
         expires = self.app.conf.result_expires if value is None else value
         if isinstance(expires, timedelta):
             expires = expires.total_seconds()
-        if expires is not None and not expires >= 0:
-            raise ConfigurationError(f"Results expire in {expires}: give seconds, or None or 0 for results that stay.")
+        require_expiry("result_expires" if value is None else "expires", expires)
         return type(expires) if type is not None and expires is not None else expires
 
     def prepare_persistent(self, enabled: bool | None = None) -> bool:

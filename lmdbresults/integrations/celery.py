@@ -19,9 +19,10 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
-from lmdbresults.integrations import celery_watch  # noqa: F401 - it listens to workers
+from lmdbresults.integrations import celery_exits, celery_watch  # noqa: F401 - they listen to workers
 from lmdbresults.integrations.celery_chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery_waiting import ResultConsumer, WaitingMixin
+from lmdbresults.options import require_expiry
 from lmdbresults.record import (
     RECORD_VERSION,
     Payload,
@@ -64,9 +65,8 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         super().__init__(url=url, **kwargs)
         self.thread_safe = True  # one backend for the application, not one a thread (or greenlet)
         self._failure_expires = self._prepared("result_failure_expires")
-        for name, expires in (("result_expires", self.expires), ("result_failure_expires", self._failure_expires)):
-            if expires is not None and expires < 0:
-                raise ImproperlyConfigured(f"{name} is {expires}: give seconds, or None or 0 for results that stay.")
+        _require_expiry("result_expires", self.expires)
+        _require_expiry("result_failure_expires", self._failure_expires)
         #: Whether nobody has put another JSON in the place of kombu's.
         self._reads_kombu_json = registry._decoders.get(_JSON) is kombu_json.loads
         self._meta_clock = self._find_meta_clock()
@@ -296,3 +296,10 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
             except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
                 pass
         return loads(body, content_type, content_encoding, accept=self.accept)
+
+
+def _require_expiry(setting: str, seconds: object) -> None:
+    try:
+        require_expiry(setting, seconds)
+    except ConfigurationError as error:
+        raise ImproperlyConfigured(str(error)) from error

@@ -9,6 +9,7 @@ from lmdbresults.errors import RecordDamaged
 from lmdbresults.store import pieces, waiters
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.format import FORMAT_KEY
+from lmdbresults.store.quoting import quoted
 from lmdbresults.store.records import (
     _DEADLINE,
     _DOOMED,
@@ -53,14 +54,14 @@ def check(txn: Transaction, now: float = 0.0) -> Iterator[Problem]:
             yield from _check_record(txn, place, data, groups)
         elif region == pieces.REGION:
             if pieces.group_of(place[1:]) not in groups:
-                yield Problem(f"The piece {place!r} belongs to no record.", leftover=place)
+                yield Problem(f"The piece {quoted(place)} belongs to no record.", leftover=place)
         elif region == _INDEX:
             if not _points_at_a_record(txn, place) and not _is_left_by_a_sweep(txn, place, now):
-                yield Problem(f"The index entry {place!r} points at no record.", leftover=place)
+                yield Problem(f"The index entry {quoted(place)} points at no record.", leftover=place)
         elif region == waiters.REGION:
             yield from _check_registration(txn, place, data)
         elif place != FORMAT_KEY:
-            yield Problem(f"The key {place!r} is of no kind that this version knows.")
+            yield Problem(f"The key {quoted(place)} is of no kind that this version knows.")
 
 
 def cures_in(txn: Transaction) -> list[Problem]:
@@ -104,11 +105,13 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
         yield Problem(str(damage))
         return
     if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline != _VACANT:
-        yield Problem(f"The record under {key!r} expires at {record.deadline}, and is indexed at {record.indexed}.")
+        yield Problem(
+            f"The record under {quoted(key)} expires at {record.deadline}, and is indexed at {record.indexed}."
+        )
     if record.indexed and txn.get(_index_key(record.indexed, place)) is None:
-        yield Problem(f"The record under {key!r} has no entry in the expiry index.", unindexed=place)
+        yield Problem(f"The record under {quoted(key)} has no entry in the expiry index.", unindexed=place)
     if place_of(key) != place:
-        yield Problem(f"The record under {key!r} lies in the wrong place.")
+        yield Problem(f"The record under {quoted(key)} lies in the wrong place.")
 
 
 def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
@@ -121,8 +124,10 @@ def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
 
 def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[Problem]:
     if not waiters.is_sound(entry_key, entry):
-        yield Problem(f"The registration {entry_key!r} is damaged.", leftover=entry_key)
+        yield Problem(f"The registration {quoted(entry_key)} is damaged.", leftover=entry_key)
         return
     _, record = _at(txn, entry[1:])
     if record is None or not record.flags & _IS_AWAITED:
-        yield Problem(f"The registration {entry_key!r} is for a record that does not know of it.", leftover=entry_key)
+        yield Problem(
+            f"The registration {quoted(entry_key)} is for a record that does not know of it.", leftover=entry_key
+        )

@@ -23,6 +23,7 @@ from lmdbresults.errors import (
 from lmdbresults.options import Options
 from lmdbresults.store import faults
 from lmdbresults.store.block import Block, Steps, Undone, lend
+from lmdbresults.store.exits import exits
 from lmdbresults.store.gate import gate, is_mine
 from lmdbresults.store.keeper import Keeper
 from lmdbresults.store.opening import Opened, open_file
@@ -72,6 +73,7 @@ class Environment:
         self._unusable: StoreError | None = None
         self._start_anew()
         gate.watch_forks(self)
+        exits.watch(self)
 
     def _start_anew(self) -> None:
         #: Guards the opening of the handle; taken inside the gate.
@@ -279,6 +281,7 @@ class Environment:
         self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
         self._handle, self.make_room = opened.handle, opened.room.make
         opened.checkpoints.failure = self._failure
+        exits.expect()
         if opened.checkpoints.are_behind():
             self._keeper.wake()
 

@@ -9,6 +9,7 @@ import msgpack
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.chords import unpack_head
 from lmdbresults.store.environment import Transaction
+from lmdbresults.store.quoting import quoted
 from lmdbresults.store.records import NEVER, _at, lookup
 
 __all__ = ["chord_leftovers"]
@@ -39,7 +40,8 @@ def chord_leftovers(txn: Transaction) -> Iterator[str]:
         if key not in runs:
             runs = {key: _run_of(txn, key)}  # of the chord at hand: their keys lie side by side
         if runs[key] != run:
-            yield f"The record under {place[1:]!r} belongs to a chord that is gone, or begun anew, and never expires."
+            named = quoted(place[1:])
+            yield f"The record under {named} belongs to a chord that is gone, or begun anew, and never expires."
 
 
 def _run_of(txn: Transaction, key: bytes) -> str | None:

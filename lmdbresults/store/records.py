@@ -25,6 +25,7 @@ from lmdbresults.errors import NotACounter, RecordDamaged
 from lmdbresults.store import pieces, waiters
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.format import FORMAT_KEY
+from lmdbresults.store.quoting import quoted
 from lmdbresults.store.waiters import News
 
 __all__ = [
@@ -140,7 +141,9 @@ def _decode(key: bytes, data: bytes) -> Entry:
 
 
 def _damaged(key: bytes, why: str) -> RecordDamaged:
-    return RecordDamaged(f"The record under {key!r} is damaged: {why}. Delete the key, or restore a backup.")
+    error = RecordDamaged(f"The record under {quoted(key)} is damaged: {why}. Delete the key, or restore a backup.")
+    error.key = key
+    return error
 
 
 def _value(txn: Transaction, key: bytes, found: Entry) -> bytes:
@@ -229,7 +232,7 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
     found = entry(txn, key, now)
     count = by + (0 if found is None else _number(key, found))
     if not _fits_counter(count):
-        raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
+        raise NotACounter(f"{quoted(key)} would exceed 64 bits by {by:+}, and was left as it is.")
     if deadline is None:
         deadline = NEVER if found is None else found.deadline
     put(txn, key, b"%d" % count, deadline, now, news)
@@ -240,7 +243,7 @@ def _number(key: bytes, found: Entry) -> int:
     digits = found.body[1:] if found.body[:1] == b"-" else found.body
     number = int(found.body) if digits.isdigit() and len(digits) < 20 and not found.flags & _IS_CUT else None
     if number is None or not _fits_counter(number):
-        raise NotACounter(f"What {key!r} holds is no whole number of 64 bits, so it cannot be counted up.")
+        raise NotACounter(f"What {quoted(key)} holds is no whole number of 64 bits, so it cannot be counted up.")
     return number
 
 

@@ -1,6 +1,5 @@
 """The environments of this process: one a file, whichever paths lead to it and however many stores use it."""
 
-import atexit
 import threading
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ class Register:
         self._environments: dict[str, Environment] = {}
         self.after_fork_in_child()
         gate.watch_forks(self)
-        atexit.register(self._close_all)
 
     def before_fork(self) -> None:
         """Nothing to do: each environment sees to itself."""
@@ -61,10 +59,6 @@ class Register:
         gate.refuse_while_alone()
         if is_mine(self._lock):
             raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
-
-    def _close_all(self) -> None:
-        for environment in list(self._environments.values()):
-            environment.close_at_exit()
 
 
 def _require_same(present: Options, wanted: Options) -> None:

@@ -11,6 +11,7 @@ from lmdbresults.store.check import apply, cures_in
 from lmdbresults.store.environment import Transaction
 from lmdbresults.store.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.pages import Node
+from lmdbresults.store.quoting import quoted
 from lmdbresults.store.records import (
     _DEADLINE,
     _HASHED,
@@ -165,7 +166,7 @@ class Rescue:
 
 def _gone(place: bytes) -> str:
     if place.startswith(_RECORD):
-        return f"The record under {place[1:]!r} is gone."
+        return f"The record under {quoted(place[1:])} is gone."
     return f"A record under a key of more than {_LONGEST_KEY} bytes is gone."
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, NotACounter, StoreClosed
 from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Sent, Store, WriteTransaction, _Keep
+from lmdbresults.store.quoting import quoted
 
 __all__ = ["MemoryStore"]
 
@@ -312,7 +313,7 @@ class _Write(_Read, WriteTransaction):
         present = self._find(key) or Record(b"0", math.inf)
         count = _number(key, present.value) + by
         if not _fits(count):
-            raise NotACounter(f"{key!r} would exceed 64 bits by {by:+}, and was left as it is.")
+            raise NotACounter(f"{quoted(key)} would exceed 64 bits by {by:+}, and was left as it is.")
         deadline = present.deadline if isinstance(ttl, _Keep) else self._deadline(ttl)
         self._open()[key] = Record(b"%d" % count, deadline)
         self.changed[key] = False
@@ -336,7 +337,7 @@ def _number(key: bytes, value: bytes) -> int:
     digits = value[1:] if value[:1] == b"-" else value
     number = int(value) if digits.isdigit() and len(digits) < 20 else None
     if number is None or not _fits(number):
-        raise NotACounter(f"What {key!r} holds is no whole number of 64 bits, so it cannot be counted up.")
+        raise NotACounter(f"What {quoted(key)} holds is no whole number of 64 bits, so it cannot be counted up.")
     return number
 
 

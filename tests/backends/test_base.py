@@ -142,11 +142,12 @@ def test_expiry_is_in_seconds_of_the_type_that_is_asked_for(value, kind, expecte
 
 
 @interface("prepare_expires", "constructor")
-@pytest.mark.parametrize("expires", [-1, timedelta(seconds=-1), float("nan")])
+@pytest.mark.parametrize("expires", [-1, timedelta(seconds=-1), float("nan"), "60", b"60", [60]])
 def test_a_time_that_cannot_be_is_refused_at_once(expires):
-    for make in (lambda: BaseBackend(expires=expires), lambda: BaseBackend(App({"result_expires": expires}))):
-        with pytest.raises(ConfigurationError, match="for results that stay"):
-            make()
+    with pytest.raises(ConfigurationError, match=r"^expires is .* for results that stay"):
+        BaseBackend(expires=expires)
+    with pytest.raises(ConfigurationError, match=r"^result_expires is .* for results that stay"):
+        BaseBackend(App({"result_expires": expires}))
 
 
 @interface("prepare_expires", "constructor")

@@ -1,6 +1,7 @@
 """The backend class: how Celery finds it, what it shares with Celery's own, and what it protects."""
 
 import inspect
+import math
 import pickle
 import re
 import threading
@@ -47,7 +48,7 @@ def test_the_class_may_be_named_in_front_of_the_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["lmdb", "lmdb://", "lmdb:///", "lmdb:///folder/", "lmdb:///x?size=1", "lmdb:///x?mode=9"]
+    "url", ["lmdb", "lmdb://", "lmdb:///", "lmdb:///folder/", "lmdb:///~/x", "lmdb:///x?size=1", "lmdb:///x?mode=9"]
 )
 def test_a_url_that_names_no_file_or_an_unknown_option_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):
@@ -55,9 +56,10 @@ def test_a_url_that_names_no_file_or_an_unknown_option_is_a_configuration_error(
 
 
 @pytest.mark.parametrize("setting", ["result_expires", "result_failure_expires"])
-def test_a_negative_time_to_live_is_a_configuration_error(tmp_path: Path, setting: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=setting):
-        _ = make_app(settings_for(tmp_path, **{setting: -1})).backend
+@pytest.mark.parametrize("value", [-1, math.nan, "60", "1 day"])
+def test_a_time_to_live_that_cannot_be_is_a_configuration_error(tmp_path: Path, setting: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^{setting} is {value!r}: give a number of seconds or a timedelta"):
+        _ = make_app(settings_for(tmp_path, **{setting: value})).backend
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_when_the_backend_is_made(tmp_path: Path) -> None:
