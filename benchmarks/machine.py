@@ -22,7 +22,8 @@ def describe(folder: Path) -> dict[str, str]:
         "machine": f"{os.cpu_count()} CPUs ({processor()}), {platform.system()} {platform.release()}",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before this run",
         "files on": filesystem(folder),
-        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        # A build without profile-guided optimisation takes a third more, and no variable tells it apart for sure.
+        "Python": f"{platform.python_version()} ({platform.python_implementation()}, built {platform.python_build()[1]})",
         "packages": ", ".join(f"{package} {installed(package)}" for package in PACKAGES),
         "engines": f"LMDB {lmdb_version()}, Redis {redis_version()}, SQLite {sqlite3.sqlite_version}",
     }
