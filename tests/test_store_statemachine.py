@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -17,6 +18,10 @@ from lmdbresults.store import KEEP
 from lmdbresults.testing import FakeClock, sample
 from tests.peer import Operation, Peer, act, perform
 from tests.processes import FORKS_WITH_THREADS, in_child
+
+
+#: One takes as long as fifty examples of other tests.
+SEQUENCES = settings.default.max_examples // 2
 
 
 class Repeated(bytes):
@@ -245,4 +250,4 @@ def peer() -> Iterator[Peer]:
 @pytest.mark.timeout(600)  # finding the shortest way to a failure takes longer than finding none
 @pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 def test_a_store_is_what_a_dict_would_be_whatever_happens(peer: Peer) -> None:
-    run_state_machine_as_test(lambda: StoreMachine(peer))
+    run_state_machine_as_test(lambda: StoreMachine(peer), settings=settings(max_examples=SEQUENCES))
