@@ -19,7 +19,6 @@ from lmdbresults.testing import FakeClock, sample
 from tests.peer import Operation, Peer, act, perform
 from tests.processes import FORKS_WITH_THREADS, in_child
 
-
 #: One takes as long as fifty examples of other tests.
 SEQUENCES = settings.default.max_examples // 2
 
