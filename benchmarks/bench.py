@@ -1,6 +1,5 @@
 """What a scenario is given to work with, and the register in which scenarios stand by name."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from benchmarks.peers.base import Peer, check
 from benchmarks.rows import LIMIT, LIMIT_ROW, OUR_ROW, OURS, Row, Section
 from benchmarks.servers import Unavailable
 
-#: Seconds after which no new round begins in short mode, unless there were too few of them.
-SHORT_SECONDS = 6.0
+#: Seconds after which no new round begins, unless there were too few of them; by the mode.
+LONGEST = {"tiny": 0.0, "short": 6.0, "full": 60.0}
 FEWEST_ROUNDS = 3
 
 Size = TypeVar("Size")
@@ -96,7 +95,7 @@ class Bench:
 
     def rounds(self, most: int) -> Iterator[int]:
         """Numbers, until they are enough."""
-        until = time.monotonic() + self.size(0.0, SHORT_SECONDS, math.inf)
+        until = time.monotonic() + LONGEST[self.mode]
         for number in self.steps(range(most), "round"):
             if number >= FEWEST_ROUNDS and time.monotonic() > until:
                 return

@@ -23,7 +23,7 @@ def describe(folder: Path) -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before this run",
         "files on": filesystem(folder),
         # A build without profile-guided optimisation takes a third more, and no variable tells it apart for sure.
-        "Python": f"{platform.python_version()} ({platform.python_implementation()}, built {platform.python_build()[1]})",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}, built {platform.python_build()[1]}",
         "packages": ", ".join(f"{package} {installed(package)}" for package in PACKAGES),
         "engines": f"LMDB {lmdb_version()}, Redis {redis_version()}, SQLite {sqlite3.sqlite_version}",
     }
