@@ -10,6 +10,7 @@ __all__ = [
     "ConfigurationError",
     "ContentDisallowed",
     "DecodeError",
+    "DiskFailed",
     "EncodeError",
     "FileDamaged",
     "FileReplaced",
@@ -130,6 +131,10 @@ class StoreFull(StoreError, OSError):
 
     Reading, deleting and sweeping go on; writing does too once there is room again.
     """
+
+
+class DiskFailed(StoreError, OSError):
+    """Raised when the disk has not taken what was stored before, and until that is mended. Reading goes on."""
 
 
 class TooManyReaders(StoreError, RuntimeError):

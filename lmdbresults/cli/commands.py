@@ -7,6 +7,7 @@ import click
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
 from lmdbresults.cli.output import complain
+from lmdbresults.cli.rewrite import rewrite
 from lmdbresults.cli.salvage import salvage
 from lmdbresults.cli.stats import stats
 from lmdbresults.errors import FileDamaged, ResultError
@@ -32,5 +33,5 @@ def commands() -> None:
     """
 
 
-for command in (backup, check, salvage, stats):
+for command in (backup, check, rewrite, salvage, stats):
     commands.add_command(command)

@@ -26,6 +26,7 @@ import lmdb
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.store import faults, meta
+from lmdbresults.store.disk import Disk
 from lmdbresults.store.gate import is_mine
 from lmdbresults.store.sidecar import Checkpoint, Sidecar
 
@@ -41,6 +42,8 @@ _PATIENCE: Final = 2
 _LONGEST_TURN: Final = 5.0
 #: Seconds until the turn is asked for again: a fraction of what a sync takes.
 _ASK_AGAIN: Final = 0.001
+#: Seconds until whoever writes looks again whether the disk has failed under another process: that takes 2 µs.
+_LOOK_AGAIN: Final = 0.1
 #: What a commit writes at least, about: six pages, and ten among 50,000 results; the next one replaces most of them.
 #: Where there is room in the file for it, the file does not grow, so that its size does not tell.
 _COMMIT_BYTES: Final = 24 << 10
@@ -54,15 +57,15 @@ class Unguarded:
     """Takes the place of `Checkpoints` where there are none: nothing is synced, but at the end or if told to."""
 
     wants_attention = is_overrun = is_at_rest = False
-    failure: StoreError | None = None
 
     def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
         self._handle = handle
         self._sidecar = sidecar
         self._options = options
+        self.disk = Disk(sidecar, options, is_guarded=False)
 
     def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """Nothing to do."""
+        """Nothing to do: also after a sync that failed nothing is promised of what is stored."""
 
     def note_size(self, used: int, number: int) -> None:
         """Nothing to do."""
@@ -79,11 +82,12 @@ class Unguarded:
         return math.inf
 
     def flush(self, through: float = math.inf) -> None:
-        """Return once what was committed is on the disk. Raises `StoreError` if that fails."""
-        try:
-            self._handle.sync(True)
-        except lmdb.Error as error:
-            raise faults.unsynced(self._options.path, error) from error
+        """Return once what was committed is on the disk. Raises `DiskFailed` if that fails, or has failed before."""
+        self.disk.refuse_after_failure()
+        if not any(self._sidecar.identity()):
+            with self._handle.begin(write=True):
+                self._sidecar.identify()
+        self.disk.sync(self._handle)
 
     def unpin(self) -> None:
         """Nothing to do."""
@@ -119,14 +123,16 @@ class Checkpoints:
         self._line = _NO_LINE
         #: When the checkpoint has to be made; when this process sees to it whoever was to make it; by `time.monotonic`.
         self._due = self._relieve_at = math.inf
+        #: When a writer looks again for both that and a disk that has failed; each time where it waits for the disk.
+        self._look_at = -math.inf
+        self._look_every = 0.0 if options.durability == "commit" else min(_LOOK_AGAIN, options.checkpoint_interval)
         #: The last commit of the checkpoint, and the size of the file's used part then.
         self._covered = self._end = 0
         #: How many bytes may be written until the next one is begun.
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
         #: The checkpoint behind which others were when this process last looked, and how long it leaves them alone.
         self._seen, self._alone_until = (-1, -1), math.inf
-        #: Why nothing more may be stored by this process; None if that is not so.
-        self.failure: StoreError | None = None
+        self.disk = Disk(sidecar, options, is_guarded=True)
         self._is_new = True
         #: Whether the thread that makes checkpoints, or whoever commits next, has something to do.
         self.wants_attention = False
@@ -142,11 +148,19 @@ class Checkpoints:
         """See to it that the pin stands. Called in a write transaction, when nothing is left but to commit it."""
         if self._line not in self._handle.readers():
             self._protect(txn)
-        elif time.monotonic() > self._relieve_at:
+        elif time.monotonic() >= self._look_at:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at what seldom changes. After a failure each commit comes here."""
+        self.disk.refuse_after_failure()
+        now = time.monotonic()
+        self._look_at = now + self._look_every
+        if now > self._relieve_at:
             self.wants_attention = True
 
     def _protect(self, txn: "lmdb.Transaction[bytes]") -> None:
-        self._refuse_after_failure()
+        self.disk.refuse_after_failure()
         last, checkpoint = txn.id() - 1, self._sidecar.last_durable()
         self.wants_attention = True
         if checkpoint.is_pinned and self._sidecar.is_of(checkpoint):
@@ -178,16 +192,18 @@ class Checkpoints:
     def flush(self, through: float = math.inf) -> None:
         """Return once all commits up to number ``through`` are durable. The caller is in no transaction.
 
-        Threads and processes that want this at the same time share the work. Raises `StoreError` if the disk fails.
+        Threads and processes that want this at the same time share the work. Raises `DiskFailed` if a sync fails, or
+        has failed in this boot.
         """
         is_within = is_mine(self._making)  # for a signal handler that has come in its midst, where the turn is had
         with self._making:
-            self._refuse_after_failure()
             if self._is_durable(through):
                 return
+            self.disk.refuse_after_failure()
             try:
                 has_turn = self._wait_for_turn(through)
                 if not self._is_durable(through):
+                    self.disk.refuse_after_failure()  # of whoever had the turn
                     self._make(has_turn)
             finally:
                 if not is_within:
@@ -233,30 +249,19 @@ class Checkpoints:
     def _secure(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", *, with_turn: bool) -> None:
         """Have a checkpoint be on the disk, and rely on it."""
         try:
-            self._sync()
+            self.disk.sync(self._handle)
             if self._is_new:
                 self._sidecar.sync_folder()
                 self._is_new = False
             self._sidecar.write(checkpoint, with_turn=with_turn)
         except BaseException as error:
             pin.abort()  # not left to the traceback, which somebody may keep
-            if isinstance(error, OSError):  # such as for want of descriptors; the next attempt may do better
+            self._look_at = -math.inf
+            if isinstance(error, OSError) and not isinstance(error, StoreError):
+                # Such as for want of descriptors; the next attempt may do better.
                 raise faults.explained(error, self._options) from error
             raise
         self._adopt(checkpoint, pin)
-
-    def _sync(self) -> None:
-        try:
-            self._handle.sync(True)
-        except lmdb.Error as error:
-            # What could not be written is forgotten by the system, and a second sync would say that all is well.
-            self.failure = faults.unsynced(self._options.path, error)
-            self._line = _NO_LINE
-            self._refuse_after_failure()
-
-    def _refuse_after_failure(self) -> None:
-        if self.failure is not None:
-            raise type(self.failure)(*self.failure.args)
 
     def _adopt(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]") -> None:
         """Rely on a checkpoint that is durable, under a pin of this process."""

@@ -280,7 +280,7 @@ class Environment:
     def _take(self, opened: Opened) -> None:
         self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
         self._handle, self.make_room = opened.handle, opened.room.make
-        opened.checkpoints.failure = self._failure
+        opened.checkpoints.disk.failure = self._failure
         exits.expect()
         if opened.checkpoints.are_behind():
             self._keeper.wake()
@@ -301,7 +301,7 @@ class Environment:
         self._handle = None
         if self._opened is not None:
             self._opened.close()
-            self._failure = self._failure or self._opened.checkpoints.failure
+            self._failure = self._failure or self._opened.checkpoints.disk.failure
             self._opened = None
 
     def before_fork(self) -> None:

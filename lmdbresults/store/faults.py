@@ -2,11 +2,13 @@
 
 import errno
 import os
-from typing import Final
+import time
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 
 from lmdbresults.errors import (
+    DiskFailed,
     FileDamaged,
     FileReplaced,
     LockUnavailable,
@@ -16,6 +18,9 @@ from lmdbresults.errors import (
     TooManyReaders,
 )
 from lmdbresults.options import Options
+
+if TYPE_CHECKING:
+    from lmdbresults.store.sidecar import Failure
 
 __all__ = ["explained", "replaced", "unsynced"]
 
@@ -42,11 +47,16 @@ def replaced(path: str) -> FileReplaced:
     )
 
 
-def unsynced(path: str, error: Exception) -> StoreError:
-    """Return the error for a disk that did not take what was written."""
-    return StoreError(
-        f"{path} could not be written to the disk ({error}), so what was stored since the last checkpoint may be lost "
-        "when the machine goes down. Nothing more is stored here: see to the disk, then restart the processes."
+def unsynced(path: str, failure: "Failure", *, is_guarded: bool) -> DiskFailed:
+    """Return the error for a disk that did not take what was written; ``is_guarded``: checkpoints are made."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(failure.at))
+    cure = "See to the disk, stop every process that uses the file, then run `lmdbresults rewrite` on it."
+    if not is_guarded:
+        return DiskFailed(f"{path} could not be written to the disk ({failure.reason}, {when}). {cure}")
+    return DiskFailed(
+        f"{path} could not be written to the disk ({failure.reason}, {when}). What was stored since the last "
+        "checkpoint may be in memory only, and the system does not try again, so no process stores anything more; "
+        f"reading goes on. {cure} If the machine restarts before that, the file goes back to its last checkpoint."
     )
 
 

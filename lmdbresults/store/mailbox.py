@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final, TypeVar
 
-from lmdbresults.errors import StoreClosed, StoreFull
+from lmdbresults.errors import DiskFailed, StoreClosed, StoreFull
 from lmdbresults.store.base import Mailbox, Sent
 from lmdbresults.store.gate import gate
 from lmdbresults.store.messages import DATAGRAM_BYTES, HEAD_BYTES, INTERIM, VALUE, head_at
@@ -126,7 +126,7 @@ class LMDBMailbox(Mailbox):
         registered = [key for key in keys if key in self._registered or key in self._in_doubt]
         try:
             for batch in _batches(registered, _BATCH):
-                with suppress(StoreFull):  # then they last until their life has ended
+                with suppress(StoreFull, DiskFailed):  # then they last until their life has ended
                     self._registrations.unwatch(batch, self._box)
         finally:
             self._use_up(registered)

@@ -13,7 +13,7 @@ from lmdbresults.store.format import check_format, is_marked, mark
 from lmdbresults.store.room import Room
 from lmdbresults.store.sidecar import Sidecar
 
-__all__ = ["Opened", "open_file"]
+__all__ = ["Opened", "look_inside", "open_file"]
 
 
 class Opened(NamedTuple):
@@ -82,11 +82,11 @@ def _refuse(options: Options, found: files.Found, sidecar: Sidecar | None) -> No
         return  # what the file says of itself cannot be relied on yet
     files.check_content(options.path)
     if sidecar is None or not found.has_lock:
-        _look_inside(options, found.has_lock)
+        look_inside(options, found.has_lock)
 
 
-def _look_inside(options: Options, has_lock: bool) -> None:
-    """See that a file is ours, without leaving a trace."""
+def look_inside(options: Options, has_lock: bool) -> None:
+    """See that a file is ours, without leaving a trace. Raises a `StoreError`."""
     path = os.fsencode(options.path)
     try:
         with lmdb.open(path, subdir=False, readonly=True, lock=has_lock, create=False) as handle:

@@ -105,6 +105,8 @@ def _tell_of_more(last: Checkpoint, wants_pins: bool, options: Options) -> None:
 def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     """Put the file in order, and say in the sidecar how it is guarded from now on. Nobody else has it open."""
     last = sidecar.last()
+    if sidecar.failure() is not None:
+        wants_pins = wants_pins or last.is_pinned  # or the checkpoint would be overwritten, which is all that is left
     if meta.is_blank(sidecar.data):
         if len(sidecar.metas()) < 2:
             os.ftruncate(sidecar.data, 0)  # LMDB does not begin anew where there is half a beginning

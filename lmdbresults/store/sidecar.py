@@ -20,7 +20,7 @@ from lmdbresults.errors import FileReplaced, NewerFormat
 from lmdbresults.store import boot, files, meta
 from lmdbresults.store.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Meta
 
-__all__ = ["NO_CHECKPOINT", "Checkpoint", "Sidecar"]
+__all__ = ["NO_CHECKPOINT", "Checkpoint", "Failure", "Sidecar"]
 
 _PLACE_BYTES: Final = 4096
 _PLACES: Final = 4
@@ -31,6 +31,12 @@ _CHECKSUM: Final = struct.Struct(">I")
 _BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 #: Follows once all that is known to be on the disk. It is for the processes of this boot, so it need not get there.
 _CONFIRMED: Final = b"durable!"
+#: In the first place, behind what is ever written there of a checkpoint: that a sync has failed.
+_FAILURE_AT: Final = 2048
+_FAILURE_MAGIC: Final = b"lmdbrfs1"
+#: Magic, when, in which boot, of which data file, why; then a checksum.
+_FAILURE: Final = struct.Struct(">8sd36s16s128s")
+_FAILURE_BYTES: Final = _FAILURE.size + _CHECKSUM.size
 
 
 class Checkpoint(NamedTuple):
@@ -74,6 +80,15 @@ def _unpacked(data: bytes) -> Checkpoint | None:
     _, generation, txn, is_pinned, made_at, boot_id, identity, page = _LAYOUT.unpack(body)
     in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
     return Checkpoint(generation, txn, is_pinned, made_at, in_words, identity, page)
+
+
+class Failure(NamedTuple):
+    """A sync of the data file that has failed."""
+
+    at: float
+    """When, in seconds since the epoch."""
+    reason: str
+    """What the system said."""
 
 
 class _Found(NamedTuple):
@@ -158,6 +173,34 @@ class Sidecar:
         places = [data[start : start + _PLACE_BYTES] for start in range(0, len(data), _PLACE_BYTES)]
         found = [(_unpacked(content), content.startswith(_CONFIRMED, _BYTES)) for content in places]
         return [_Found(one, is_durable, place) for place, (one, is_durable) in enumerate(found) if one is not None]
+
+    # -- a failed disk ---------------------------------------------------------------------------------------------
+
+    def failure(self) -> Failure | None:
+        """Return the sync of this data file that has failed in this boot, if one has and nothing was done about it."""
+        data = os.pread(self._own, _FAILURE_BYTES, _FAILURE_AT)
+        if not data.startswith(_FAILURE_MAGIC) or data[_FAILURE.size :] != _CHECKSUM.pack(crc32(data[: _FAILURE.size])):
+            return None
+        _, at, boot_id, identity, reason = _FAILURE.unpack(data[: _FAILURE.size])
+        if boot_id.rstrip(b"\0") != boot.boot_id().encode() or not any(identity) or identity != self.identity():
+            return None
+        return Failure(at, reason.rstrip(b"\0").decode(errors="replace"))
+
+    def note_failure(self, failure: Failure) -> None:
+        """Say that a sync has failed, for the processes of this boot, so it need not get to the disk.
+
+        The data file says which one it is. What is noted already stays: whoever reads it must not find half of it.
+        """
+        if boot.boot_id() and self.failure() is None:
+            reason = failure.reason.encode()
+            body = _FAILURE.pack(_FAILURE_MAGIC, failure.at, boot.boot_id().encode(), self.identity(), reason)
+            os.pwrite(self._own, body + _CHECKSUM.pack(crc32(body)), _FAILURE_AT)
+
+    def forget_failure(self) -> None:
+        """Say that all is on the disk again. The caller has the data file alone."""
+        os.pwrite(self._own, bytes(_FAILURE_BYTES), _FAILURE_AT)
+
+    # -- the sidecar itself ----------------------------------------------------------------------------------------
 
     def is_missing(self) -> bool:
         """Return whether the sidecar, and it alone, was deleted or replaced, as by whoever tidies up."""

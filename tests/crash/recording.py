@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-__all__ = ["Event", "Kind", "Recording", "library", "mark", "record_here"]
+__all__ = ["Event", "Kind", "Recording", "compiled", "library", "mark", "record_here"]
 
-_SOURCES: Final = [Path(__file__).parent / name for name in ("recorder.c", "calls.c")]
+_SOURCES: Final = ("recorder.c", "calls.c")
 #: kind, pid, bytes of path and other path, time, inode, offset, length, bytes of data, result; see recorder.c.
 _HEAD: Final = struct.Struct("=IIIIQQQQQq")
 
@@ -58,18 +58,24 @@ class Event(NamedTuple):
     data: memoryview
 
 
-@functools.cache
 def library() -> str:
     """Return the path of the compiled recorder. Skips the test without a compiler, except where CI is true."""
+    return compiled(*_SOURCES)
+
+
+@functools.cache
+def compiled(*names: str) -> str:
+    """Return the path of a library made of some sources beside this file, as `library` does."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         if os.environ.get("CI") == "true":
-            raise RuntimeError("Power cuts are recorded on Linux with a C compiler: install cc.")
+            raise RuntimeError("Disks are simulated on Linux with a C compiler: install cc.")
         pytest.skip("needs Linux and a C compiler")
-    folder = tempfile.mkdtemp(prefix="recorder-")
+    folder = tempfile.mkdtemp(prefix="preloaded-")
     atexit.register(shutil.rmtree, folder)
-    target = os.path.join(folder, "recorder.so")
-    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *_SOURCES], check=True)
+    target = os.path.join(folder, "library.so")
+    sources = [Path(__file__).parent / name for name in names]
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *sources], check=True)
     return target
 
 

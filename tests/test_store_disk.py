@@ -1,0 +1,364 @@
+"""A disk that has not taken what was written: who is told, who refuses what, and what cures it.
+
+The disk is a real one; it is the answer of a sync that is replaced, in processes of their own. That a later sync says
+that all is well is what Linux does, and what happens here.
+"""
+
+import ast
+import errno
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from lmdbresults import LMDBStore, Options, errors, open_store
+from lmdbresults.store.rewriting import rewrite
+from lmdbresults.store.sidecar import Sidecar
+from tests.boots import in_boot, keys_in, keys_in_next_boot
+from tests.covering import LONG, covered, last_commit, readers, wait_until
+from tests.failing import environment, fail_next, run_failing
+from tests.processes import FORKS_WITH_THREADS, in_child
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+#: Stores something that a checkpoint covers, and something for which the sync fails; says what it was told, and ends.
+FAILS = """
+import sys
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+path, code, durability = sys.argv[1:]
+store = open_store(path, durability=durability, checkpoint_interval=3600)
+store.set(b"covered", b"value")
+store.flush()
+fail_next(path, int(code))
+try:
+    store.set(b"not on the disk", b"value")
+    store.flush()
+except errors.DiskFailed as error:
+    print(error)
+"""
+BOTH = [b"covered", b"not on the disk"]
+
+
+def fail(path: str, durability: str = "checkpoint", code: int = errno.EIO) -> str:
+    """Have a process be told that the disk has failed, and end; return what it was told."""
+    return run_failing(FAILS, path, code, durability).strip()
+
+
+def checkpoint_of(path: str) -> int:
+    sidecar = Sidecar(path)
+    try:
+        return sidecar.last_durable().txn
+    finally:
+        sidecar.close()
+
+
+def refuses(store: LMDBStore) -> bool:
+    try:
+        store.set(b"more", b"value")
+    except errors.DiskFailed:
+        return True
+    return False
+
+
+# -- who refuses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_a_process_that_was_started_since_stores_nothing_over_it(path: str, durability: str, code: int) -> None:
+    said = fail(path, durability, code)
+    before = checkpoint_of(path)
+    for wanted in ("checkpoint", "commit"):
+        with open_store(path, durability=wanted) as store:
+            for attempt in (lambda: store.set(b"more", b"value"), store.flush, lambda: store.delete(b"covered")):
+                with pytest.raises(errors.DiskFailed) as caught:
+                    attempt()
+                assert str(caught.value) == said
+            assert sorted(key for key, _ in store.scan()) == BOTH
+    assert (path in said, os.strerror(code) in said, "`lmdbresults rewrite`" in said) == (True, True, True)
+    assert checkpoint_of(path) == before
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path: str, durability: str) -> None:
+    with open_store(path, durability=durability, checkpoint_interval=LONG) as store:
+        store.set(b"first", b"value")
+        fail(path)
+        before = covered(store)
+        if durability == "checkpoint":  # it may go on for a moment
+            wait_until(lambda: refuses(store))
+        assert refuses(store)
+        with pytest.raises(errors.DiskFailed):
+            store.flush()
+        assert store.get(b"not on the disk") == b"value"
+        assert covered(store) == before
+
+
+def test_what_was_covered_before_is_still_said_to_be(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"first", b"value")
+        store.flush()
+        number = last_commit(store)
+        fail(path)
+        store._environment.flush(number)
+
+
+def test_whoever_waits_for_a_commit_is_told(path: str) -> None:
+    """Several threads wait at once; what was acknowledged is there after a loss of power, the rest was told."""
+    source = """
+import sys, threading, time
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], durability="commit")
+store.incr(b"0")
+told = []
+def count(key):
+    try:
+        for number in range(1, 1000):
+            store.incr(key)
+            acknowledged[key] = number
+    except errors.DiskFailed:
+        told.append(key)
+acknowledged = dict.fromkeys((b"%d" % number for number in range(1, 6)), 0)
+threads = [threading.Thread(target=count, args=(key,)) for key in acknowledged]
+for thread in threads:
+    thread.start()
+while min(acknowledged.values()) < 2:
+    time.sleep(0.001)
+fail_next(sys.argv[1])
+for thread in threads:
+    thread.join()
+assert sorted(told) == sorted(acknowledged), told
+print(acknowledged)
+"""
+    acknowledged = ast.literal_eval(run_failing(source, path))
+    found = in_boot("next", values_in, path)
+    assert all(int(found[key]) >= number for key, number in acknowledged.items()), (acknowledged, found)
+
+
+def values_in(path: str) -> dict[bytes, bytes]:
+    store = open_store(path)
+    assert store.check(deep=True) == []
+    return dict(store.scan())
+
+
+def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    class Refusing:
+        def __init__(self, handle: lmdb.Environment) -> None:
+            self.readers, self.begin, self.info = handle.readers, handle.begin, handle.info
+
+        def sync(self, force: bool) -> None:
+            raise lmdb.DiskError("Input/output error")
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        monkeypatch.setattr(Sidecar, "note_failure", fail)
+        checkpoints = store._environment._checkpoints
+        handle, checkpoints._handle = checkpoints._handle, Refusing(checkpoints._handle)
+        with caplog.at_level(logging.ERROR), pytest.raises(errors.DiskFailed):
+            store.flush()
+        checkpoints._handle = handle
+        assert refuses(store)
+    assert "other processes cannot be told" in caplog.text
+    with open_store(path) as store:
+        assert refuses(store) is False
+
+
+# -- the checkpoint that is left ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_after_a_restart_the_file_is_at_its_checkpoint_and_stores_again(path: str, durability: str) -> None:
+    fail(path, durability)
+
+    def go_on() -> list[bytes]:
+        store = open_store(path, durability=durability)
+        found = sorted(key for key, _ in store.scan())
+        store.set(b"later", b"value")
+        store.flush()
+        return found
+
+    assert in_boot("next", go_on) == [b"covered"]
+    assert in_boot("the one after", keys_in, path) == [b"covered", b"later"]
+
+
+def test_nobody_overwrites_the_checkpoint_though_nobody_keeps_a_pin_any_more(path: str) -> None:
+    fail(path)
+    for durability in ("none", "checkpoint", "commit", "none"):
+        with open_store(path, durability=durability) as store:
+            assert "no active readers" in readers(store)
+            for _ in range(3):
+                assert refuses(store)
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+def test_a_file_that_takes_the_place_of_a_failed_one_is_not_refused(path: str, tmp_path: Path) -> None:
+    fail(path)
+    with open_store(path) as store:
+        store.backup(tmp_path / "copy")
+    os.replace(tmp_path / "copy", path)
+    with open_store(path) as store:
+        assert refuses(store) is False
+    assert keys_in_next_boot(path) == sorted([*BOTH, b"more"])
+
+
+# -- none --------------------------------------------------------------------------------------------------------------
+
+
+def test_without_checkpoints_it_goes_on_but_nobody_says_that_it_is_on_the_disk(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "`lmdbresults rewrite`" in fail(path, "none")
+    with caplog.at_level(logging.ERROR), open_store(path, durability="none") as store:
+        store.set(b"more", b"value")
+        with pytest.raises(errors.DiskFailed):
+            store.flush()
+    assert "without having been synced" in caplog.text
+    damage(path)
+    with pytest.raises(errors.FileDamaged):  # it is looked through, as it was not closed in peace
+        in_boot("next", lambda: open_store(path, durability="none"))
+
+
+def test_whoever_wants_checkpoints_is_refused_after_a_sync_that_failed_without(path: str) -> None:
+    fail(path, "none")
+    with open_store(path) as store:
+        assert refuses(store)
+    rewrite(Options(path=path))
+    with open_store(path) as store:
+        assert not refuses(store)
+
+
+# -- the cure ----------------------------------------------------------------------------------------------------------
+
+
+def run_rewrite(path: str, code: int) -> str:
+    command = [sys.executable, "-W", "error", "-m", "lmdbresults", "rewrite", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment(path))
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def damage(path: str) -> None:
+    """As if the pages of the last commits had been taken out of memory, and the disk had others: zeros."""
+    with open(path, "r+b") as file:
+        file.seek(2 * 4096)
+        file.write(bytes(os.path.getsize(path) - 2 * 4096))
+
+
+def damage_a_record(path: str) -> None:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content.replace(b"not on the disk", b"not on the diss"))
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit", "none"])
+def test_what_is_written_anew_is_all_there_and_survives(path: str, durability: str) -> None:
+    fail(path, durability)
+    assert "is on the disk" in run_rewrite(path, 0)
+    assert keys_in_next_boot(path) == BOTH
+
+
+def test_what_is_written_anew_is_stored_to_again(path: str) -> None:
+    fail(path)
+    assert rewrite(Options(path=path)) > 0
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"later", b"value")
+        store.flush()
+        assert covered(store) == last_commit(store)
+    assert keys_in_next_boot(path) == [b"covered", b"later", b"not on the disk"]
+
+
+def test_nothing_is_written_anew_while_somebody_has_the_file_open(path: str) -> None:
+    fail(path)
+    with open_store(path) as store:
+        assert "stop every process" in run_rewrite(path, 2)
+        with pytest.raises(errors.OpenError, match="stop every process"):
+            rewrite(Options(path=path))
+        assert refuses(store)
+
+
+def test_a_disk_that_fails_again_is_still_refused_and_tried_once_more(path: str) -> None:
+    fail(path)
+    fail_next(path)
+    assert "`lmdbresults rewrite`" in run_rewrite(path, 2)
+    with open_store(path) as store:
+        assert refuses(store)
+    assert in_child(keys_in, path) == BOTH
+    run_rewrite(path, 0)
+    assert keys_in_next_boot(path) == BOTH
+
+
+def test_a_disk_that_fails_while_a_sound_file_is_written_anew_is_noted(path: str) -> None:
+    with open_store(path) as store:
+        store.set(b"covered", b"value")
+    fail_next(path)
+    run_rewrite(path, 2)
+    with open_store(path) as store:
+        assert refuses(store)
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+@pytest.mark.parametrize("damage", [damage, damage_a_record])
+def test_what_is_gone_from_memory_too_is_said_and_not_taken_for_stored(
+    path: str, damage: Callable[[str], None]
+) -> None:
+    fail(path)
+    before, content = checkpoint_of(path), Path(path).read_bytes()
+    damage(path)
+    assert "gone from memory" in run_rewrite(path, 1)
+    assert checkpoint_of(path) == before
+    Path(path).write_bytes(content)  # as the disk has it
+    with open_store(path) as store:
+        assert refuses(store)
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+def test_after_a_restart_nothing_is_written_anew(path: str) -> None:
+    fail(path)
+    assert in_boot("next", rewrite, Options(path=path)) == 0
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+def test_writing_a_sound_file_anew_changes_nothing_in_it(path: str) -> None:
+    with open_store(path) as store:
+        for number in range(1000):
+            store.set(b"%d" % number, bytes(5000))
+    content = Path(path).read_bytes()
+    calls: list[tuple[int, int]] = []
+    rewrite(Options(path=path), progress=lambda done, total: calls.append((done, total)))
+    assert Path(path).read_bytes() == content
+    assert calls[-1][0] == calls[-1][1] > 4_000_000
+    assert len(in_child(keys_in, path)) == 1000
+
+
+def test_a_foreign_file_is_not_written_to(path: str) -> None:
+    open_store(path).close()
+    os.unlink(path)
+    with lmdb.open(path, subdir=False, lock=False) as handle, handle.begin(write=True) as txn:
+        txn.put(b"of", b"others")
+    content = Path(path).read_bytes()
+    with pytest.raises(errors.ForeignFile):
+        rewrite(Options(path=path))
+    assert Path(path).read_bytes() == content
+
+
+def test_the_time_that_is_told_is_that_of_the_failure(path: str) -> None:
+    began = time.time()
+    fail(path)
+    sidecar = Sidecar(path)
+    try:
+        assert began <= sidecar.failure().at <= time.time()
+        assert sidecar.failure().reason.endswith("Input/output error")
+    finally:
+        sidecar.close()
