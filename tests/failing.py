@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.crash.recording import compiled
@@ -12,9 +13,10 @@ from tests.processes import PATIENCE
 __all__ = ["environment", "fail_next", "run_failing"]
 
 
-def environment(path: str) -> "dict[str, str]":
+def environment(path: str, former: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of a process for which the next sync of a data file fails once `fail_next` was called."""
-    return {**os.environ, "LD_PRELOAD": compiled("failing.c"), "FAILING_SYNC": _order(path)}
+    libraries = [compiled("failing.c"), *former.get("LD_PRELOAD", "").split()]
+    return {**former, "LD_PRELOAD": " ".join(libraries), "FAILING_SYNC": _order(path)}
 
 
 def fail_next(path: str, code: int = errno.EIO) -> None:
@@ -24,7 +26,7 @@ def fail_next(path: str, code: int = errno.EIO) -> None:
     draft.rename(_order(path))
 
 
-def run_failing(source: str, path: str, *arguments: object) -> str:
+def run_failing(source: str, path: str, *arguments: object, former: Mapping[str, str] = os.environ) -> str:
     """Return what some source prints in an interpreter for which syncs may fail; it has to end well."""
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", source, path, *map(str, arguments)]
     done = subprocess.run(
@@ -33,7 +35,7 @@ def run_failing(source: str, path: str, *arguments: object) -> str:
         text=True,
         timeout=PATIENCE,
         check=False,
-        env=environment(path),
+        env=environment(path, former),
         cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,4 +43,4 @@ def run_failing(source: str, path: str, *arguments: object) -> str:
 
 
 def _order(path: str) -> str:
-    return f"{path}.failing"
+    return f"{os.path.dirname(path)}-failing"  # not in the folder, where everything may be recorded

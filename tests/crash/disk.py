@@ -36,6 +36,8 @@ class _File:
         self.pages: dict[int, list[_Version]] = {}
         #: Pages with more than one version.
         self.unsynced: set[int] = set()
+        #: Pages that the disk has not taken, as the processes see them.
+        self.forgotten: dict[int, bytes | memoryview] = {}
         for start in range(0, len(content), PAGE):
             self.pages[start // PAGE] = [_Version(-1, content[start : start + PAGE].ljust(PAGE, b"\0"))]
 
@@ -51,8 +53,8 @@ class _File:
 
     def _write_page(self, place: int, number: int, start: int, part: memoryview | bytes) -> None:
         versions = self.pages.setdefault(number, [_Version(-1, _ZEROS)])
+        former = self.forgotten.pop(number, versions[-1].value)
         if len(part) < PAGE:
-            former = versions[-1].value
             part = bytes(former[:start]) + part + bytes(former[start + len(part) :])
         versions.append(_Version(place, part))
         self.unsynced.add(number)
@@ -78,6 +80,17 @@ class _File:
             self.pages[number] = _synced(self.pages[number], begin)
             if len(self.pages[number]) == 1:
                 self.unsynced.discard(number)
+
+    def forget(self) -> None:
+        """Have what is not synced never get to the disk, unless it is written once more: what a failed sync does."""
+        for number in self.unsynced:
+            self.forgotten[number] = self.pages[number][-1].value
+            self.pages[number] = self.pages[number][:1]
+        self.unsynced.clear()
+
+    def seen(self, number: int, versions: list[_Version]) -> bytes | memoryview:
+        """Return a page as the processes see it."""
+        return self.forgotten.get(number, versions[-1].value)
 
 
 def _synced(versions: list[_Version], begin: int) -> list[_Version]:
@@ -127,13 +140,15 @@ class Disk:
         elif not begin.path.endswith(self._ignored or "\0"):
             self._files[begin.inode].sync(begin.place, begin.offset, begin.length)
 
+    def forget(self, name: str) -> None:
+        """Have a sync of a file fail."""
+        self._names[name].forget()
+
     def contents(self) -> dict[str, bytes]:
         """Return the files as the processes see them: with everything that was written."""
         names = dict(self._names)
         _change(names, self._changes)
-        return {
-            name: _content(file, file.size, lambda number, versions: versions[-1].value) for name, file in names.items()
-        }
+        return {name: _content(file, file.size, file.seen) for name, file in names.items()}
 
     def image(self, choose: Random, unit: int) -> dict[str, bytes]:
         """Return the files as they may be after a power cut, torn at a unit of so many bytes."""

@@ -3,12 +3,12 @@
    Loaded before libc (LD_PRELOAD), so LMDB's calls are caught like Python's. Which file, and how, stands in the file that
    FAILING_SYNC names, as soon as there is one; whoever fails takes it away. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static int failure_of(int fd) {
@@ -27,11 +27,12 @@ static int failure_of(int fd) {
     return error;
 }
 
-static int failing_sync(int fd, long call) {
+static int failing_sync(int fd, const char *name) {
     int before = errno, error = failure_of(fd);
+    int (*next)(int) = (int (*)(int))dlsym(RTLD_NEXT, name); /* libc's, or the recorder's */
     errno = error ? error : before;
-    return error ? -1 : syscall(call, fd);
+    return error ? -1 : next(fd);
 }
 
-int fsync(int fd) { return failing_sync(fd, SYS_fsync); }
-int fdatasync(int fd) { return failing_sync(fd, SYS_fdatasync); }
+int fsync(int fd) { return failing_sync(fd, "fsync"); }
+int fdatasync(int fd) { return failing_sync(fd, "fdatasync"); }

@@ -75,7 +75,9 @@ def compiled(*names: str) -> str:
     atexit.register(shutil.rmtree, folder)
     target = os.path.join(folder, "library.so")
     sources = [Path(__file__).parent / name for name in names]
-    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *sources], check=True)
+    subprocess.run(
+        [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, *sources, "-ldl"], check=True
+    )
     return target
 
 
