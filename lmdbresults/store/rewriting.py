@@ -30,9 +30,12 @@ def rewrite(options: Options, *, progress: Progress | None = None) -> int:
     have it open, `DiskFailed` if the disk fails again, `FileDamaged` if something is gone from memory as well.
     """
     found = files.examine(options.path, options.mode)
-    if not (found.has_content and found.has_sidecar):
+    if not found.has_content:
         return 0
     try:
+        if not found.has_sidecar:  # it was deleted, and with it what it said of the disk
+            _look(options, found.has_lock)
+            files.create_sidecar(options.path + files.CHECKPOINT_SUFFIX, options.mode)
         sidecar = Sidecar(options.path)
         try:
             return _rewrite(sidecar, options, progress)
@@ -49,7 +52,10 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
         raise OpenError(f"{options.path} is in use: stop every process that has it open, then try again.")
     if recovery.is_to_come(sidecar):
         return 0
-    _look(sidecar, options)
+    try:
+        _look(options, has_lock=False)
+    except FileDamaged as error:
+        raise _damaged(sidecar, options, str(error)) from error
     sidecar.identify()
     last = sidecar.metas()[-1]
     _write_again(sidecar.data, last.end, progress)
@@ -62,13 +68,10 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
     return last.end
 
 
-def _look(sidecar: Sidecar, options: Options) -> None:
+def _look(options: Options, has_lock: bool) -> None:
     """See that the file is ours, and that LMDB can bear it."""
-    try:
-        files.check_content(options.path)
-        look_inside(options, has_lock=False)
-    except FileDamaged as error:
-        raise _damaged(sidecar, options, str(error)) from error
+    files.check_content(options.path)
+    look_inside(options, has_lock)
 
 
 def _write_again(descriptor: int, size: int, progress: Progress | None) -> None:

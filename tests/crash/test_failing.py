@@ -83,7 +83,7 @@ def said(event: Event) -> str:
 def images(recording: Recording, place: Path) -> Iterator[tuple[str, str]]:
     """Yield what a power cut may leave at one moment and another since the sync that failed, and the stage by then."""
     events, disk, stage = recording.events(), Disk(recording.inode, recording.before), ""
-    since = [event for event in events if said(event) == "failed"][0].place
+    since = next(event for event in events if said(event) == "failed").place
     moments = [event.place for event in events if event.place >= since]
     chosen = {*Random(7).sample(moments, min(IMAGES, len(moments))), moments[-1]}
     for event in events:
