@@ -48,11 +48,11 @@ def test_without_the_extra_the_line_to_install_it_is_printed(tmp_path: Path, mis
 
 def test_help_names_every_command_and_what_a_code_means():
     said = run("--help").stdout
-    for word in ("backup", "check", "salvage", "stats", "Exit codes"):
+    for word in ("backup", "check", "rewrite", "salvage", "stats", "Exit codes"):
         assert word in said
 
 
-@pytest.mark.parametrize("command", [["check"], ["stats"], ["backup"], ["salvage"]])
+@pytest.mark.parametrize("command", [["check"], ["stats"], ["backup"], ["rewrite"], ["salvage"]])
 def test_a_path_that_does_not_exist_is_an_error_and_creates_nothing(tmp_path: Path, command: list[str]):
     arguments = [*command, tmp_path / "missing"]
     if command[0] in ("backup", "salvage"):

@@ -19,6 +19,7 @@ BUILTINS = {
     errors.WrongOwner: PermissionError,
     errors.StoreClosed: RuntimeError,
     errors.StoreFull: OSError,
+    errors.DiskFailed: OSError,
     errors.TooManyReaders: RuntimeError,
     errors.NestedTransaction: RuntimeError,
     errors.ForkedStore: RuntimeError,

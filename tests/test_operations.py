@@ -63,7 +63,7 @@ def test_every_command_runs_in_the_order_of_the_text(shell, tmp_path: Path):
 
 def test_every_command_that_is_named_exists(shell):
     named = set(re.findall(r"lmdbresults ([a-z]+)", "".join(blocks("sh"))))
-    assert named == {"backup", "check", "salvage", "stats"}
+    assert named == {"backup", "check", "rewrite", "salvage", "stats"}
     for name in named:
         assert "Usage" in shell(f"lmdbresults {name} --help")
 

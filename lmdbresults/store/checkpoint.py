@@ -42,7 +42,7 @@ _PATIENCE: Final = 2
 _LONGEST_TURN: Final = 5.0
 #: Seconds until the turn is asked for again: a fraction of what a sync takes.
 _ASK_AGAIN: Final = 0.001
-#: Seconds until whoever writes looks again whether the disk has failed under another process: that takes 2 µs.
+#: Seconds until whoever writes looks again whether the disk has failed under another process: that takes 1.5 µs.
 _LOOK_AGAIN: Final = 0.1
 #: What a commit writes at least, about: six pages, and ten among 50,000 results; the next one replaces most of them.
 #: Where there is room in the file for it, the file does not grow, so that its size does not tell.
