@@ -17,7 +17,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from lmdbresults import LMDBStore, Options, errors, open_store
+from lmdbresults import LMDBStore, Options, errors, open_backend, open_store
 from lmdbresults.store.rewriting import rewrite
 from lmdbresults.store.sidecar import Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
@@ -147,6 +147,60 @@ def values_in(path: str) -> dict[bytes, bytes]:
     store = open_store(path)
     assert store.check(deep=True) == []
     return dict(store.scan())
+
+
+def test_what_fails_as_a_process_ends_is_known_to_the_next_one(path: str) -> None:
+    source = """
+import sys
+from lmdbresults import open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], checkpoint_interval=3600)
+store.set(b"key", b"value")
+fail_next(sys.argv[1])
+"""
+    run_failing(source, path)
+    with open_store(path) as store:
+        assert refuses(store)
+        assert store.get(b"key") == b"value"
+
+
+def test_what_fails_under_the_write_lock_is_undone_and_known_to_the_next_one(path: str) -> None:
+    """A writer makes a checkpoint himself where what was committed before him lost its pin."""
+    source = """
+import os, sys
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], checkpoint_interval=3600)
+if sys.argv[2] == "is killed":
+    store.set(b"one", b"value")
+    store.set(b"two", b"value")
+    os._exit(0)
+assert store._environment.clear_dead_readers()
+fail_next(sys.argv[1])
+try:
+    store.set(b"three", b"value")
+except errors.DiskFailed:
+    print("refused")
+"""
+    open_store(path).close()
+    with open_store(path) as held:  # so that LMDB's table of readers stays
+        assert held.get(b"one") is None
+        run_failing(source, path, "is killed")
+        assert run_failing(source, path, "comes after it") == "refused\n"
+        assert sorted(key for key, _ in held.scan()) == [b"one", b"two"]
+        assert refuses(held)
+
+
+def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
+    backend = open_backend(f"lmdb://{path}")
+    with backend.store as store:
+        backend.mark_as_done("id", 42)
+        store.mailbox().register([b"what does not come"], lambda value: value is None)
+        fail(path)
+        wait_until(lambda: refuses(store))
+        assert backend.wait_for("id", timeout=10)["result"] == 42
+        with pytest.raises(errors.DiskFailed):
+            backend.mark_as_done("other", 42)
 
 
 def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
@@ -296,6 +350,22 @@ def test_a_disk_that_fails_again_is_still_refused_and_tried_once_more(path: str)
         assert refuses(store)
     assert in_child(keys_in, path) == BOTH
     run_rewrite(path, 0)
+    assert keys_in_next_boot(path) == BOTH
+
+
+def test_a_disk_that_fails_again_is_an_error_of_the_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_again(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    fail(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_again)
+        with pytest.raises(errors.DiskFailed):
+            rewrite(Options(path=path))
+        patch.setattr(os, "pwrite", lambda *_: fail_again(0))
+        with pytest.raises(errors.StoreError, match="Input/output error"):
+            rewrite(Options(path=path))
+    rewrite(Options(path=path))
     assert keys_in_next_boot(path) == BOTH
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Final
 
-from lmdbresults.errors import FileDamaged, OpenError
+from lmdbresults.errors import FileDamaged, OpenError, StoreError
 from lmdbresults.options import Options
 from lmdbresults.store import faults, files, recovery
 from lmdbresults.store.base import Progress
@@ -42,7 +42,7 @@ def rewrite(options: Options, *, progress: Progress | None = None) -> int:
         finally:
             sidecar.close()
     except OSError as error:
-        if isinstance(error, OpenError):
+        if isinstance(error, StoreError):
             raise
         raise faults.explained(error, options) from error
 

@@ -1,7 +1,8 @@
 """The file beside the data file that holds its last checkpoint, and the locks that go with it.
 
 It has four places of a page each, so that the checkpoint before stays whole while one is written. Two belong to whoever
-has the turn, two to whoever has LMDB's write lock: so neither ever waits for the other.
+has the turn, two to whoever has LMDB's write lock: so neither ever waits for the other. In the first page, far behind
+its place, stands whether a sync of the data file has failed.
 
 Two locks by flock, which end with the process that holds them: the *turn*, on this file, to make checkpoints one after
 the other; and the *use* of the data file, shared by all who have it open, alone for whoever mends it.
