@@ -19,7 +19,7 @@ import pytest
 
 from lmdbresults import LMDBStore, Options, errors, open_backend, open_store
 from lmdbresults.store.rewriting import rewrite
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.sidecar import Failure, Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.covering import LONG, covered, last_commit, readers, wait_until
 from tests.failing import environment, fail_next, run_failing
@@ -57,6 +57,23 @@ def checkpoint_of(path: str) -> int:
         return sidecar.last_durable().txn
     finally:
         sidecar.close()
+
+
+class Syncing:
+    """LMDB's environment, with a `sync` that can be replaced."""
+
+    def __init__(self, handle: lmdb.Environment) -> None:
+        self.readers, self.begin, self.info, self._sync = handle.readers, handle.begin, handle.info, handle.sync
+
+    def sync(self, force: bool) -> None:
+        self._sync(force)
+
+
+class Refusing(Syncing):
+    """The same on a disk that takes nothing any more."""
+
+    def sync(self, force: bool) -> None:
+        raise lmdb.DiskError("Input/output error")
 
 
 def refuses(store: LMDBStore) -> bool:
@@ -98,6 +115,32 @@ def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path
         with pytest.raises(errors.DiskFailed):
             store.flush()
         assert store.get(b"not on the disk") == b"value"
+        assert covered(store) == before
+
+
+@pytest.mark.parametrize("moment", [(Sidecar, "take_turn"), (Syncing, "sync")], ids=["turn", "sync"])
+def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fails(
+    path: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
+) -> None:
+    kind, name = moment
+    original = getattr(kind, name)
+
+    def meanwhile(self: object, *args: object) -> object:
+        done = original(self, *args)
+        other = Sidecar(path)
+        other.note_failure(Failure(time.time(), "as another process was told"))
+        other.close()
+        return done
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        store.flush()
+        store.set(b"key", b"later")
+        before, checkpoints = covered(store), store._environment._checkpoints
+        monkeypatch.setattr(kind, name, meanwhile)
+        monkeypatch.setattr(checkpoints, "_handle", Syncing(checkpoints._handle))
+        with pytest.raises(errors.DiskFailed, match="another process"):
+            store.flush()
         assert covered(store) == before
 
 
@@ -195,7 +238,8 @@ def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
     backend = open_backend(f"lmdb://{path}")
     with backend.store as store:
         backend.mark_as_done("id", 42)
-        store.mailbox().register([b"what does not come"], lambda value: value is None)
+        mailbox = store.mailbox()
+        assert mailbox.register([b"what does not come"], lambda value: value is None) == []
         fail(path)
         wait_until(lambda: refuses(store))
         assert backend.wait_for("id", timeout=10)["result"] == 42
@@ -208,13 +252,6 @@ def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
 ) -> None:
     def fail(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
-
-    class Refusing:
-        def __init__(self, handle: lmdb.Environment) -> None:
-            self.readers, self.begin, self.info = handle.readers, handle.begin, handle.info
-
-        def sync(self, force: bool) -> None:
-            raise lmdb.DiskError("Input/output error")
 
     with open_store(path, checkpoint_interval=LONG) as store:
         store.set(b"key", b"value")

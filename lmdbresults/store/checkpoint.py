@@ -203,7 +203,6 @@ class Checkpoints:
             try:
                 has_turn = self._wait_for_turn(through)
                 if not self._is_durable(through):
-                    self.disk.refuse_after_failure()  # of whoever had the turn
                     self._make(has_turn)
             finally:
                 if not is_within:
