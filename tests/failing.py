@@ -7,10 +7,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lmdbresults import LMDBStore, errors
+from lmdbresults.store.sidecar import Sidecar
 from tests.crash.recording import compiled
 from tests.processes import PATIENCE
 
-__all__ = ["environment", "fail_next", "run_failing"]
+__all__ = [
+    "BOTH",
+    "checkpoint_of",
+    "damage",
+    "environment",
+    "fail",
+    "fail_next",
+    "refuses",
+    "run_failing",
+]
 
 
 def environment(path: str, former: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -44,3 +55,50 @@ def run_failing(source: str, path: str, *arguments: object, former: Mapping[str,
 
 def _order(path: str) -> str:
     return f"{os.path.dirname(path)}-failing"  # not in the folder, where everything may be recorded
+
+
+#: Stores something that a checkpoint covers, and something for which the sync fails; says what it was told, and ends.
+FAILS = """
+import sys
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+path, code, durability = sys.argv[1:]
+store = open_store(path, durability=durability, checkpoint_interval=3600)
+store.set(b"covered", b"value")
+store.flush()
+fail_next(path, int(code))
+try:
+    store.set(b"not on the disk", b"value")
+    store.flush()
+except errors.DiskFailed as error:
+    print(error)
+"""
+BOTH = [b"covered", b"not on the disk"]
+
+
+def fail(path: str, durability: str = "checkpoint", code: int = errno.EIO) -> str:
+    """Have a process be told that the disk has failed, and end; return what it was told."""
+    return run_failing(FAILS, path, code, durability).strip()
+
+
+def checkpoint_of(path: str) -> int:
+    sidecar = Sidecar(path)
+    try:
+        return sidecar.last_durable().txn
+    finally:
+        sidecar.close()
+
+
+def refuses(store: LMDBStore) -> bool:
+    try:
+        store.set(b"more", b"value")
+    except errors.DiskFailed:
+        return True
+    return False
+
+
+def damage(path: str) -> None:
+    """As if the pages of the last commits had been taken out of memory, and the disk had others: zeros."""
+    with open(path, "r+b") as file:
+        file.seek(2 * 4096)
+        file.write(bytes(os.path.getsize(path) - 2 * 4096))

@@ -1,4 +1,4 @@
-"""A disk that has not taken what was written: who is told, who refuses what, and what cures it.
+"""A disk that has not taken what was written: who is told, who refuses what, and what is left.
 
 The disk is a real one; it is the answer of a sync that is replaced, in processes of their own. That a later sync says
 that all is well is what Linux does, and what happens here.
@@ -8,55 +8,21 @@ import ast
 import errno
 import logging
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from lmdbresults import LMDBStore, Options, errors, open_backend, open_store
+from lmdbresults import Options, errors, open_backend, open_store
 from lmdbresults.store.rewriting import rewrite
 from lmdbresults.store.sidecar import Failure, Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.covering import LONG, covered, last_commit, readers, wait_until
-from tests.failing import environment, fail_next, run_failing
-from tests.processes import FORKS_WITH_THREADS, in_child
+from tests.failing import BOTH, checkpoint_of, damage, fail, refuses, run_failing
+from tests.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
-
-#: Stores something that a checkpoint covers, and something for which the sync fails; says what it was told, and ends.
-FAILS = """
-import sys
-from lmdbresults import errors, open_store
-from tests.failing import fail_next
-path, code, durability = sys.argv[1:]
-store = open_store(path, durability=durability, checkpoint_interval=3600)
-store.set(b"covered", b"value")
-store.flush()
-fail_next(path, int(code))
-try:
-    store.set(b"not on the disk", b"value")
-    store.flush()
-except errors.DiskFailed as error:
-    print(error)
-"""
-BOTH = [b"covered", b"not on the disk"]
-
-
-def fail(path: str, durability: str = "checkpoint", code: int = errno.EIO) -> str:
-    """Have a process be told that the disk has failed, and end; return what it was told."""
-    return run_failing(FAILS, path, code, durability).strip()
-
-
-def checkpoint_of(path: str) -> int:
-    sidecar = Sidecar(path)
-    try:
-        return sidecar.last_durable().txn
-    finally:
-        sidecar.close()
 
 
 class Syncing:
@@ -74,14 +40,6 @@ class Refusing(Syncing):
 
     def sync(self, force: bool) -> None:
         raise lmdb.DiskError("Input/output error")
-
-
-def refuses(store: LMDBStore) -> bool:
-    try:
-        store.set(b"more", b"value")
-    except errors.DiskFailed:
-        return True
-    return False
 
 
 # -- who refuses -------------------------------------------------------------------------------------------------------
@@ -329,152 +287,6 @@ def test_whoever_wants_checkpoints_is_refused_after_a_sync_that_failed_without(p
     rewrite(Options(path=path))
     with open_store(path) as store:
         assert not refuses(store)
-
-
-# -- the cure ----------------------------------------------------------------------------------------------------------
-
-
-def run_rewrite(path: str, code: int) -> str:
-    command = [sys.executable, "-W", "error", "-m", "lmdbresults", "rewrite", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment(path))
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def damage(path: str) -> None:
-    """As if the pages of the last commits had been taken out of memory, and the disk had others: zeros."""
-    with open(path, "r+b") as file:
-        file.seek(2 * 4096)
-        file.write(bytes(os.path.getsize(path) - 2 * 4096))
-
-
-def damage_a_record(path: str) -> None:
-    content = Path(path).read_bytes()
-    Path(path).write_bytes(content.replace(b"not on the disk", b"not on the diss"))
-
-
-@pytest.mark.parametrize("durability", ["checkpoint", "commit", "none"])
-def test_what_is_written_anew_is_all_there_and_survives(path: str, durability: str) -> None:
-    fail(path, durability)
-    assert "is on the disk" in run_rewrite(path, 0)
-    assert keys_in_next_boot(path) == BOTH
-
-
-def test_what_is_written_anew_is_stored_to_again(path: str) -> None:
-    fail(path)
-    assert rewrite(Options(path=path)) > 0
-    with open_store(path, checkpoint_interval=LONG) as store:
-        store.set(b"later", b"value")
-        store.flush()
-        assert covered(store) == last_commit(store)
-    assert keys_in_next_boot(path) == [b"covered", b"later", b"not on the disk"]
-
-
-def test_nothing_is_written_anew_while_somebody_has_the_file_open(path: str) -> None:
-    fail(path)
-    with open_store(path) as store:
-        assert "stop every process" in run_rewrite(path, 2)
-        with pytest.raises(errors.OpenError, match="stop every process"):
-            rewrite(Options(path=path))
-        assert refuses(store)
-
-
-def test_a_disk_that_fails_again_is_still_refused_and_tried_once_more(path: str) -> None:
-    fail(path)
-    fail_next(path)
-    assert "`lmdbresults rewrite`" in run_rewrite(path, 2)
-    with open_store(path) as store:
-        assert refuses(store)
-    assert in_child(keys_in, path) == BOTH
-    run_rewrite(path, 0)
-    assert keys_in_next_boot(path) == BOTH
-
-
-def test_a_disk_that_fails_again_is_an_error_of_the_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail_again(descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    fail(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail_again)
-        with pytest.raises(errors.DiskFailed):
-            rewrite(Options(path=path))
-        patch.setattr(os, "pwrite", lambda *_: fail_again(0))
-        with pytest.raises(errors.StoreError, match="Input/output error"):
-            rewrite(Options(path=path))
-    rewrite(Options(path=path))
-    assert keys_in_next_boot(path) == BOTH
-
-
-def test_a_disk_that_fails_while_a_sound_file_is_written_anew_is_noted(path: str) -> None:
-    with open_store(path) as store:
-        store.set(b"covered", b"value")
-    fail_next(path)
-    run_rewrite(path, 2)
-    with open_store(path) as store:
-        assert refuses(store)
-    assert keys_in_next_boot(path) == [b"covered"]
-
-
-@pytest.mark.parametrize("damage", [damage, damage_a_record])
-def test_what_is_gone_from_memory_too_is_said_and_not_taken_for_stored(
-    path: str, damage: Callable[[str], None]
-) -> None:
-    fail(path)
-    before, content = checkpoint_of(path), Path(path).read_bytes()
-    damage(path)
-    assert "gone from memory" in run_rewrite(path, 1)
-    assert checkpoint_of(path) == before
-    Path(path).write_bytes(content)  # as the disk has it
-    with open_store(path) as store:
-        assert refuses(store)
-    assert keys_in_next_boot(path) == [b"covered"]
-
-
-def test_after_a_restart_nothing_is_written_anew(path: str) -> None:
-    fail(path)
-    assert in_boot("next", rewrite, Options(path=path)) == 0
-    assert keys_in_next_boot(path) == [b"covered"]
-
-
-def test_writing_a_sound_file_anew_changes_nothing_in_it(path: str) -> None:
-    with open_store(path) as store:
-        for number in range(1000):
-            store.set(b"%d" % number, bytes(5000))
-    content = Path(path).read_bytes()
-    calls: list[tuple[int, int]] = []
-    rewrite(Options(path=path), progress=lambda done, total: calls.append((done, total)))
-    assert Path(path).read_bytes() == content
-    assert calls[-1][0] == calls[-1][1] > 4_000_000
-    assert len(in_child(keys_in, path)) == 1000
-
-
-def test_a_file_whose_sidecar_was_deleted_is_written_anew_all_the_same(path: str) -> None:
-    fail(path)
-    os.unlink(f"{path}-checkpoint")
-    assert rewrite(Options(path=path)) > 0
-    assert keys_in_next_boot(path) == BOTH
-
-
-def test_what_is_no_file_of_results_yet_needs_nothing(path: str) -> None:
-    assert rewrite(Options(path=path)) == 0
-    assert not os.path.exists(path)
-    Path(path).touch()
-    assert rewrite(Options(path=path)) == 0
-
-
-@pytest.mark.parametrize("has_sidecar", [True, False])
-def test_a_foreign_file_is_not_written_to(path: str, has_sidecar: bool) -> None:
-    if has_sidecar:
-        open_store(path).close()
-        os.unlink(path)
-    with lmdb.open(path, subdir=False, lock=False) as handle, handle.begin(write=True) as txn:
-        txn.put(b"of", b"others")
-    content = Path(path).read_bytes()
-    with pytest.raises(errors.ForeignFile):
-        rewrite(Options(path=path))
-    assert Path(path).read_bytes() == content
-    assert os.path.exists(f"{path}-checkpoint") is has_sidecar
 
 
 def test_the_time_that_is_told_is_that_of_the_failure(path: str) -> None:
