@@ -14,7 +14,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/python examples/celery_demo.py
 
 test: $(VENV)/.for-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.for-dev
 	$(BIN)/ruff check .
