@@ -208,7 +208,9 @@ def test_a_handle_without_an_id_is_refused(empty):
 
 
 @interface("AsyncResult: identity")
-@pytest.mark.parametrize("handle", [AsyncResult("id"), GroupResult("group"), ResultSet([])], ids=lambda handle: type(handle).__name__)
+@pytest.mark.parametrize(
+    "handle", [AsyncResult("id"), GroupResult("group"), ResultSet([])], ids=lambda handle: type(handle).__name__
+)
 def test_a_handle_without_a_backend_says_how_to_have_one(handle):
     with pytest.raises(ConfigurationError, match="backend"):
         handle.backend  # noqa: B018 - looked at for its error
