@@ -23,6 +23,7 @@ from lmdbresults.errors import (
 from lmdbresults.options import Options
 from lmdbresults.store import faults
 from lmdbresults.store.block import Block, Steps, Undone, lend
+from lmdbresults.store.entrance import Entrance
 from lmdbresults.store.exits import exits
 from lmdbresults.store.gate import gate, is_mine
 from lmdbresults.store.keeper import Keeper
@@ -82,6 +83,8 @@ class Environment:
         #: keeps signal handlers from running; with this one, a single thread of the process at most waits there.
         self._writer = threading.RLock()
         self._reading = _Reading()
+        #: What comes before LMDB's lock.
+        self._entrance = Entrance()
         #: Has checkpoints made in time.
         self._keeper = Keeper(self._tend)
 
@@ -109,10 +112,13 @@ class Environment:
         tries_left = _TRIES
         while True:
             try:
-                with lock, self._writer, (self._handle or self._open()).begin(write=True) as txn:
+                with lock, self._writer, self._entrance.way, (self._handle or self._open()).begin(write=True) as txn:
                     result = operation(txn, *args)
                     self._checkpoints.before_commit(txn)
-                    number = txn.id()
+                    entrance, number = self._entrance, txn.id()
+                    if number != entrance.next:
+                        entrance.meet_others()
+                    entrance.next = number + 1
             except lmdb.Error as error:
                 tries_left -= 1
                 self._recover(error, tries_left)
@@ -162,6 +168,7 @@ class Environment:
                     if write:
                         self._checkpoints.before_commit(txn)
                         number = txn.id()
+                        self._entrance.next = number + 1
             except lmdb.Error as error:
                 tries_left = 0 if is_lent else tries_left - 1
                 self._recover(error, tries_left)
@@ -280,6 +287,7 @@ class Environment:
     def _take(self, opened: Opened) -> None:
         self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
         self._handle, self.make_room = opened.handle, opened.room.make
+        self._entrance = Entrance(opened.sidecar.data)
         opened.checkpoints.disk.failure = self._failure
         exits.expect()
         if opened.checkpoints.are_behind():
@@ -298,7 +306,7 @@ class Environment:
 
     def let_go(self) -> None:
         """Close the file. The caller holds the gate exclusively."""
-        self._handle = None
+        self._handle, self._entrance = None, Entrance()
         if self._opened is not None:
             self._opened.close()
             self._failure = self._failure or self._opened.checkpoints.disk.failure
