@@ -76,7 +76,7 @@ class TaskRecord(NamedTuple):
         """
         try:
             fields = _unpackb(data) if data.startswith(_BEGINNING) else None
-        except Exception:
+        except Exception:  # of many kinds; the slow way tells which, or mends it
             fields = None
         if (
             fields is None

@@ -43,14 +43,15 @@ class Disk:
         try:
             handle.sync(True)
         except lmdb.Error as error:
-            failure = Failure(time.time(), str(error))
-            self.failure = faults.unsynced(self._path, failure, is_guarded=self._is_guarded)
-            self._note(failure)
-            raise faults.unsynced(self._path, failure, is_guarded=self._is_guarded) from error
+            self.failure = self.failed(error)
+            raise type(self.failure)(*self.failure.args) from error
         self.refuse_after_failure()  # others, who may have been told what we were not
 
-    def _note(self, failure: Failure) -> None:
+    def failed(self, error: Exception) -> StoreError:
+        """Have all processes of this boot know that a sync has failed; return what is to be raised."""
+        failure = Failure(time.time(), str(error))
         try:
             self._sidecar.note_failure(failure)
-        except OSError as error:
-            logger.error("%s: other processes cannot be told that the disk has failed: %s", self._path, error)
+        except OSError as trouble:
+            logger.error("%s: other processes cannot be told that the disk has failed: %s", self._path, trouble)
+        return faults.unsynced(self._path, failure, is_guarded=self._is_guarded)

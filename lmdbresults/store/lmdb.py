@@ -205,8 +205,7 @@ class LMDBStore(Store):
     def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
         txn = Writing(self, raw)
         result = verb(txn, *args)
-        if not self._looked_at <= self._clock() < self._look_again_at:
-            self._sweep_along(raw, txn)
+        self._sweep_along(raw, txn)
         return result, txn.news
 
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:

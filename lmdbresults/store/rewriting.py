@@ -6,15 +6,15 @@ its checksums, before a checkpoint says that it is there. The checkpoint before 
 """
 
 import os
-import time
 from typing import Final
 
 from lmdbresults.errors import FileDamaged, OpenError, StoreError
 from lmdbresults.options import Options
 from lmdbresults.store import faults, files, recovery
 from lmdbresults.store.base import Progress
+from lmdbresults.store.disk import Disk
 from lmdbresults.store.opening import look_inside
-from lmdbresults.store.sidecar import Failure, Sidecar
+from lmdbresults.store.sidecar import Sidecar
 from lmdbresults.store.verify import verify
 
 __all__ = ["rewrite"]
@@ -85,9 +85,7 @@ def _sync(sidecar: Sidecar, options: Options) -> None:
     try:
         os.fsync(sidecar.data)
     except OSError as error:
-        failure = Failure(time.time(), str(error))
-        sidecar.note_failure(failure)
-        raise faults.unsynced(options.path, failure, is_guarded=sidecar.last().is_pinned) from error
+        raise Disk(sidecar, options, is_guarded=sidecar.last().is_pinned).failed(error) from error
 
 
 def _damaged(sidecar: Sidecar, options: Options, problem: str) -> FileDamaged:
