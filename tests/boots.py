@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmdbresults import open_store
-from lmdbresults.store import boot
+from lmdbresults.process import boot
 from tests.processes import in_child
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import listening
+from lmdbresults.store import subscriptions as listening
 from lmdbresults.store.base import Mailbox
-from lmdbresults.store.listening import Hub
+from lmdbresults.store.subscriptions import Hub
 
 pytest.register_assert_rewrite("lmdbresults.testing")
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.processes import PATIENCE
 
 #: Seconds within which no checkpoint is made for its time.

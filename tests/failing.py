@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lmdbresults import LMDBStore, errors
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.crash.recording import compiled
 from tests.processes import PATIENCE
 

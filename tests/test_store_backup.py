@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_backend, open_store
-from lmdbresults.store import backup as backups
-from lmdbresults.store.apart import WorkDied
-from lmdbresults.store.verify import verify
+from lmdbresults.process.isolated import WorkDied
+from lmdbresults.store.lmdb.file.verify import verify
+from lmdbresults.store.lmdb.maintenance import backup as backups
 from lmdbresults.testing import MemoryStore, sample
 from tests.processes import child
 from tests.stores import sound_store

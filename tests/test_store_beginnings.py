@@ -7,8 +7,9 @@ import pytest
 
 from lmdbresults import open_store
 from lmdbresults.errors import FileDamaged, NotLMDB
-from lmdbresults.store import boot, files
-from lmdbresults.store.meta import IDENTITY_PLACE
+from lmdbresults.process import boot
+from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file.meta import IDENTITY_PLACE
 from tests.stores import filled, refusal
 
 PAGE = 4096

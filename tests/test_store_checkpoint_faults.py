@@ -14,8 +14,9 @@ import lmdb
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
-from lmdbresults.store import boot, checkpoint
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.process import boot
+from lmdbresults.store.lmdb.durability import checkpoints as checkpoint
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.boots import keys_in, keys_in_next_boot
 from tests.covering import LONG, SHORT, covered, last_commit, readers, wait_until
 from tests.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, run_script

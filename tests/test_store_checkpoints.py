@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import errors, open_backend, open_store
-from lmdbresults.store.checkpoint import Checkpoints
-from lmdbresults.store.keeper import Keeper
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.checkpointer import Keeper
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.covering import LONG, SHORT, covered, last_commit, readers, wait_until, write_and_stay
 from tests.processes import FORKS_WITH_THREADS, child, in_child, in_children

@@ -95,7 +95,7 @@ def test_an_error_has_the_whole_key_where_its_message_has_a_part(path: str, cloc
 
 
 def test_repair_leaves_what_others_have_put_right_meanwhile(path: str, clock: FakeClock):
-    from lmdbresults.store.check import apply, cures_in
+    from lmdbresults.store.lmdb.maintenance.check import apply, cures_in
 
     fill(path, clock, (b"key", b"value", 60.0))
     with raw(path) as txn:

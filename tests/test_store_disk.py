@@ -15,8 +15,8 @@ import lmdb
 import pytest
 
 from lmdbresults import Options, errors, open_backend, open_store
-from lmdbresults.store.rewriting import rewrite
-from lmdbresults.store.sidecar import Failure, Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Failure, Sidecar
+from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.covering import LONG, covered, last_commit, readers, wait_until
 from tests.failing import BOTH, checkpoint_of, damage, fail, refuses, run_failing

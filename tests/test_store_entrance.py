@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore
-from lmdbresults.store import entrance
+from lmdbresults.store.lmdb.engine import spin_lock as entrance
 from tests.processes import in_child, in_children, run_script
 
 pytestmark = pytest.mark.skipif(entrance._SET_LOCK is None, reason="this system has no locks of open file descriptions")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import exits
+from lmdbresults.process import exit_hooks as exits
 from tests.covering import LONG, covered, last_commit
 from tests.processes import FORKS_WITH_THREADS, PATIENCE, run_script
 

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store.format import FORMAT_KEY
+from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from tests.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
 from tests.stores import filled, refusal
 

@@ -14,8 +14,8 @@ from lmdbresults import LMDBStore, open_store
 from lmdbresults.backends import open_backend
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.base import Store
-from lmdbresults.store.listening import Hub, Listener
-from lmdbresults.store.wakes import WakeFolder
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import MemoryStore
 from tests.processes import FORKS_WITH_THREADS, in_child
 from tests.waits import FOREVER, is_absent, threads, until, wait_for

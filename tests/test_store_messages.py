@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from lmdbresults import LMDBStore
-from lmdbresults.store import messages, waiters
 from lmdbresults.store.base import Mailbox, WriteTransaction
-from lmdbresults.store.listening import Hub, Listener
-from lmdbresults.store.records import place_of
-from lmdbresults.store.wakes import WakeFolder
+from lmdbresults.store.lmdb.notify import messages
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.lmdb.records import waiters
+from lmdbresults.store.lmdb.records.records import place_of
+from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
 from tests.waits import FOREVER, folder_of, is_absent
 

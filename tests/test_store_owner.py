@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lmdbresults.store import owner
-from lmdbresults.store.owner import NOBODY, holding, present_owner
+from lmdbresults.process import identity as owner
+from lmdbresults.process.identity import NOBODY, holding, present_owner
 from tests.processes import child
 
 

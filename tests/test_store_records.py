@@ -10,8 +10,8 @@ import pytest
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store import records
-from lmdbresults.store.check import check
+from lmdbresults.store.lmdb.maintenance.check import check
+from lmdbresults.store.lmdb.records import records
 from lmdbresults.testing import FakeClock, sample
 
 GOLDEN = Path(__file__).parent / "golden"

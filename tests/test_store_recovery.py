@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.processes import FORKS_WITH_THREADS, ChildDied, in_child
 from tests.stores import picture

@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from lmdbresults import Options, errors, open_store
-from lmdbresults.store.rewriting import rewrite
+from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
 from tests.boots import in_boot, keys_in, keys_in_next_boot
 from tests.covering import LONG, covered, last_commit
 from tests.failing import BOTH, checkpoint_of, damage, environment, fail, fail_next, refuses

@@ -9,10 +9,10 @@ import lmdb
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store.pages import PageDamaged, PageFile, kind_of, nodes_of
-from lmdbresults.store.salvage import Salvaged, salvage
-from lmdbresults.store.structure import LEAF_IN_USE, survey
-from lmdbresults.store.verify import verify
+from lmdbresults.store.lmdb.file.btree import LEAF_IN_USE, survey
+from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile, kind_of, nodes_of
+from lmdbresults.store.lmdb.file.verify import verify
+from lmdbresults.store.lmdb.maintenance.salvage import Salvaged, salvage
 from tests.boots import left_to_go_back
 from tests.test_store_verify import PAGE, leaf_of_records, newest_meta_at, poke
 

@@ -9,8 +9,8 @@ import pytest
 
 from lmdbresults import LMDBStore
 from lmdbresults.errors import StoreFull
-from lmdbresults.store import expiry
-from lmdbresults.store.sweeping import Turns
+from lmdbresults.store.lmdb.records import expiry
+from lmdbresults.store.lmdb.records.sweeper import Turns
 from lmdbresults.testing import FakeClock, sample
 
 LONG = b"k" * 600

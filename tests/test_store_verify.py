@@ -9,9 +9,9 @@ import lmdb
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.store.apart import WorkDied, run_apart
-from lmdbresults.store.pages import LEAF, OVERFLOW, PageFile, kind_of, nodes_of
-from lmdbresults.store.verify import verify
+from lmdbresults.process.isolated import WorkDied, run_apart
+from lmdbresults.store.lmdb.file.pages import LEAF, OVERFLOW, PageFile, kind_of, nodes_of
+from lmdbresults.store.lmdb.file.verify import verify
 from tests.processes import busy_threads
 from tests.stores import filled
 

@@ -12,8 +12,8 @@ import pytest
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Mailbox
-from lmdbresults.store.listening import Hub, Listener
-from lmdbresults.store.wakes import WakeFolder
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
 from tests.processes import FORKS_WITH_THREADS, Child, child
 from tests.waits import folder_of, is_absent, is_readable, registrations, threads, until, wait_for
@@ -190,7 +190,7 @@ class TestOverflow:
                 raise ConnectionRefusedError
             raise BlockingIOError(errno.EAGAIN, "the queue is full")
 
-        monkeypatch.setattr("lmdbresults.store.wakes._Socket.send", send)
+        monkeypatch.setattr("lmdbresults.store.lmdb.notify.sockets._Socket.send", send)
         store.set(b"key", b"done")
         assert len(tries) == 3
         assert not folder_of(store).exists()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore, StoreFull, open_store
-from lmdbresults.store import watching
 from lmdbresults.store.base import Mailbox
-from lmdbresults.store.listening import Hub, Listener
+from lmdbresults.store.lmdb.notify import registrations as watching
+from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
 from tests.processes import FORKS_WITH_THREADS
 from tests.waits import is_absent
@@ -45,7 +45,7 @@ class TestFull:
         def clear(*args: Any) -> None:
             raise StoreFull
 
-        monkeypatch.setattr("lmdbresults.store.lmdb.clear_dead", clear)
+        monkeypatch.setattr("lmdbresults.store.lmdb.store.clear_dead", clear)
         store.set(b"key", b"value", ttl=1.0)
         clock.advance(1.0)
         assert store.sweep() == 1

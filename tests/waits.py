@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmdbresults import LMDBStore
-from lmdbresults.store import watching
 from lmdbresults.store.base import Mailbox
-from lmdbresults.store.listening import Hub, Listener
+from lmdbresults.store.lmdb.notify import registrations as watching
+from lmdbresults.store.subscriptions import Hub, Listener
 
 #: Seconds that nobody waits for: whoever hangs runs into the test's timeout.
 FOREVER = 3600.0

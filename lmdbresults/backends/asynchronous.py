@@ -8,8 +8,8 @@ from types import TracebackType
 
 from lmdbresults import states
 from lmdbresults.backends.cache import ResultCache
-from lmdbresults.backends.desk import Desk, Desks
 from lmdbresults.backends.encoding import Meta
+from lmdbresults.backends.event_loop import Desk, Desks
 from lmdbresults.backends.waiting import Deadline, Looks
 from lmdbresults.backends.watch import Watch
 

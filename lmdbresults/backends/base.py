@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 
 from lmdbresults import serialization, states
 from lmdbresults.app import App, current_request
-from lmdbresults.backends import unlock
+from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.cache import ResultCache
-from lmdbresults.backends.desk import Desks
 from lmdbresults.backends.encoding import Encoding, Meta
-from lmdbresults.backends.endings import Endings
+from lmdbresults.backends.event_loop import Desks
+from lmdbresults.backends.marking import Endings
 from lmdbresults.backends.waiting import Waiting
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.options import require_expiry
@@ -279,7 +279,7 @@ class Backend(Encoding, Endings):
     def fallback_chord_unlock(self, header_result: GroupResult, body: Any, countdown: float = 1, **kwargs: Any) -> None:
         """Dispatch a task that looks at the header every ``countdown`` seconds, until it is ready, and runs the body.
 
-        For a store that cannot count. The task is `lmdbresults.backends.unlock.NAME`; every app that makes a backend
+        For a store that cannot count. The task is `lmdbresults.backends.chord_unlock.NAME`; every app that makes a backend
         has it.
         """
         self.app.dispatch(unlock.signature(self.app, header_result, body, countdown))

@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.faultpoints import reached
+from lmdbresults.process.identity import holding
 from lmdbresults.store import chords
 from lmdbresults.store.base import Store, WriteTransaction
 from lmdbresults.store.chords import Claim, Part, Progress
-from lmdbresults.store.owner import holding
 
 __all__ = ["CLAIMS_KEY", "ChordOwner", "Chords"]
 

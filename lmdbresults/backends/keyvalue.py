@@ -8,7 +8,7 @@ from uuid import UUID
 
 from lmdbresults import states
 from lmdbresults.app import Request, Signature
-from lmdbresults.backends import unlock
+from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.parts import chord_size, count_tasks, part_key, tasks_in

@@ -14,20 +14,20 @@ from lmdbresults import states
 from lmdbresults.app import App, Signature
 from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
-from lmdbresults.backends.desk import Desk, StoreDesk
 from lmdbresults.backends.encoding import Meta
+from lmdbresults.backends.event_loop import Desk, StoreDesk
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.backends.news import News
 from lmdbresults.backends.parts import count_tasks
+from lmdbresults.backends.task_changes import News
 from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed, UnknownOption
 from lmdbresults.options import Options, options_from_url
+from lmdbresults.process.identity import holding
 from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import LMDBStore, Store, WriteTransaction
 from lmdbresults.store.chords import Part
-from lmdbresults.store.listening import Hub, Listener
-from lmdbresults.store.owner import holding
+from lmdbresults.store.subscriptions import Hub, Listener
 
 __all__ = ["LMDBBackend", "StoreBackend", "open_backend"]
 

@@ -4,8 +4,8 @@ import click
 
 from lmdbresults.cli.opening import existing, opened
 from lmdbresults.cli.output import say
-from lmdbresults.store import recovery
-from lmdbresults.store.verify import verify
+from lmdbresults.store.lmdb.durability import recovery
+from lmdbresults.store.lmdb.file.verify import verify
 
 __all__ = ["check"]
 

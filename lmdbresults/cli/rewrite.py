@@ -4,7 +4,7 @@ import click
 
 from lmdbresults.cli.opening import existing
 from lmdbresults.cli.output import progress, say
-from lmdbresults.store.rewriting import rewrite as write_anew
+from lmdbresults.store.lmdb.maintenance.rewrite import rewrite as write_anew
 
 __all__ = ["rewrite"]
 

@@ -4,8 +4,8 @@ import click
 
 from lmdbresults.cli.opening import existing
 from lmdbresults.cli.output import progress, say, say_some
-from lmdbresults.store.salvage import Salvaged
-from lmdbresults.store.salvage import salvage as rescue
+from lmdbresults.store.lmdb.maintenance.salvage import Salvaged
+from lmdbresults.store.lmdb.maintenance.salvage import salvage as rescue
 
 __all__ = ["salvage"]
 

@@ -2,6 +2,6 @@
 
 from lmdbresults.options import Options
 from lmdbresults.store.base import KEEP, ReadTransaction, Store, WriteTransaction
-from lmdbresults.store.lmdb import LMDBStore, Stats, open_store
+from lmdbresults.store.lmdb.store import LMDBStore, Stats, open_store
 
 __all__ = ["KEEP", "LMDBStore", "Options", "ReadTransaction", "Stats", "Store", "WriteTransaction", "open_store"]

@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from lmdbresults.process.identity import NOBODY, Owner, present_owner
 from lmdbresults.store.base import ReadTransaction, WriteTransaction
-from lmdbresults.store.owner import NOBODY, Owner, present_owner
 
 __all__ = [
     "Claim",

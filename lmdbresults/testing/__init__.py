@@ -20,9 +20,9 @@ except ModuleNotFoundError as error:
     if error.name != "pytest":
         raise
     raise ImportError("lmdbresults.testing needs pytest: pip install pytest") from error
+from lmdbresults.store.memory import MemoryStore
 from lmdbresults.testing.clock import FakeClock
 from lmdbresults.testing.faults import DIE_AT, DIE_FLAG, die_as_told, die_at
-from lmdbresults.testing.memory import MemoryStore
 from lmdbresults.testing.samples import KEY_LENGTHS, SIZES, sample
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmdbresults.backends import LMDBBackend, open_backend
-from lmdbresults.store import waiters
+from lmdbresults.store.lmdb.records import waiters
 
 #: As an interval: a wake-up that is missed hangs, and the test times out.
 HOUR = 3600.0

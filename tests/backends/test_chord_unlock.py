@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmdbresults.backends import unlock
+from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.errors import ChordError, DecodeError, ResultTimeout
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock

@@ -9,7 +9,7 @@ import pytest
 from lmdbresults import states
 from lmdbresults.app import App, Request
 from lmdbresults.backends import KeyValueStoreBackend
-from lmdbresults.backends.unlock import NAME
+from lmdbresults.backends.chord_unlock import NAME
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult
 from tests.backends.plain import DictBackend, OwnApp, opened

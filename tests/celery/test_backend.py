@@ -20,8 +20,8 @@ from celery.result import AsyncResult, GroupResult
 from kombu.exceptions import ContentDisallowed
 
 from lmdbresults.errors import DecodeError, FolderMissing
-from lmdbresults.integrations.celery import LMDBBackend
-from lmdbresults.integrations.celery_chords import ChordsMixin
+from lmdbresults.integrations.celery.backend import LMDBBackend
+from lmdbresults.integrations.celery.chords import ChordsMixin
 from tests.celery.needed import ALL_CONTENT, SERIALIZERS, needs_5_7
 from tests.celery.tasks import OwnError, echo, make_app, settings_for
 from tests.processes import FORKS_WITH_THREADS, Barrier, Child, in_child

@@ -8,7 +8,7 @@ from celery import chain, group
 from celery.exceptions import SoftTimeLimitExceeded
 
 from lmdbresults import faultpoints
-from lmdbresults.integrations.celery_watch import Watch
+from lmdbresults.integrations.celery.chord_recovery import Watch
 from lmdbresults.testing import die_at
 from tests.celery.parts import Chord, gather, ran
 from tests.celery.workers import wait_for

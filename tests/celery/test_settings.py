@@ -17,7 +17,7 @@ from kombu.compression import encoders as compressions
 from kombu.exceptions import EncodeError
 
 from lmdbresults import LMDBStore, StoreFull, open_store
-from lmdbresults.integrations.celery import LMDBBackend
+from lmdbresults.integrations.celery.backend import LMDBBackend
 from lmdbresults.testing import FakeClock
 from tests.celery.needed import SERIALIZERS, needs_5_7
 from tests.celery.tasks import OwnError, add, echo, fail, ignored, make_app, not_json, settings_for

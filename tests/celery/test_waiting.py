@@ -19,8 +19,9 @@ from celery import Celery, exceptions, group, states, uuid
 from celery.app.task import Context
 from celery.result import AsyncResult, GroupResult, ResultSet
 
-from lmdbresults.integrations import celery_callbacks, celery_waits
-from lmdbresults.store import waiters
+from lmdbresults.integrations.celery import callbacks as celery_callbacks
+from lmdbresults.integrations.celery import wait as celery_waits
+from lmdbresults.store.lmdb.records import waiters
 from tests.celery.tasks import OwnError, add, progress, settings_for
 from tests.celery.workers import PATIENCE, ROOT, running_worker, wait_for
 from tests.processes import FORKS_WITH_THREADS, Child, run_script

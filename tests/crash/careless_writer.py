@@ -3,7 +3,7 @@
 import json
 import sys
 
-from lmdbresults.store.checkpoint import Checkpoints
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
 from tests.crash import writer
 
 _adopt = Checkpoints._adopt

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from lmdbresults.store import files, sidecar
+from lmdbresults.store.lmdb.durability import sidecar
+from lmdbresults.store.lmdb.file import paths as files
 from tests.crash.recording import Event, Kind
 
 __all__ = ["Checkpoint", "checkpoints_of", "commits_within_reach"]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import lmdb
 
 from lmdbresults import open_store
-from lmdbresults.store.pages import PageFile
-from lmdbresults.store.structure import IN_USE, LEAF_IN_USE, survey
+from lmdbresults.store.lmdb.file.btree import IN_USE, LEAF_IN_USE, survey
+from lmdbresults.store.lmdb.file.pages import PageFile
 
 __all__ = ["DAMAGES", "KEYS", "NAMES", "Base", "make_base", "other_formats", "value_of"]
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.errors import StoreError
-from lmdbresults.store.judge import problems_in
-from lmdbresults.store.salvage import salvage
+from lmdbresults.store.lmdb.maintenance.salvage import salvage
+from lmdbresults.store.lmdb.maintenance.verify_worker import problems_in
 from tests.crash.damages import DAMAGES, KEYS, NAMES, make_base, other_formats, value_of
 
 #: Where files are damaged: in memory if possible, as nothing here is about disks.

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import boot
+from lmdbresults.process import boot
 from tests.crash.history import Found, digest
 from tests.crash.recording import library, mark, record_here
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import boot
+from lmdbresults.process import boot
 from lmdbresults.store.base import WriteTransaction
 from tests.crash.history import SINGLE, TOTAL, Change, value_of
 from tests.crash.recording import mark

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import listening, waiters
-from lmdbresults.store.listening import Hub, Listener
+from lmdbresults.store import subscriptions as listening
+from lmdbresults.store.lmdb.records import waiters
+from lmdbresults.store.subscriptions import Hub, Listener
 from tests.processes import FORKS_WITH_THREADS, Child, in_children
 
 #: Results that are waited for, in all; set LMDBRESULTS_STRESS_RESULTS for more, LMDBRESULTS_STRESS_SEED to repeat.

@@ -1,0 +1,3 @@
+from lmdbresults.integrations.celery.backend import LMDBBackend
+
+__all__ = ["LMDBBackend"]

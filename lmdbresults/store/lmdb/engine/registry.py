@@ -1,0 +1,74 @@
+"""The environments of this process: one a file, whichever paths lead to it and however many stores use it."""
+
+import threading
+from dataclasses import replace
+
+from lmdbresults.errors import ConfigurationError, NestedTransaction
+from lmdbresults.options import Options
+from lmdbresults.process.fork_gate import gate, is_mine
+from lmdbresults.store.lmdb.engine.environment import Environment
+from lmdbresults.store.lmdb.file import lmdb_errors as faults
+from lmdbresults.store.lmdb.file import paths as files
+
+__all__ = ["register"]
+
+
+class Register:
+    """The environments of this process by path."""
+
+    def __init__(self) -> None:
+        self._environments: dict[str, Environment] = {}
+        self.after_fork_in_child()
+        gate.watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Nothing to do: each environment sees to itself."""
+
+    def after_fork_in_child(self) -> None:
+        #: Guards the environments and their number of users; taken inside the gate.
+        self._lock = threading.RLock()
+
+    def acquire(self, options: Options) -> Environment:
+        """Return the environment of a file, opened; whoever acquires it releases it.
+
+        Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
+        """
+        path = files.canonical(options.path)
+        self._refuse_reentry()
+        with gate.shared(), self._lock:
+            environment = self._environments.get(path) or Environment(replace(options, path=path))
+            if environment.has_been_replaced():
+                raise faults.replaced(path)
+            _require_same(environment.options, options)
+            environment.open()
+            self._environments[path] = environment
+            environment.users += 1
+        return environment
+
+    def release(self, environment: Environment) -> None:
+        """Give an environment back; the last user closes the file."""
+        gate.alone(lambda: self._drop_user(environment))
+
+    def _drop_user(self, environment: Environment) -> None:
+        with self._lock:
+            environment.users -= 1
+            if not environment.users and environment.retire():
+                del self._environments[environment.path]
+
+    def _refuse_reentry(self) -> None:
+        gate.notice_fork()
+        gate.refuse_while_alone()
+        if is_mine(self._lock):
+            raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
+
+
+def _require_same(present: Options, wanted: Options) -> None:
+    for name in ("durability", "max_size"):
+        if getattr(present, name) != getattr(wanted, name):
+            raise ConfigurationError(
+                f"{present.path} is open in this process with {name}={getattr(present, name)!r}, so it cannot be "
+                f"opened with {name}={getattr(wanted, name)!r}: use the same value, or close the other store first."
+            )
+
+
+register = Register()

@@ -1,0 +1,126 @@
+"""Room for what is added: on the map, of which some is kept back for deletes, and on the disk, ahead of the data."""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from lmdbresults.errors import StoreFull
+from lmdbresults.options import Options
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, Unguarded
+from lmdbresults.store.lmdb.file import lmdb_errors as faults
+from lmdbresults.store.lmdb.file import paths as files
+
+if TYPE_CHECKING:
+    import lmdb
+
+__all__ = ["Room"]
+
+#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
+_MAX_RESERVE: Final = 64 << 20
+_MIN_RESERVE: Final = 256 << 10
+#: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
+_HEADROOM: Final = 1 << 20
+#: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
+_COMMIT_COST: Final = 64 << 10
+#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
+_CHECK_EVERY: Final = 512 << 10
+
+
+class Room:
+    """What an open file has room for. Guarded by the writer lock of its environment."""
+
+    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | Unguarded) -> None:
+        self._handle = handle
+        self._checkpoints = checkpoints
+        self._options = options
+        self._page_size = handle.stat()["psize"]
+        self._map_size = min(options.max_size, handle.info()["map_size"])
+        reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
+        self._limit = self._map_size - reserve
+        self._check_every = min(_CHECK_EVERY, reserve // 8)
+        #: The transaction in which room was last looked at, and the bytes that it had added by then.
+        self._transaction, self._added = -1, 0
+        #: Bytes added since room was last looked at, in that transaction or later ones.
+        self._since = 0
+        #: The same and what commits copy.
+        self._unchecked = self._check_every
+        self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def close(self) -> None:
+        """Close what room is looked for with. Closing twice is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def is_at(self, path: str) -> bool:
+        """Return whether the path leads to the file that is open here."""
+        return files.leads_to(path, self._descriptor)
+
+    def make(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
+        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
+
+        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
+        `StoreFull`, for an addition only.
+        """
+        size = adds or 0
+        self._since += size
+        self._unchecked += _COMMIT_COST + size
+        if self._unchecked >= self._check_every:
+            self._look(txn, adds)
+
+    def _look(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
+        number, used = txn.id(), (self._handle.info()["last_pgno"] + 1) * self._page_size
+        self._added = self._since + (self._added if number == self._transaction else 0)
+        self._transaction, self._since = number, 0
+        self._checkpoints.note_size(used, number)
+        pages = txn.stat()
+        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
+        fits = live + (adds or 0) <= self._limit
+        if adds is not None and not fits:
+            raise StoreFull(
+                f"{self._options.path} holds {live} bytes of results, and {adds} more do not fit "
+                f"max_size={self._map_size}. Raise max_size, let results expire sooner, or delete some."
+            )
+        refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
+        if refusal is None and fits:
+            self._unchecked = 0  # else the next addition has to look again
+        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
+            raise faults.explained(refusal, self._options) from refusal
+
+    def _allocate(self, wanted: int, used: int) -> OSError | None:
+        """Have the file system set blocks aside; return why it refused.
+
+        Only the holder of the write lock may do so, because nobody else lets the file grow.
+        """
+        size = os.fstat(self._descriptor).st_size
+        if size >= wanted:
+            return None
+        step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
+        disk = os.fstatvfs(self._descriptor)
+        available = size + disk.f_bavail * disk.f_frsize
+        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for target in (min(wanted + step, self._map_size, available), wanted):
+            try:
+                _extend(self._descriptor, size, target)
+            except OSError as error:
+                refusal = error
+            else:
+                return None
+        return refusal
+
+    def _free_pages(self, live: int) -> int:
+        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
+        return os.fstat(self._descriptor).st_size - live
+
+
+def _extend(descriptor: int, size: int, wanted: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, size, wanted - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        else:
+            return
+    os.ftruncate(descriptor, wanted)

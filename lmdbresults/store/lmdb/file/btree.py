@@ -1,0 +1,223 @@
+"""Whether the pages of a file make up what LMDB's meta page says: two trees, and every page in one place at most."""
+
+import struct
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final
+
+from lmdbresults.store.lmdb.file.pages import (
+    BRANCH,
+    LEAF,
+    Node,
+    PageDamaged,
+    PageFile,
+    Root,
+    State,
+    kind_of,
+    nodes_of,
+    offsets_of,
+)
+
+__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "problems_of", "survey"]
+
+#: What is known of a page: nothing; it belongs to a tree; it is a leaf of the main one; it is listed as free.
+UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
+_NUMBER: Final = struct.Struct("=Q")
+#: The deepest tree that LMDB walks.
+_DEEPEST: Final = 32
+#: Flags that say how a tree is ordered; among those of the free pages are also some of the file's.
+_FLAGS_OF_TREES, _INTEGER_KEY = 0x7E, 0x08
+#: How often a file is looked at that others are writing to.
+_TRIES: Final = 16
+
+
+def problems_of(file: PageFile, state: State) -> Iterator[str]:
+    """Yield a sentence for each thing that is not as it should be. Takes a byte of memory for each page.
+
+    What only wastes space is none: pages that are neither in use nor free, and runs that are longer than their value.
+    LMDB leaves both behind where one transaction stores a large value and makes it smaller again.
+    """
+    needed = (state.last_page + 1) * state.page_size
+    if file.size() < needed:
+        yield f"The file has {file.size()} bytes and should have at least {needed}: it was cut short."
+        return
+    yield from survey(file, state, bytearray(state.last_page + 1), {})
+
+
+def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]) -> Iterator[str]:
+    """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each.
+
+    ``freed`` gets the pages that are listed as free, with the number of the transaction that freed them.
+    """
+    pages[:2] = bytes((IN_USE, IN_USE))
+    if not _has_usual_order(state):
+        yield f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}: those of a store have others."
+        return
+    free = _FreeWalk(file, pages, state.free)
+    yield from free.problems()
+    yield from _Walk(file, pages, state.main).problems()
+    for txnid, number in free.found:
+        if not 2 <= number < len(pages):
+            yield f"Page {number} is listed as free, and there is none of that number."
+        elif pages[number]:
+            yield f"Page {number} is listed as free, and is {'so twice' if pages[number] == FREE else 'in use'}."
+        else:
+            pages[number], freed[number] = FREE, txnid
+
+
+def damage_at_the_top(file: PageFile) -> str | None:
+    """Return what is wrong with the pages that opening a file leads through, or None. Others may be writing to it."""
+    former = txn = None
+    for _ in range(_TRIES):
+        try:
+            former, txn = txn, None
+            state = file.states()[0]
+            txn = state.txn
+            _require_top(file, state)
+        except PageDamaged as damage:
+            if former == txn:  # else its pages may have been used again while they were looked at
+                return str(damage)
+        else:
+            return None
+    return None
+
+
+def _require_top(file: PageFile, state: State) -> None:
+    if not _has_usual_order(state):
+        raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
+    for root in (state.free, state.main):
+        if root.pages > state.last_page + 1:
+            raise PageDamaged(f"A tree should have {root.pages} pages, more than the file.")
+        _require_first_leaf(file, root, state.last_page)
+
+
+def _has_usual_order(state: State) -> bool:
+    """Return whether the trees are ordered as those of a store: by bytes, and the one of free pages by number."""
+    return state.main.flags == 0 and state.free.flags & _FLAGS_OF_TREES == _INTEGER_KEY
+
+
+def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
+    """Go down to the first leaf of a tree. Raises `PageDamaged`."""
+    if root.page is not None and not 0 < root.depth <= _DEEPEST:
+        raise PageDamaged(f"A tree should have {root.depth} levels, which cannot be.")
+    number = root.page or 0
+    for level in range(root.depth if root.page is not None else 0, 0, -1):
+        if not 2 <= number <= last_page:
+            raise PageDamaged(f"A tree leads to page {number}, of which there is none.")
+        page = file.page(number)
+        if kind_of(page, number) != (BRANCH if level > 1 else LEAF):
+            raise PageDamaged(f"Page {number} is of the wrong kind for its level.")
+        if not offsets_of(page, number):
+            raise PageDamaged(f"Page {number} has no entries.")
+        if level > 1:  # the first entry only: all of them would take longer than opening the file
+            number = next(nodes_of(page, number)).below
+
+
+class _Walk:
+    """The main tree, in the order of its keys."""
+
+    name = "main tree"
+    fewest_in_branch = 2
+    leaf_mark = LEAF_IN_USE
+
+    def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
+        self._file = file
+        self._pages = pages
+        self._root = root
+        self._entries = 0
+
+    def problems(self) -> Iterator[str]:
+        """Walk the tree and yield its problems."""
+        root, name = self._root, self.name
+        if root.page is not None and not 0 < root.depth <= _DEEPEST:
+            yield f"The {name} should have {root.depth} levels, which cannot be."
+            return
+        if root.pages > len(self._pages):  # by which the room that is left is reckoned; a few more or less do no harm
+            yield f"The {name} should have {root.pages} pages, more than the file."
+        if root.page is not None:
+            yield from self._below(root.page, root.depth, b"", None)
+        if self._entries != root.entries:
+            yield f"The {name} has {self._entries} entries that can be reached, and should have {root.entries}."
+
+    def _below(self, number: int, levels: int, least: bytes, beyond: bytes | None) -> Iterator[str]:
+        """Yield the problems of a page and all below it, whose keys lie from ``least`` to before ``beyond``."""
+        try:
+            nodes = self._nodes(number, levels > 1)
+            keys = [self.order(node.key) for node in nodes]
+            if levels > 1:
+                keys[0] = least  # the first key of a branch is left out
+            self._require_order(keys, number, least, beyond)
+        except PageDamaged as damage:
+            yield str(damage)
+            return
+        if levels > 1:
+            for node, first, end in zip(nodes, keys, [*keys[1:], beyond], strict=True):
+                yield from self._below(node.below, levels - 1, first, end)
+        else:
+            yield from self._leaf(nodes)
+
+    def _nodes(self, number: int, is_branch: bool) -> list[Node]:
+        self._use(number, 1, IN_USE if is_branch else self.leaf_mark)
+        page = self._file.page(number)
+        if kind_of(page, number) != (BRANCH if is_branch else LEAF):
+            raise PageDamaged(f"Page {number} of the {self.name} is of the wrong kind for its level.")
+        nodes = list(nodes_of(page, number))
+        if len(nodes) < (self.fewest_in_branch if is_branch else 1):
+            raise PageDamaged(f"Page {number} of the {self.name} has too few entries: {len(nodes)}.")
+        return nodes
+
+    def order(self, key: bytes) -> bytes:
+        """Return a key in the form by which the keys of this tree are ordered."""
+        return key
+
+    def _require_order(self, keys: list[bytes], number: int, least: bytes, beyond: bytes | None) -> None:
+        in_order = all(one < next_one for one, next_one in pairwise(keys))
+        if not in_order or keys[0] < least or (beyond is not None and keys[-1] >= beyond):
+            raise PageDamaged(f"Page {number} of the {self.name} has keys that are out of order.")
+
+    def _leaf(self, nodes: list[Node]) -> Iterator[str]:
+        self._entries += len(nodes)
+        for node in nodes:
+            try:
+                if node.below:
+                    self._use(node.below, self._file.run_length(node), IN_USE)
+                self.see(node)
+            except PageDamaged as damage:
+                yield str(damage)
+
+    def see(self, node: Node) -> None:
+        """Look at an entry. Raises `PageDamaged`."""
+
+    def _use(self, number: int, count: int, mark: int) -> None:
+        """Note that pages are in use."""
+        if not 2 <= number <= len(self._pages) - count:
+            raise PageDamaged(f"The {self.name} leads to page {number}, of which there is none.")
+        if any(self._pages[number : number + count]):
+            raise PageDamaged(f"The {self.name} leads to page {number}, which is in use elsewhere.")
+        self._pages[number : number + count] = bytes((mark,)) * count
+
+
+class _FreeWalk(_Walk):
+    """The tree of free pages: by the number of the transaction that freed them, a list of their numbers."""
+
+    name = "tree of free pages"
+    fewest_in_branch = 1  # LMDB does not insist here either
+    leaf_mark = IN_USE  # no records lie here
+
+    def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
+        super().__init__(file, pages, root)
+        #: Transactions, and the pages that they freed.
+        self.found: list[tuple[int, int]] = []
+
+    def order(self, key: bytes) -> bytes:
+        return key[::-1] if sys.byteorder == "little" else key
+
+    def see(self, node: Node) -> None:
+        value = self._file.value(node)
+        most = len(value) // _NUMBER.size - 1
+        count = _NUMBER.unpack_from(value)[0] if most >= 0 else 0
+        if len(node.key) != _NUMBER.size or count > most:
+            raise PageDamaged("An entry of the tree of free pages is shorter than it says.")
+        (txnid,) = _NUMBER.unpack(node.key)
+        self.found += ((txnid, number) for number in struct.unpack_from(f"={count}Q", value, _NUMBER.size))

@@ -1,0 +1,98 @@
+"""LMDB's errors, translated once: which of ours they become, in which words, with which cure."""
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from lmdbresults.errors import (
+    DiskFailed,
+    FileDamaged,
+    FileReplaced,
+    LockUnavailable,
+    OpenError,
+    StoreError,
+    StoreFull,
+    TooManyReaders,
+)
+from lmdbresults.options import Options
+
+if TYPE_CHECKING:
+    from lmdbresults.store.lmdb.durability.sidecar import Failure
+
+__all__ = ["explained", "replaced", "unsynced"]
+
+
+def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
+    """Return the error to raise in place of one of LMDB's, or of one of the disk."""
+    if _means_no_room(error, options.path):
+        return StoreFull(
+            f"The disk of {options.path} is full. Free space on it; deleting results makes room for results only."
+        )
+    for kind, (wanted, text) in _EXPLANATIONS.items():
+        if isinstance(error, kind):
+            return wanted(text.format(path=options.path, options=options))
+    if "already open" in str(error):
+        return replaced(options.path)
+    return StoreError(f"{options.path}: {error}")
+
+
+def replaced(path: str) -> FileReplaced:
+    """Return the error for a file that is no longer the one that this process has open."""
+    return FileReplaced(
+        f"{path} was deleted or replaced while this process has the former file open: "
+        "close every store on it, or restart the process."
+    )
+
+
+def unsynced(path: str, failure: "Failure", *, is_guarded: bool) -> DiskFailed:
+    """Return the error for a disk that did not take what was written; ``is_guarded``: checkpoints are made."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(failure.at))
+    cure = "See to the disk, stop every process that uses the file, then run `lmdbresults rewrite` on it."
+    if not is_guarded:
+        return DiskFailed(f"{path} could not be written to the disk ({failure.reason}, {when}). {cure}")
+    return DiskFailed(
+        f"{path} could not be written to the disk ({failure.reason}, {when}). What was stored since the last "
+        "checkpoint may be in memory only, and the system does not try again, so no process stores anything more; "
+        f"reading goes on. {cure} If the machine restarts before that, the file goes back to its last checkpoint."
+    )
+
+
+def _means_no_room(error: lmdb.Error | OSError, path: str) -> bool:
+    code = error.code if isinstance(error, lmdb.Error) else error.errno
+    if code != errno.EIO:
+        return code in _NO_ROOM
+    # What LMDB says if the disk took only a part of what was to be written.
+    disk = os.statvfs(os.path.dirname(path))
+    return disk.f_bavail * disk.f_frsize < _NEARLY_NOTHING
+
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Less than a commit may write.
+_NEARLY_NOTHING: Final = 1 << 20
+
+_EXPLANATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
+    lmdb.MapFullError: (
+        StoreFull,
+        "{path} has reached max_size={options.max_size}. Raise max_size, let results expire sooner, or delete some.",
+    ),
+    lmdb.TxnFullError: (StoreFull, "{path}: one transaction has changed too much. Split it."),
+    lmdb.MapResizedError: (StoreError, "{path} grows faster than it can be mapped. Give every process one max_size."),
+    lmdb.ReadersFullError: (
+        TooManyReaders,
+        "{path} is being read by max_readers={options.max_readers} transactions. "
+        "Close every process that uses it, and open it with a larger max_readers.",
+    ),
+    lmdb.LockError: (
+        LockUnavailable,
+        "{path}: LMDB cannot take its locks. Containers that share the file need a shared PID namespace; "
+        "network file systems cannot be used.",
+    ),
+    lmdb.MemoryError: (OpenError, "{path} does not fit the address space: raise RLIMIT_AS, or lower max_size."),
+    lmdb.InvalidError: (FileDamaged, "{path} is no LMDB file or damaged. Restore it from a backup, or move it away."),
+    lmdb.CorruptedError: (FileDamaged, "{path} is damaged. Restore it from a backup; to start anew, move it away."),
+    lmdb.PageNotFoundError: (FileDamaged, "{path} is damaged. Restore it from a backup; to start anew, move it away."),
+    lmdb.PanicError: (StoreError, "{path}: an earlier write failed halfway. It was undone, and the file reopened."),
+}

@@ -1,0 +1,97 @@
+"""What a disk has not taken, written anew: the cure after a sync that failed, while the machine is up.
+
+The system has the pages still, but takes them for written. So all of them are written again, which changes nothing, and
+synced. Pages of which the memory was needed are back as the disk has them: so everything is then read and compared with
+its checksums, before a checkpoint says that it is there. The checkpoint before stays whole all the time.
+"""
+
+import os
+from typing import Final
+
+from lmdbresults.errors import FileDamaged, OpenError, StoreError
+from lmdbresults.options import Options
+from lmdbresults.store.base import Progress
+from lmdbresults.store.lmdb.durability import recovery
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.sync_errors import Disk
+from lmdbresults.store.lmdb.engine.opening import look_inside
+from lmdbresults.store.lmdb.file import lmdb_errors as faults
+from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file.verify import verify
+
+__all__ = ["rewrite"]
+
+#: Bytes that are read and written in one go.
+_BATCH: Final = 1 << 20
+
+
+def rewrite(options: Options, *, progress: Progress | None = None) -> int:
+    """Write a data file to the disk anew, and go on from there; return how many bytes it has, 0 if none need it.
+
+    None need it after a restart of the machine: whoever opens the file puts it in order. Raises `OpenError` if others
+    have it open, `DiskFailed` if the disk fails again, `FileDamaged` if something is gone from memory as well.
+    """
+    found = files.examine(options.path, options.mode)
+    if not found.has_content:
+        return 0
+    try:
+        if not found.has_sidecar:  # it was deleted, and with it what it said of the disk
+            _look(options, found.has_lock)
+            files.create_sidecar(options.path + files.CHECKPOINT_SUFFIX, options.mode)
+        sidecar = Sidecar(options.path)
+        try:
+            return _rewrite(sidecar, options, progress)
+        finally:
+            sidecar.close()
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise faults.explained(error, options) from error
+
+
+def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> int:
+    if not sidecar.have_alone():
+        raise OpenError(f"{options.path} is in use: stop every process that has it open, then try again.")
+    if recovery.is_to_come(sidecar):
+        return 0
+    try:
+        _look(options, has_lock=False)
+    except FileDamaged as error:
+        raise _damaged(sidecar, options, str(error)) from error
+    sidecar.identify()
+    last = sidecar.metas()[-1]
+    _write_again(sidecar.data, last.end, progress)
+    _sync(sidecar, options)
+    problems = verify(options.path)
+    if problems:
+        raise _damaged(sidecar, options, problems[0])
+    sidecar.write(sidecar.described(last.txn, is_pinned=sidecar.last().is_pinned), with_turn=True)
+    sidecar.forget_failure()
+    return last.end
+
+
+def _look(options: Options, has_lock: bool) -> None:
+    """See that the file is ours, and that LMDB can bear it."""
+    files.check_content(options.path)
+    look_inside(options, has_lock)
+
+
+def _write_again(descriptor: int, size: int, progress: Progress | None) -> None:
+    for start in range(0, size, _BATCH):
+        os.pwrite(descriptor, os.pread(descriptor, min(_BATCH, size - start), start), start)
+        if progress is not None:
+            progress(min(start + _BATCH, size), size)
+
+
+def _sync(sidecar: Sidecar, options: Options) -> None:
+    try:
+        os.fsync(sidecar.data)
+    except OSError as error:
+        raise Disk(sidecar, options, is_guarded=sidecar.last().is_pinned).failed(error) from error
+
+
+def _damaged(sidecar: Sidecar, options: Options, problem: str) -> FileDamaged:
+    cure = "Take what can be read to a new file by `lmdbresults salvage`"
+    if sidecar.last().is_pinned:
+        cure += "; or restart the machine, and the file goes back to its last checkpoint"
+    return FileDamaged(f"{options.path}: what the disk has not taken is gone from memory, too. {cure}. {problem}")

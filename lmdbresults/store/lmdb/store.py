@@ -1,0 +1,340 @@
+"""LMDBStore: environment and records behind the port."""
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from lmdbresults.errors import NestedTransaction, StoreFull
+from lmdbresults.options import Options, options_from_url
+from lmdbresults.process.fork_gate import gate
+from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.lmdb.engine.environment import Environment, Transaction
+from lmdbresults.store.lmdb.engine.registry import register
+from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps, Undone, lend
+from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
+from lmdbresults.store.lmdb.maintenance.backup import backup
+from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cures_in
+from lmdbresults.store.lmdb.notify.mailbox import LMDBMailbox
+from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.lmdb.records import expiry, records
+from lmdbresults.store.lmdb.records.scan import scan
+from lmdbresults.store.lmdb.records.sweeper import Sweeper
+from lmdbresults.store.lmdb.records.waiters import News
+from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Writing
+
+__all__ = ["LMDBStore", "Stats", "open_store"]
+
+Result = TypeVar("Result")
+
+#: What a write sweeps along the way, besides twice what it adds: so the store shrinks to what has not expired, and
+#: the time stays in the order of the write itself (each record that goes dirties a page: about 5 µs).
+_SWEEP_PER_WRITE: Final = 8
+#: Seconds after which a writer looks at the index again; another process may have stored something short-lived.
+_LOOK_AGAIN: Final = 1.0
+#: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
+_RECLAIM_BATCH: Final = 32
+#: Seconds for which it is waited that whoever reads comes to an end, and after which there is another try.
+_READERS_PATIENCE: Final = 0.5
+_READERS_PAUSE: Final = 0.002
+#: What a repair puts right under one hold of the write lock, and how long others have it then.
+_REPAIR_BATCH: Final = 256
+_REPAIR_PAUSE: Final = 0.0005
+
+
+def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
+    """Open the store at a path or an ``lmdb://`` URL; the file is created if it does not exist.
+
+    Options are those of `Options`, such as ``durability="none"`` or ``max_size=8 << 30``, and win over the URL's.
+    Raises `ConfigurationError` for a bad URL or option, an `OpenError` if the file cannot or should not be opened.
+    """
+    return LMDBStore(options_from_url(path_or_url, **options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Figures about a store, cheap to get."""
+
+    path: str
+    """The data file."""
+    entries: int
+    """Keys in the tree: records, entries of the expiry index and pieces of large values."""
+    live_size: int
+    """Bytes in pages that hold data."""
+    file_size: int
+    """Bytes that the file takes on disk: live, free for reuse, and allocated ahead."""
+    max_size: int
+    """Bytes that the file may grow to in this process."""
+    depth: int
+    """Levels of the tree."""
+    readers: int
+    """Slots in use in the reader table, over all processes."""
+
+
+class LMDBStore(Store):
+    """The `Store` in one LMDB file. Threads may share it; after a fork, parent and child each go on with it."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._clock = options.clock
+        self._prefix = options.global_keyprefix.encode()
+        #: When this store has last looked for expired records, and when it has to look again.
+        self._looked_at = self._look_again_at = -math.inf
+        self._environment: Environment = register.acquire(options)
+        self._wakes = WakeFolder(self._environment.path, options.mode)
+        self._mailboxes: weakref.WeakSet[LMDBMailbox] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.options!r})"
+
+    def __reduce__(self) -> tuple[type["LMDBStore"], tuple[Options]]:
+        return type(self), (self.options,)
+
+    # -- single operations ---------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._environment.read(records.lookup, self._prefix + key, self._clock())
+
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        wanted = [self._prefix + key for key in keys]
+        return self._environment.read(_lookup_all, wanted, self._clock())
+
+    def ttl(self, key: bytes) -> float | None:
+        with self.read() as txn:
+            return txn.ttl(key)
+
+    def set(
+        self,
+        key: bytes,
+        value: bytes,
+        ttl: float | None = None,
+        *,
+        unless_prefix: bytes = b"",
+        interim: bool = False,
+    ) -> bool:
+        return self._apply(Writing.put, key, value, ttl, unless_prefix or None, interim)
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        return self._apply(Writing.add, key, value, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        return self._apply(Writing.delete, key)
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+        return self._apply(Writing.incr, key, by, ttl)
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        return self._apply(Writing.expire, key, ttl)
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    def read(self) -> AbstractContextManager[ReadTransaction]:
+        return Block(self._read())
+
+    def _read(self) -> Steps:
+        txn, failure = Reading(self, ENDED), None
+        try:
+            with self._environment.transaction(write=False) as txn._raw:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+        except Undone:
+            pass
+        finally:
+            txn.end()
+        yield 0
+
+    def write(self) -> AbstractContextManager[WriteTransaction]:
+        return Block(self._write())
+
+    def _write(self) -> Steps:
+        txn, failure = Writing(self, ENDED), None
+        try:
+            with self._environment.transaction(write=True) as txn._raw:
+                failure = yield from lend(txn)
+                if failure is not None:
+                    raise Undone(failure)
+                self._sweep_along(txn._raw, txn)
+            self._wakes.send(txn.news)
+        except Undone:
+            if isinstance(failure, StoreFull):
+                self._reclaim()  # what the block did cannot be done again from here; the next try has more room
+        except StoreFull:
+            self._reclaim()  # what sweeping along or the commit has raised
+            raise
+        finally:
+            txn.end()
+        yield 0
+
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        result: Result = self._make_room_for(self._run_foreign, operation)
+        return result
+
+    def _run_foreign(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        """Run what is not ours, and may do anything, fork included: in a transaction that is prepared for it."""
+        txn = Writing(self, ENDED)
+        try:
+            with self._environment.transaction(write=True) as txn._raw:
+                result = operation(txn)
+                self._sweep_along(txn._raw, txn)
+            self._wakes.send(txn.news)
+            return result
+        finally:
+            txn.end()
+
+    def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
+        """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""
+        result: Result
+        try:
+            result, news = self._environment.write(self._run, verb, args, durably=durably)
+        except StoreFull:
+            attempt = partial(self._environment.write, durably=durably)
+            result, news = self._make_room_for(attempt, self._run, verb, args)
+        if news:
+            self._wakes.send(news)
+        return result
+
+    def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
+        txn = Writing(self, raw)
+        result = verb(txn, *args)
+        self._sweep_along(raw, txn)
+        return result, txn.news
+
+    def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
+        """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep.
+
+        If it is LMDB that finds none, though some is kept back, somebody is still reading what was there before. That
+        is waited for, as long as a reader may have to wait for the processor.
+        """
+        more, until = True, time.monotonic() + _READERS_PATIENCE
+        while True:
+            try:
+                return attempt(*args)
+            except StoreFull as full:
+                if not more:
+                    if not isinstance(full.__cause__, lmdb.Error) or time.monotonic() > until:
+                        raise
+                    time.sleep(_READERS_PAUSE)
+                more = self._reclaim()
+
+    # -- expiry --------------------------------------------------------------------------------------------------
+
+    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        self._environment.clear_dead_readers()
+        with suppress(StoreFull):  # they can wait; what has expired makes room
+            clear_dead(self._environment, self._wakes)
+        return self._sweeper().run(limit, max_seconds)
+
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self._environment, self._clock, self._wakes.send)
+
+    def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
+        """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
+        if self._looked_at <= (now := self._clock()) < self._look_again_at:
+            return
+        budget = _SWEEP_PER_WRITE + 2 * txn.changes
+        _, more = expiry.sweep(raw, now, budget, budget, txn.news)
+        self._looked_at = now
+        self._look_again_at = now if more else min(expiry.next_deadline(raw), now + _LOOK_AGAIN)
+
+    def _reclaim(self) -> bool:
+        """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.
+
+        Return whether there was anything to sweep.
+        """
+        try:
+            self._environment.release_pages()
+            _, more = self._sweeper().sweep(_RECLAIM_BATCH, _RECLAIM_BATCH)
+            for _ in range(2):
+                self._environment.write(records.touch, durably=False)
+        except StoreFull:
+            return False
+        return more
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def mailbox(self) -> Mailbox:
+        mailbox = LMDBMailbox(Registrations(self), self._wakes)
+        self._mailboxes.add(mailbox)
+        return mailbox
+
+    def moment(self) -> int:
+        return self._environment.read(Transaction.id)
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return scan(self._environment.read, self._prefix, prefix, self._clock)
+
+    def flush(self) -> None:
+        self._environment.flush()
+
+    def check(self, *, deep: bool = False) -> list[str]:
+        if deep:  # in a process of its own: LMDB on a damaged page could take this one down
+            return verify(self._environment.path, live=True, chords=True)
+        return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
+
+    def repair(self) -> list[str]:
+        """Remove what belongs to no record, and index again what is not; return a sentence for each.
+
+        What is damaged itself is left: delete its key, or restore a backup. Raises `FileDamaged` if the file is damaged
+        below its records, or `StoreFull`.
+        """
+        refuse_broken(self._environment.path)
+        cures = self._environment.read(cures_in)
+        done: list[str] = []
+        for start in range(0, len(cures), _REPAIR_BATCH):
+            time.sleep(_REPAIR_PAUSE)
+            done += self._environment.write(self._repair_some, cures[start : start + _REPAIR_BATCH])
+        return done
+
+    def _repair_some(self, raw: Transaction, cures: list[Problem]) -> list[str]:
+        self._environment.make_room(raw, None)
+        return apply(raw, cures)
+
+    def backup(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None:
+        backup(self._environment.path, os.path.abspath(path), self.stats().live_size, overwrite, progress)
+
+    def stats(self) -> Stats:
+        return self._environment.read(self._stats)
+
+    def _stats(self, raw: Transaction) -> Stats:
+        tree, info = raw.stat(), self._environment.handle().info()
+        return Stats(
+            path=self.options.path,
+            entries=tree["entries"],
+            live_size=(tree["branch_pages"] + tree["leaf_pages"] + tree["overflow_pages"]) * tree["psize"],
+            file_size=os.stat(self.options.path).st_size,
+            max_size=info["map_size"],
+            depth=tree["depth"],
+            readers=info["num_readers"],
+        )
+
+    def close(self) -> None:
+        if self._environment is CLOSED:
+            return
+        gate.refuse_inside()
+        for mailbox in list(self._mailboxes):
+            mailbox.close()
+        environment, self._environment = self._environment, CLOSED
+        if environment is CLOSED:  # closed by another thread meanwhile
+            return
+        try:
+            register.release(environment)
+        except NestedTransaction:
+            self._environment = environment
+            raise
+
+
+def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:
+    return [records.lookup(raw, key, now) for key in keys]
