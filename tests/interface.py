@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import celery_behaviours, celery_behaviours_keyvalue
-from tests.celery_behaviours import Behaviour
-from tests.interface_rows import NOT_YET, PROVEN_ELSEWHERE, SECTIONS
+from tests.support import celery_behaviours, celery_behaviours_keyvalue
+from tests.support.celery_behaviours import Behaviour
+from tests.support.interface_rows import NOT_YET, PROVEN_ELSEWHERE, SECTIONS
 
 TESTS = Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "interface.md"

@@ -11,7 +11,7 @@ from lmdbresults import states
 from lmdbresults.app import App, Request, Settings, Signature, current_request
 from lmdbresults.errors import EncodeError, NotRegistered, UnknownOption
 from lmdbresults.results import AsyncResult
-from tests.backends.plain import DictBackend
+from tests.support.plain import DictBackend
 
 interface = pytest.mark.interface
 

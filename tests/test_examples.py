@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import open_store
-from tests.processes import PATIENCE, run_script
+from tests.support.processes import PATIENCE, run_script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 POOL_SAYS = "the square of 7: 49\nthe sum of 100 squares: 328350\n"

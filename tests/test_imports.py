@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import run_script
+from tests.support.processes import run_script
 
 FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine")
 

@@ -1,7 +1,7 @@
 """Every row of the interface has a test, and docs/interface.md says which."""
 
 from tests import interface
-from tests.interface_rows import NOT_YET, PROVEN_ELSEWHERE, SECTIONS
+from tests.support.interface_rows import NOT_YET, PROVEN_ELSEWHERE, SECTIONS
 
 ROWS = {row for rows in SECTIONS.values() for row in rows}
 BEHAVIOURS = [behaviour for behaviours in interface.BEHAVIOURS.values() for behaviour in behaviours]

@@ -6,7 +6,7 @@ import pytest
 
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult, ResultSet
-from tests.backends.plain import DictBackend
+from tests.support.plain import DictBackend
 from tests.test_results import end, handles, nested
 
 interface = pytest.mark.interface

@@ -11,7 +11,7 @@ from lmdbresults import states
 from lmdbresults.app import App, Request
 from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError
 from lmdbresults.results import AsyncResult, GroupResult, ResultSet, result_from_tuple
-from tests.backends.plain import DictBackend, opened
+from tests.support.plain import DictBackend, opened
 
 interface = pytest.mark.interface
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults.testing import FakeClock, StoreConformance, sample
-from tests.processes import run_script
+from tests.support.processes import run_script
 
 EXAMPLE = """
 from lmdbresults.testing import MemoryStore, StoreConformance

@@ -279,8 +279,8 @@ class Backend(Encoding, Endings):
     def fallback_chord_unlock(self, header_result: GroupResult, body: Any, countdown: float = 1, **kwargs: Any) -> None:
         """Dispatch a task that looks at the header every ``countdown`` seconds, until it is ready, and runs the body.
 
-        For a store that cannot count. The task is `lmdbresults.backends.chord_unlock.NAME`; every app that makes a backend
-        has it.
+        For a store that cannot count. The task is `lmdbresults.backends.chord_unlock.NAME`; every app that makes a
+        backend has it.
         """
         self.app.dispatch(unlock.signature(self.app, header_result, body, countdown))
 

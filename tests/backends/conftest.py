@@ -7,7 +7,7 @@ import pytest
 from lmdbresults.app import App
 from lmdbresults.backends import LMDBBackend
 from lmdbresults.testing import FakeClock
-from tests.backends.plain import opened
+from tests.support.plain import opened
 
 
 def pytest_configure(config: pytest.Config) -> None:

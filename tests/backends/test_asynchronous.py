@@ -17,9 +17,9 @@ from lmdbresults.errors import RecordDamaged, ResultTimeout, StoreClosed
 from lmdbresults.results import AsyncResult
 from lmdbresults.store.base import Mailbox, Store
 from lmdbresults.testing import MemoryStore
-from tests.backends.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
-from tests.backends.plain import DictBackend, opened
-from tests.processes import FORKS_WITH_THREADS, in_child
+from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
+from tests.support.plain import DictBackend, opened
+from tests.support.processes import FORKS_WITH_THREADS, in_child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 interface = pytest.mark.interface

@@ -10,7 +10,7 @@ from lmdbresults.app import App, Request
 from lmdbresults.backends import Backend, BaseBackend, KeyValueStoreBackend, LMDBBackend
 from lmdbresults.errors import ConfigurationError, ContentDisallowed, ResultTimeout, UnknownSerializer
 from lmdbresults.results import AsyncResult, GroupResult
-from tests.backends.plain import DictBackend, OwnApp
+from tests.support.plain import DictBackend, OwnApp
 
 interface = pytest.mark.interface
 

@@ -8,7 +8,7 @@ from lmdbresults import states
 from lmdbresults.app import App
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.testing.samples import in_threads
-from tests.backends.plain import DictBackend
+from tests.support.plain import DictBackend
 
 interface = pytest.mark.interface
 

@@ -12,7 +12,7 @@ from lmdbresults.backends import StoreBackend
 from lmdbresults.errors import ChordError, DecodeError, ResultTimeout, TaskRevokedError
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
-from tests.backends.held import HeldApp, SixOperations, opened
+from tests.support.held import HeldApp, SixOperations, opened
 
 KINDS = ["lmdb", "memory", "six operations"]
 

@@ -9,9 +9,9 @@ from lmdbresults.backends import open_backend
 from lmdbresults.errors import ChordError
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import die_at
-from tests.backends.held import Held, HeldApp, Task
-from tests.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
-from tests.waits import threads, until
+from tests.support.held import Held, HeldApp, Task
+from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
+from tests.support.waits import threads, until
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

@@ -13,7 +13,7 @@ from lmdbresults.errors import ChordError
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
 from lmdbresults.testing.samples import in_threads
-from tests.backends.held import HeldApp, opened
+from tests.support.held import HeldApp, opened
 
 
 @pytest.fixture(params=["lmdb", "memory"])

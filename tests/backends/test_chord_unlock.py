@@ -9,7 +9,7 @@ from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.errors import ChordError, DecodeError, ResultTimeout
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
-from tests.backends.held import HeldApp, opened
+from tests.support.held import HeldApp, opened
 
 
 @pytest.fixture(params=["four operations"])

@@ -11,7 +11,7 @@ from lmdbresults.app import Signature
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.testing import FakeClock, sample
 from lmdbresults.testing.samples import in_threads
-from tests.backends.held import HeldApp, opened
+from tests.support.held import HeldApp, opened
 
 KINDS = ["lmdb", "memory", "six operations"]
 

@@ -18,7 +18,7 @@ from lmdbresults.errors import (
     TaskError,
 )
 from lmdbresults.results import AsyncResult, GroupResult, result_from_tuple
-from tests.backends.plain import DictBackend
+from tests.support.plain import DictBackend
 
 interface = pytest.mark.interface
 

@@ -12,7 +12,7 @@ from lmdbresults.backends import KeyValueStoreBackend
 from lmdbresults.backends.chord_unlock import NAME
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult
-from tests.backends.plain import DictBackend, OwnApp, opened
+from tests.support.plain import DictBackend, OwnApp, opened
 
 interface = pytest.mark.interface
 

@@ -16,8 +16,8 @@ from lmdbresults.errors import ConfigurationError, OpenError, StoreClosed, Unkno
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock, MemoryStore
 from lmdbresults.testing.samples import in_threads
-from tests.backends.plain import opened
-from tests.processes import FORKS_WITH_THREADS, child, in_child, in_children
+from tests.support.plain import opened
+from tests.support.processes import FORKS_WITH_THREADS, child, in_child, in_children
 
 interface = pytest.mark.interface
 

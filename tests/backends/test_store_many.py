@@ -10,7 +10,7 @@ from lmdbresults.backends import StoreBackend
 from lmdbresults.errors import EncodeError, StoreFull
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock, MemoryStore
-from tests.backends.plain import DictBackend, opened
+from tests.support.plain import DictBackend, opened
 
 interface = pytest.mark.interface("store_many")
 

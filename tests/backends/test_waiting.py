@@ -7,7 +7,7 @@ import pytest
 from lmdbresults.backends.waiting import looks
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult, ResultSet
-from tests.backends.plain import DictBackend
+from tests.support.plain import DictBackend
 
 interface = pytest.mark.interface
 

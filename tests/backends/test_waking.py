@@ -10,9 +10,9 @@ import pytest
 from lmdbresults.backends import LMDBBackend
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, ResultSet
-from tests.backends.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
-from tests.backends.plain import opened
-from tests.processes import FORKS_WITH_THREADS
+from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
+from tests.support.plain import opened
+from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.usefixtures("no_second_look")]
 interface = pytest.mark.interface

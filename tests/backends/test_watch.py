@@ -9,9 +9,9 @@ import pytest
 
 from lmdbresults.backends import KeyValueStoreBackend, LMDBBackend
 from lmdbresults.errors import ResultTimeout
-from tests.backends.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
-from tests.backends.plain import DictBackend, opened
-from tests.processes import FORKS_WITH_THREADS
+from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
+from tests.support.plain import DictBackend, opened
+from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 interface = pytest.mark.interface

@@ -22,7 +22,7 @@ def application(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Makes applications that keep their results in one file; the latest is the current one. The file ends sound."""
     from celery import current_app
 
-    from tests.celery.tasks import make_app, settings_for
+    from tests.support.celery_tasks import make_app, settings_for
 
     former, made = current_app._get_current_object(), []
 
@@ -50,7 +50,7 @@ def app(application: Callable[..., Any]) -> Any:
 @pytest.fixture
 def eager(application: Any) -> Any:
     """An application that runs bodies where they are sent."""
-    from tests.celery.parts import failed, ran
+    from tests.support.celery_parts import failed, ran
 
     ran.clear()
     failed.clear()

@@ -22,9 +22,9 @@ from kombu.exceptions import ContentDisallowed
 from lmdbresults.errors import DecodeError, FolderMissing
 from lmdbresults.integrations.celery.backend import LMDBBackend
 from lmdbresults.integrations.celery.chords import ChordsMixin
-from tests.celery.needed import ALL_CONTENT, SERIALIZERS, needs_5_7
-from tests.celery.tasks import OwnError, echo, make_app, settings_for
-from tests.processes import FORKS_WITH_THREADS, Barrier, Child, in_child
+from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS, needs_5_7
+from tests.support.celery_tasks import OwnError, echo, make_app, settings_for
+from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, in_child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

@@ -10,10 +10,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from lmdbresults import faultpoints
 from lmdbresults.integrations.celery.chord_recovery import Watch
 from lmdbresults.testing import die_at
-from tests.celery.parts import Chord, gather, ran
-from tests.celery.workers import wait_for
-from tests.chord_keys import leftovers
-from tests.processes import FORKS_WITH_THREADS, child
+from tests.support.celery_parts import Chord, gather, ran
+from tests.support.celery_workers import wait_for
+from tests.support.chord_keys import leftovers
+from tests.support.processes import FORKS_WITH_THREADS, child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

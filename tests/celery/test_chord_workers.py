@@ -9,8 +9,8 @@ from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ChordError
 
 from lmdbresults import open_store
-from tests.celery.needed import needs_group_errors
-from tests.celery.tasks import (
+from tests.support.celery_needed import needs_group_errors
+from tests.support.celery_tasks import (
     OwnError,
     add,
     adds_part,
@@ -23,8 +23,8 @@ from tests.celery.tasks import (
     settings_for,
     total,
 )
-from tests.celery.workers import PATIENCE, running_worker, wait_for
-from tests.chord_keys import leftovers
+from tests.support.celery_workers import PATIENCE, running_worker, wait_for
+from tests.support.chord_keys import leftovers
 
 PATIENT: dict[str, float] = {"timeout": PATIENCE, "interval": 0.01}
 

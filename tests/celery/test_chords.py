@@ -8,11 +8,11 @@ from celery.exceptions import ChordError
 from celery.result import GroupResult
 from celery.utils.functional import regen
 
-from tests.celery.needed import needs_5_7, needs_group_errors
-from tests.celery.parts import Chord, failed, gather, note_failure, ran
-from tests.celery.tasks import OwnError
-from tests.chord_keys import leftovers
-from tests.processes import FORKS_WITH_THREADS
+from tests.support.celery_needed import needs_5_7, needs_group_errors
+from tests.support.celery_parts import Chord, failed, gather, note_failure, ran
+from tests.support.celery_tasks import OwnError
+from tests.support.chord_keys import leftovers
+from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

@@ -7,10 +7,10 @@ from billiard.pool import Pool
 from celery.concurrency.prefork import process_destructor
 
 from lmdbresults import open_store
-from tests.boots import keys_in_next_boot
-from tests.celery.tasks import make_app, settings_for
-from tests.celery.workers import Worker
-from tests.covering import LONG, covered, last_commit
+from tests.support.boots import keys_in_next_boot
+from tests.support.celery_tasks import make_app, settings_for
+from tests.support.celery_workers import Worker
+from tests.support.covering import LONG, covered, last_commit
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.celery.needed import FULL
-from tests.celery.tasks import make_app, settings_for
-from tests.celery.workers import PATIENCE, Worker, wait_for
+from tests.support.celery_needed import FULL
+from tests.support.celery_tasks import make_app, settings_for
+from tests.support.celery_workers import PATIENCE, Worker, wait_for
 
 #: How often something is killed; a minute's worth where there is time.
 KILLS = 60 if FULL else 6

@@ -13,8 +13,8 @@ from celery.app.task import Context
 from celery.result import AsyncResult, GroupResult
 from kombu.utils.json import register_type
 
-from tests.celery.needed import ALL_CONTENT, SERIALIZERS
-from tests.celery.tasks import OwnError, make_app
+from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS
+from tests.support.celery_tasks import OwnError, make_app
 
 
 class Place:

@@ -19,8 +19,8 @@ from kombu.exceptions import EncodeError
 from lmdbresults import LMDBStore, StoreFull, open_store
 from lmdbresults.integrations.celery.backend import LMDBBackend
 from lmdbresults.testing import FakeClock
-from tests.celery.needed import SERIALIZERS, needs_5_7
-from tests.celery.tasks import OwnError, add, echo, fail, ignored, make_app, not_json, settings_for
+from tests.support.celery_needed import SERIALIZERS, needs_5_7
+from tests.support.celery_tasks import OwnError, add, echo, fail, ignored, make_app, not_json, settings_for
 
 EAGER = {"task_always_eager": True, "task_store_eager_result": True}
 

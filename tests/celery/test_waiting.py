@@ -22,9 +22,9 @@ from celery.result import AsyncResult, GroupResult, ResultSet
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import wait as celery_waits
 from lmdbresults.store.lmdb.records import waiters
-from tests.celery.tasks import OwnError, add, progress, settings_for
-from tests.celery.workers import PATIENCE, ROOT, running_worker, wait_for
-from tests.processes import FORKS_WITH_THREADS, Child, run_script
+from tests.support.celery_tasks import OwnError, add, progress, settings_for
+from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
+from tests.support.processes import FORKS_WITH_THREADS, Child, run_script
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

@@ -12,8 +12,8 @@ from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult, result_from_tuple
 
 from lmdbresults import open_store
-from tests.celery.needed import CI, FULL
-from tests.celery.tasks import (
+from tests.support.celery_needed import CI, FULL
+from tests.support.celery_tasks import (
     OwnError,
     add,
     echo,
@@ -25,9 +25,9 @@ from tests.celery.tasks import (
     total,
     wait_until,
 )
-from tests.celery.workers import PATIENCE, running_worker, wait_for
-from tests.chord_keys import leftovers
-from tests.processes import run_script
+from tests.support.celery_workers import PATIENCE, running_worker, wait_for
+from tests.support.chord_keys import leftovers
+from tests.support.processes import run_script
 
 PATIENT: dict[str, float] = {"timeout": PATIENCE, "interval": 0.01}
 POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]

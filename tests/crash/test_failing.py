@@ -9,12 +9,12 @@ from random import Random
 import pytest
 
 from lmdbresults import errors
-from tests.boots import keys_in_next_boot
 from tests.crash.disk import PAGE, Disk
 from tests.crash.recording import Event, Kind, Recording
 from tests.crash.workload import NAME, write_files
-from tests.failing import run_failing
-from tests.processes import FORKS_WITH_THREADS
+from tests.support.boots import keys_in_next_boot
+from tests.support.failing import run_failing
+from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.fuzz import FORBIDDEN, HARMLESS, MEMORY, Case, cases, table
-from tests.processes import FORKS_WITH_THREADS
+from tests.support.processes import FORKS_WITH_THREADS
 
 FULL = os.environ.get("LMDBRESULTS_FULL") == "1"
 

@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, chord
 from celery.signals import before_task_publish
 
-from tests.celery.tasks import echo, settings_for
+from tests.support.celery_tasks import echo, settings_for
 
 #: Seconds after which Redis delivers again what a worker had that has died.
 VISIBILITY = 3

@@ -17,7 +17,7 @@ from lmdbresults import Store
 from lmdbresults.app import App, Signature
 from lmdbresults.backends import open_backend
 from lmdbresults.testing import die_at
-from tests.processes import Child
+from tests.support.processes import Child
 
 
 class QueueApp(App):

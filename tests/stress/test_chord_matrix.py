@@ -14,9 +14,9 @@ import pytest
 
 from lmdbresults.faultpoints import POINTS
 from lmdbresults.testing import DIE_AT, DIE_FLAG
-from tests.chord_keys import leftovers
-from tests.processes import FORKS_WITH_THREADS
 from tests.stress.deliveries import Pool, QueueApp
+from tests.support.chord_keys import leftovers
+from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
@@ -102,9 +102,9 @@ def assert_right(app: QueueApp, point: str, kind: str, table: Table, body: str =
     ids=["child", "worker"],
 )
 def test_celery(tmp_path: Path, redis_broker: str, point: str, kills_all: bool, table: Table) -> None:
-    from tests.celery.tasks import make_app
-    from tests.celery.workers import Worker
     from tests.stress.celery_chords import make_chord, settings_with_redis
+    from tests.support.celery_tasks import make_app
+    from tests.support.celery_workers import Worker
 
     settings = settings_with_redis(tmp_path, redis_broker)
     app, flag = make_app(settings), tmp_path / "flag"

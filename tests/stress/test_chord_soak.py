@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.celery.tasks import make_app
-from tests.celery.workers import Worker
-from tests.chord_keys import leftovers
 from tests.stress.celery_chords import Sent, make_chord, settings_with_redis
+from tests.support.celery_tasks import make_app
+from tests.support.celery_workers import Worker
+from tests.support.chord_keys import leftovers
 
 SECONDS = float(os.environ.get("LMDBRESULTS_SOAK_SECONDS", "6"))
 CHORDS = int(os.environ.get("LMDBRESULTS_SOAK_CHORDS", "10"))

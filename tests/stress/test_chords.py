@@ -13,8 +13,8 @@ import pytest
 from lmdbresults import open_store
 from lmdbresults.backends import open_backend
 from lmdbresults.testing import FakeClock
-from tests.backends.held import Held, HeldApp
-from tests.processes import FORKS_WITH_THREADS, Barrier, Child
+from tests.support.held import Held, HeldApp
+from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 

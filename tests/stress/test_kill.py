@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from tests.processes import FORKS_WITH_THREADS, Child
 from tests.stress.worker import SHARED, History, totals, work
+from tests.support.processes import FORKS_WITH_THREADS, Child
 
 #: Seconds that each test runs; set LMDBRESULTS_STRESS_SECONDS for more, LMDBRESULTS_STRESS_SEED to repeat a run.
 SECONDS = float(os.environ.get("LMDBRESULTS_STRESS_SECONDS", "4"))

@@ -17,7 +17,7 @@ from lmdbresults import LMDBStore, open_store
 from lmdbresults.store import subscriptions as listening
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.subscriptions import Hub, Listener
-from tests.processes import FORKS_WITH_THREADS, Child, in_children
+from tests.support.processes import FORKS_WITH_THREADS, Child, in_children
 
 #: Results that are waited for, in all; set LMDBRESULTS_STRESS_RESULTS for more, LMDBRESULTS_STRESS_SEED to repeat.
 RESULTS = int(os.environ.get("LMDBRESULTS_STRESS_RESULTS", "2000"))
@@ -117,7 +117,7 @@ def produce(store: LMDBStore, producer: int, results: int) -> None:
 
 
 def test_no_wake_up_is_lost(path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.processes.PATIENCE", 60 + RESULTS / 100)
+    monkeypatch.setattr("tests.support.processes.PATIENCE", 60 + RESULTS / 100)
     results = RESULTS // WAITERS // ROUND * ROUND
     begun = time.monotonic()
     lost = sum(in_children(PRODUCERS + WAITERS, run, path, results))

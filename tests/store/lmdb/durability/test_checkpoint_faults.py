@@ -1,0 +1,284 @@
+"""Checkpoints where something is wrong: the disk, descriptors, files that were deleted, processes that leave things."""
+
+import fcntl
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lmdb
+import pytest
+
+from lmdbresults import LMDBStore, errors, open_store
+from lmdbresults.process import boot
+from lmdbresults.store.lmdb.durability import checkpoints as checkpoint
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
+from tests.support.boots import keys_in, keys_in_next_boot
+from tests.support.covering import LONG, SHORT, covered, last_commit, readers, wait_until
+from tests.support.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, run_script
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+
+def kept(store: LMDBStore) -> list[str]:
+    """The commits whose pages are kept from reuse."""
+    return [line.split()[-1] for line in readers(store).splitlines()[1:] if not line.endswith("-")]
+
+
+class Refusing:
+    """LMDB's environment on a disk that takes nothing any more."""
+
+    def __init__(self, handle: lmdb.Environment) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._handle, name)
+
+    def sync(self, force: bool) -> None:
+        raise lmdb.DiskError("Input/output error")
+
+
+def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(path, checkpoint_interval=LONG)
+    store.set(b"before", b"value")
+    checkpoints, before = store._environment._checkpoints, covered(store)
+    checkpoints._handle = Refusing(checkpoints._handle)
+    for attempt in (store.flush, lambda: store.set(b"after", b"value"), store.flush):
+        with pytest.raises(errors.StoreError, match="lmdbresults rewrite"):
+            attempt()
+    assert (store.get(b"before"), store.get(b"after")) == (b"value", None)
+    assert covered(store) == before
+    with caplog.at_level(logging.ERROR):
+        store.close()
+    assert "without a last checkpoint" in caplog.text
+
+
+def test_a_sidecar_that_was_deleted_is_made_anew(path: str) -> None:
+    def write() -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"one", b"value")
+        os.unlink(f"{path}-checkpoint")
+        store.set(b"two", b"value")
+        store.flush()
+        store.set(b"three", b"value")
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"one", b"two"]
+
+
+def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "boot_id", lambda: "")
+    for durability in ("checkpoint", "commit", "none"):
+        with open_store(path, durability=durability) as store:
+            store.incr(b"n")
+            assert store._environment.handle().flags()["sync"] is (durability != "none")
+            store.flush()
+    assert keys_in(path) == [b"n"]
+
+
+def test_a_failure_of_the_disk_leaves_no_pin_and_is_not_forgotten_at_a_fork(path: str) -> None:
+    store = open_store(path, checkpoint_interval=LONG)
+    store.set(b"key", b"value")
+    checkpoints, before = store._environment._checkpoints, kept(store)
+    handle, checkpoints._handle = checkpoints._handle, Refusing(checkpoints._handle)
+    with pytest.raises(errors.StoreError) as caught:
+        store.flush()
+    assert kept(store) == before
+    checkpoints._handle = handle
+    in_child(int)  # closes the file and opens it again
+    with pytest.raises(errors.StoreError, match="lmdbresults rewrite"):
+        store.set(b"key", b"later")
+    assert store.get(b"key") == b"value"
+    assert "lmdbresults rewrite" in str(caught.value)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(held[0])
+
+
+def test_want_of_descriptors_is_an_error_that_passes(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.get(b"key")
+        store.set(b"key", b"value")
+        store._environment._checkpoints._is_new = True  # as if another process had made the first checkpoint
+        with no_descriptors(), pytest.raises(errors.StoreError, match="Too many open files"):
+            store.flush()
+        store.flush()
+        assert covered(store) == last_commit(store)
+
+
+def test_a_disk_that_does_not_take_the_sidecar_is_an_error_that_passes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        before = kept(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(Sidecar, "write", fail)
+            with pytest.raises(errors.StoreError, match="Input/output error"):
+                store.flush()
+        assert kept(store) == before
+        store.flush()
+        assert covered(store) == last_commit(store)
+
+
+def test_a_sidecar_that_was_deleted_is_made_anew_though_nothing_is_written(path: str) -> None:
+    """Nobody else can open the file until then, as it does not say how it is guarded."""
+    with open_store(path, checkpoint_interval=SHORT) as store:
+        store.set(b"key", b"value")
+        os.unlink(f"{path}-checkpoint")
+        wait_until(lambda: os.path.exists(f"{path}-checkpoint"))
+        source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1])"
+        assert run_script(source, path).stderr == ""
+
+
+def test_a_sidecar_that_was_deleted_and_that_nobody_makes_anew_is_said_to_be_missing(path: str) -> None:
+    open_store(path).close()
+    source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1])"
+    with open_store(path) as store:
+        assert store.get(b"key") is None
+        os.unlink(f"{path}-checkpoint")
+        assert f"{path}-checkpoint was deleted" in run_script(source, path).stderr
+
+
+def test_a_file_that_was_deleted_in_use_is_not_begun_anew_under_its_lock(path: str) -> None:
+    source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1])"
+    with open_store(path) as store:
+        store.set(b"key", b"value")
+        os.unlink(path)
+        assert "FileReplaced" in run_script(source, path).stderr
+
+
+# -- pins and locks that stay ------------------------------------------------------------------------------------------
+
+
+def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_LONGEST_TURN", SHORT)
+    with open_store(path, checkpoint_interval=LONG) as store, open(f"{path}-checkpoint", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(3):
+            store.set(b"key", b"value")
+            store.flush()
+            assert covered(store) == last_commit(store)
+        store.set(b"at the end", b"value")
+    assert keys_in_next_boot(path) == [b"at the end", b"key"]
+
+
+def test_a_pin_stays_while_nobody_keeps_a_later_one(path: str) -> None:
+    """Or the next write would have to wait for a checkpoint, and whoever is committing would overwrite the last one."""
+    source = "import sys; from lmdbresults import open_store; store = open_store(sys.argv[1]); store.flush()"
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        before = kept(store)
+        assert run_script(source, path).stderr == ""
+        assert covered(store) == last_commit(store)
+        store._environment._checkpoints.tend()
+        assert kept(store) == before != []
+
+
+def test_a_process_that_only_flushes_keeps_no_pin(path: str) -> None:
+    def write_on(started: int) -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        os.read(started, 1)
+        for number in range(100):
+            store.set(b"%d" % number, b"value")
+        os._exit(0)
+
+    open_store(path).close()
+    ours, theirs = os.pipe()
+    with child(write_on, ours) as other, open_store(path, checkpoint_interval=SHORT) as store:
+        assert store.get(b"key") is None
+        os.write(theirs, b".")
+        other.wait()
+        store.flush()
+        wait_until(lambda: "no active readers" in readers(store))
+        assert covered(store) == last_commit(store)
+
+
+def test_a_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: str) -> None:
+    def fork_inside(told: int) -> None:
+        store = open_store(path)
+        with store.write() as txn:
+            txn.set(b"key", b"value")
+            if not os.fork():
+                os.write(told, b"%d" % os.getpid())
+                time.sleep(PATIENCE)
+                os._exit(0)
+        store._environment._opened.sidecar.take_turn()
+
+    ours, theirs = os.pipe()
+    with child(fork_inside, theirs) as parent:
+        pid = int(os.read(ours, 20))
+        parent.wait()  # it ends as by kill -9, in the midst of a checkpoint
+    try:
+        for name in (path, f"{path}-checkpoint"):
+            with open(name, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(pid, 9)
+
+
+def test_a_program_keeps_no_pin_that_it_had_before_exec(path: str) -> None:
+    source = """
+import os, sys
+from lmdbresults import open_store
+store = open_store(sys.argv[1], checkpoint_interval=3600)
+lines = lambda: {line for line in store._environment.handle().readers().splitlines() if str(os.getpid()) in line}
+if len(sys.argv) == 2:
+    store.incr(b"key")
+    store.incr(b"key")
+    assert lines()
+    os.execv(sys.executable, [sys.executable, "-c", os.environ["SOURCE"], sys.argv[1], *lines()])
+assert store.get(b"key") == b"2"
+assert not lines() & set(sys.argv)
+"""
+    open_store(path).close()
+    with open_store(path) as store:
+        assert store.get(b"key") is None  # so that somebody keeps LMDB's table of readers
+        command = [sys.executable, "-W", "error", "-c", source, path]
+        subprocess.run(command, env={**os.environ, "SOURCE": source}, timeout=PATIENCE, check=True)
+
+
+def test_a_signal_handler_that_flushes_in_the_midst_of_a_checkpoint_leaves_the_turn(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, turns = Sidecar.write, []
+
+    def interrupted(self: Sidecar, *args: object, **options: bool) -> None:
+        monkeypatch.setattr(Sidecar, "write", write)
+        store.set(b"in the handler", b"value")
+        store.flush()
+        with open(f"{path}-checkpoint", "rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        turns.append(1)
+        write(self, *args, **options)
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        store.flush()
+        store.set(b"key", b"later")
+        monkeypatch.setattr(Sidecar, "write", interrupted)
+        store.flush()
+        assert turns == [1]
+        assert covered(store) == last_commit(store)
+    assert keys_in_next_boot(path) == [b"in the handler", b"key"]

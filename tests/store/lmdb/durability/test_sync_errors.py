@@ -1,0 +1,300 @@
+"""A disk that has not taken what was written: who is told, who refuses what, and what is left.
+
+The disk is a real one; it is the answer of a sync that is replaced, in processes of their own. That a later sync says
+that all is well is what Linux does, and what happens here.
+"""
+
+import ast
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from lmdbresults import Options, errors, open_backend, open_store
+from lmdbresults.store.lmdb.durability.sidecar import Failure, Sidecar
+from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
+from tests.support.boots import in_boot, keys_in, keys_in_next_boot
+from tests.support.covering import LONG, covered, last_commit, readers, wait_until
+from tests.support.failing import BOTH, checkpoint_of, damage, fail, refuses, run_failing
+from tests.support.processes import FORKS_WITH_THREADS
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+
+class Syncing:
+    """LMDB's environment, with a `sync` that can be replaced."""
+
+    def __init__(self, handle: lmdb.Environment) -> None:
+        self.readers, self.begin, self.info, self._sync = handle.readers, handle.begin, handle.info, handle.sync
+
+    def sync(self, force: bool) -> None:
+        self._sync(force)
+
+
+class Refusing(Syncing):
+    """The same on a disk that takes nothing any more."""
+
+    def sync(self, force: bool) -> None:
+        raise lmdb.DiskError("Input/output error")
+
+
+# -- who refuses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_a_process_that_was_started_since_stores_nothing_over_it(path: str, durability: str, code: int) -> None:
+    said = fail(path, durability, code)
+    before = checkpoint_of(path)
+    for wanted in ("checkpoint", "commit"):
+        with open_store(path, durability=wanted) as store:
+            for attempt in (lambda: store.set(b"more", b"value"), store.flush, lambda: store.delete(b"covered")):
+                with pytest.raises(errors.DiskFailed) as caught:
+                    attempt()
+                assert str(caught.value) == said
+            assert sorted(key for key, _ in store.scan()) == BOTH
+    assert (path in said, os.strerror(code) in said, "`lmdbresults rewrite`" in said) == (True, True, True)
+    assert checkpoint_of(path) == before
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path: str, durability: str) -> None:
+    with open_store(path, durability=durability, checkpoint_interval=LONG) as store:
+        store.set(b"first", b"value")
+        fail(path)
+        before = covered(store)
+        if durability == "checkpoint":  # it may go on for a moment
+            wait_until(lambda: refuses(store))
+        assert refuses(store)
+        with pytest.raises(errors.DiskFailed):
+            store.flush()
+        assert store.get(b"not on the disk") == b"value"
+        assert covered(store) == before
+
+
+@pytest.mark.parametrize("moment", [(Sidecar, "take_turn"), (Syncing, "sync")], ids=["turn", "sync"])
+def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fails(
+    path: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
+) -> None:
+    kind, name = moment
+    original = getattr(kind, name)
+
+    def meanwhile(self: object, *args: object) -> object:
+        done = original(self, *args)
+        other = Sidecar(path)
+        other.note_failure(Failure(time.time(), "as another process was told"))
+        other.close()
+        return done
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        store.flush()
+        store.set(b"key", b"later")
+        before, checkpoints = covered(store), store._environment._checkpoints
+        monkeypatch.setattr(kind, name, meanwhile)
+        monkeypatch.setattr(checkpoints, "_handle", Syncing(checkpoints._handle))
+        with pytest.raises(errors.DiskFailed, match="another process"):
+            store.flush()
+        assert covered(store) == before
+
+
+def test_what_was_covered_before_is_still_said_to_be(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"first", b"value")
+        store.flush()
+        number = last_commit(store)
+        fail(path)
+        store._environment.flush(number)
+
+
+def test_whoever_waits_for_a_commit_is_told(path: str) -> None:
+    """Several threads wait at once; what was acknowledged is there after a loss of power, the rest was told."""
+    source = """
+import sys, threading, time
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], durability="commit")
+store.incr(b"0")
+told = []
+def count(key):
+    try:
+        for number in range(1, 1000):
+            store.incr(key)
+            acknowledged[key] = number
+    except errors.DiskFailed:
+        told.append(key)
+acknowledged = dict.fromkeys((b"%d" % number for number in range(1, 6)), 0)
+threads = [threading.Thread(target=count, args=(key,)) for key in acknowledged]
+for thread in threads:
+    thread.start()
+while min(acknowledged.values()) < 2:
+    time.sleep(0.001)
+fail_next(sys.argv[1])
+for thread in threads:
+    thread.join()
+assert sorted(told) == sorted(acknowledged), told
+print(acknowledged)
+"""
+    acknowledged = ast.literal_eval(run_failing(source, path))
+    found = in_boot("next", values_in, path)
+    assert all(int(found[key]) >= number for key, number in acknowledged.items()), (acknowledged, found)
+
+
+def values_in(path: str) -> dict[bytes, bytes]:
+    store = open_store(path)
+    assert store.check(deep=True) == []
+    return dict(store.scan())
+
+
+def test_what_fails_as_a_process_ends_is_known_to_the_next_one(path: str) -> None:
+    source = """
+import sys
+from lmdbresults import open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], checkpoint_interval=3600)
+store.set(b"key", b"value")
+fail_next(sys.argv[1])
+"""
+    run_failing(source, path)
+    with open_store(path) as store:
+        assert refuses(store)
+        assert store.get(b"key") == b"value"
+
+
+def test_what_fails_under_the_write_lock_is_undone_and_known_to_the_next_one(path: str) -> None:
+    """A writer makes a checkpoint himself where what was committed before him lost its pin."""
+    source = """
+import os, sys
+from lmdbresults import errors, open_store
+from tests.failing import fail_next
+store = open_store(sys.argv[1], checkpoint_interval=3600)
+if sys.argv[2] == "is killed":
+    store.set(b"one", b"value")
+    store.set(b"two", b"value")
+    os._exit(0)
+assert store._environment.clear_dead_readers()
+fail_next(sys.argv[1])
+try:
+    store.set(b"three", b"value")
+except errors.DiskFailed:
+    print("refused")
+"""
+    open_store(path).close()
+    with open_store(path) as held:  # so that LMDB's table of readers stays
+        assert held.get(b"one") is None
+        run_failing(source, path, "is killed")
+        assert run_failing(source, path, "comes after it") == "refused\n"
+        assert sorted(key for key, _ in held.scan()) == [b"one", b"two"]
+        assert refuses(held)
+
+
+def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
+    backend = open_backend(f"lmdb://{path}")
+    with backend.store as store:
+        backend.mark_as_done("id", 42)
+        mailbox = store.mailbox()
+        assert mailbox.register([b"what does not come"], lambda value: value is None) == []
+        fail(path)
+        wait_until(lambda: refuses(store))
+        assert backend.wait_for("id", timeout=10)["result"] == 42
+        with pytest.raises(errors.DiskFailed):
+            backend.mark_as_done("other", 42)
+
+
+def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"key", b"value")
+        monkeypatch.setattr(Sidecar, "note_failure", fail)
+        checkpoints = store._environment._checkpoints
+        handle, checkpoints._handle = checkpoints._handle, Refusing(checkpoints._handle)
+        with caplog.at_level(logging.ERROR), pytest.raises(errors.DiskFailed):
+            store.flush()
+        checkpoints._handle = handle
+        assert refuses(store)
+    assert "other processes cannot be told" in caplog.text
+    with open_store(path) as store:
+        assert refuses(store) is False
+
+
+# -- the checkpoint that is left ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "commit"])
+def test_after_a_restart_the_file_is_at_its_checkpoint_and_stores_again(path: str, durability: str) -> None:
+    fail(path, durability)
+
+    def go_on() -> list[bytes]:
+        store = open_store(path, durability=durability)
+        found = sorted(key for key, _ in store.scan())
+        store.set(b"later", b"value")
+        store.flush()
+        return found
+
+    assert in_boot("next", go_on) == [b"covered"]
+    assert in_boot("the one after", keys_in, path) == [b"covered", b"later"]
+
+
+def test_nobody_overwrites_the_checkpoint_though_nobody_keeps_a_pin_any_more(path: str) -> None:
+    fail(path)
+    for durability in ("none", "checkpoint", "commit", "none"):
+        with open_store(path, durability=durability) as store:
+            assert "no active readers" in readers(store)
+            for _ in range(3):
+                assert refuses(store)
+    assert keys_in_next_boot(path) == [b"covered"]
+
+
+def test_a_file_that_takes_the_place_of_a_failed_one_is_not_refused(path: str, tmp_path: Path) -> None:
+    fail(path)
+    with open_store(path) as store:
+        store.backup(tmp_path / "copy")
+    os.replace(tmp_path / "copy", path)
+    with open_store(path) as store:
+        assert refuses(store) is False
+    assert keys_in_next_boot(path) == sorted([*BOTH, b"more"])
+
+
+# -- none --------------------------------------------------------------------------------------------------------------
+
+
+def test_without_checkpoints_it_goes_on_but_nobody_says_that_it_is_on_the_disk(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "`lmdbresults rewrite`" in fail(path, "none")
+    with caplog.at_level(logging.ERROR), open_store(path, durability="none") as store:
+        store.set(b"more", b"value")
+        with pytest.raises(errors.DiskFailed):
+            store.flush()
+    assert "without having been synced" in caplog.text
+    damage(path)
+    with pytest.raises(errors.FileDamaged):  # it is looked through, as it was not closed in peace
+        in_boot("next", lambda: open_store(path, durability="none"))
+
+
+def test_whoever_wants_checkpoints_is_refused_after_a_sync_that_failed_without(path: str) -> None:
+    fail(path, "none")
+    with open_store(path) as store:
+        assert refuses(store)
+    rewrite(Options(path=path))
+    with open_store(path) as store:
+        assert not refuses(store)
+
+
+def test_the_time_that_is_told_is_that_of_the_failure(path: str) -> None:
+    began = time.time()
+    fail(path)
+    sidecar = Sidecar(path)
+    try:
+        assert began <= sidecar.failure().at <= time.time()
+        assert sidecar.failure().reason.endswith("Input/output error")
+    finally:
+        sidecar.close()

@@ -1,0 +1,199 @@
+"""Values that come with the message: which do, and which of them are not believed."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from lmdbresults import LMDBStore
+from lmdbresults.store.base import Mailbox, WriteTransaction
+from lmdbresults.store.lmdb.notify import messages
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.lmdb.records import waiters
+from lmdbresults.store.lmdb.records.records import place_of
+from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.testing import FakeClock
+from tests.support.waits import FOREVER, folder_of, is_absent
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture
+def mailbox(store: LMDBStore) -> Iterator[Mailbox]:
+    mailbox = store.mailbox()
+    yield mailbox
+    mailbox.close()
+
+
+@pytest.fixture
+def listener(hub: Hub) -> Iterator[Listener]:
+    with Listener(hub) as listener:
+        yield listener
+
+
+@pytest.fixture
+def posted(monkeypatch: pytest.MonkeyPatch) -> list[waiters.News]:
+    """What was to be sent, and is not."""
+    posted: list[waiters.News] = []
+    monkeypatch.setattr(WakeFolder, "send", lambda folder, news: posted.extend(news))
+    return posted
+
+
+def send(store: LMDBStore, datagram: bytes) -> None:
+    """Send a datagram to the only socket beside the file."""
+    (name,) = folder_of(store).iterdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(datagram, str(name))
+
+
+class TestWhatComes:
+    """With a message."""
+
+    @pytest.mark.parametrize("key", [b"key", b"k" * 600])
+    @pytest.mark.parametrize("ttl", [None, 60.0])
+    def test_a_small_value_does(self, store: LMDBStore, mailbox: Mailbox, key: bytes, ttl: float | None) -> None:
+        mailbox.register([key], is_absent)
+        store.set(key, b"done", ttl)
+        assert mailbox.receive(FOREVER) == {key: (store.moment(), b"done")}
+
+    @pytest.mark.parametrize("size", [2049, 20_000])
+    def test_a_large_value_does_not(self, store: LMDBStore, mailbox: Mailbox, size: int) -> None:
+        mailbox.register([b"key"], is_absent)
+        store.set(b"key", bytes(size))
+        assert mailbox.receive(FOREVER) == {b"key": None}
+
+    def test_an_interim_value_does_not(self, store: LMDBStore, mailbox: Mailbox) -> None:
+        mailbox.register([b"key"], is_absent, every_change=True)
+        store.set(b"key", b"...", interim=True)
+        assert mailbox.receive(FOREVER) == {b"key": None}
+
+    def test_nothing_comes_of_a_value_that_is_deleted_or_expires(
+        self, store: LMDBStore, mailbox: Mailbox, clock: FakeClock
+    ) -> None:
+        for key in (b"deleted", b"expired"):
+            store.set(key, b"...", ttl=60.0)
+            mailbox.register([key], lambda value: True)
+        store.delete(b"deleted")
+        clock.advance(60.0)
+        store.sweep()
+        assert mailbox.receive(FOREVER) == {b"deleted": None, b"expired": None}
+
+    def test_many_values_of_one_transaction_all_do(self, store: LMDBStore, mailbox: Mailbox) -> None:
+        keys = [b"%d" % number for number in range(9)]
+        mailbox.register(keys, is_absent)
+        with store.write() as txn:
+            for key in keys:
+                txn.set(key, key * 1000)
+        assert mailbox.receive(FOREVER) == {key: (store.moment(), key * 1000) for key in keys}
+
+    def test_nothing_comes_of_a_transaction_that_is_undone(
+        self, store: LMDBStore, mailbox: Mailbox, posted: list[waiters.News]
+    ) -> None:
+        def set_and_fail(txn: WriteTransaction) -> None:
+            txn.set(b"key", b"done")
+            raise LookupError
+
+        mailbox.register([b"key"], is_absent)
+        with pytest.raises(LookupError):
+            store.update(set_and_fail)
+        assert posted == []
+
+
+class TestWhatIsBelieved:
+    """Of what has come."""
+
+    def test_a_value_is_to_be_had_once(self, store: LMDBStore, listener: Listener) -> None:
+        listener.listen([b"key"], is_absent)
+        store.set(b"key", b"done")
+        assert listener.wait(FOREVER) == {b"key"}
+        assert (listener.sent(b"key"), listener.sent(b"key")) == (b"done", None)
+
+    def test_none_that_has_expired_on_its_way(self, store: LMDBStore, listener: Listener, clock: FakeClock) -> None:
+        listener.listen([b"key"], is_absent)
+        store.set(b"key", b"done", ttl=1.0)
+        clock.advance(1.0)
+        assert listener.wait(FOREVER) == {b"key"}
+        assert listener.sent(b"key") is None
+
+    def test_none_that_was_committed_before_one_listened(
+        self, store: LMDBStore, hub: Hub, posted: list[waiters.News]
+    ) -> None:
+        """Its writer was held up between the commit and the message; meanwhile the value was forgotten."""
+        with Listener(hub) as first:
+            first.listen([b"key"], is_absent)
+            store.set(b"key", b"old")
+            [news] = posted
+            store.delete(b"key")
+        with Listener(hub) as second:
+            second.listen([b"key"], is_absent)
+            send(store, news.message)
+            assert second.wait(FOREVER) == {b"key"}
+            assert second.sent(b"key") is None
+            assert second.listen([b"key"], is_absent) == []
+
+    def test_none_after_news_without_one(self, store: LMDBStore, hub: Hub, listener: Listener) -> None:
+        listener.listen([b"key"], is_absent)
+        store.set(b"key", b"done")
+        assert listener.wait(FOREVER) == {b"key"}
+        hub._tell({b"key": None})
+        assert listener.sent(b"key") is None
+
+    @pytest.mark.parametrize(
+        "datagram",
+        [
+            b"!",
+            os.urandom(3000),
+            bytes(35),
+            struct.pack(">16sBQdH", waiters.topic_of(place_of(b"key")), messages.VALUE, 1 << 60, 0.0, 500) + b"short",
+            messages.message(waiters.topic_of(place_of(b"another")), False, 1 << 60, b"forged"),
+        ],
+    )
+    def test_what_nobody_of_ours_has_sent_does_no_harm(
+        self, store: LMDBStore, mailbox: Mailbox, datagram: bytes
+    ) -> None:
+        mailbox.register([b"key"], is_absent)
+        send(store, datagram)
+        assert mailbox.receive(0) in ({}, {b"key": None})
+        assert mailbox.register([b"key"], is_absent) == []
+        store.set(b"key", b"done")
+        assert mailbox.receive(FOREVER) == {b"key": (store.moment(), b"done")}
+
+
+class TestLines:
+    """Sockets that are kept connected to those who were woken."""
+
+    def test_there_are_few_however_many_wait(self, store: LMDBStore) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(50):
+            mailbox = store.mailbox()
+            mailbox.register([b"%d" % number], is_absent)
+            store.set(b"%d" % number, b"done")
+            assert mailbox.drain() == {b"%d" % number}
+            mailbox.close()
+        assert len(os.listdir("/proc/self/fd")) <= before + 18
+
+    def test_one_to_a_box_that_is_gone_is_given_up(self, store: LMDBStore, mailbox: Mailbox) -> None:
+        mailbox.register([b"first", b"second"], is_absent)
+        store.set(b"first", b"done")
+        mailbox._finalizer()  # as if its process had been killed
+        store.set(b"second", b"done")
+        assert store._wakes._lines == {}
+        assert not folder_of(store).exists()
+
+
+def test_a_full_queue_is_noticed_though_only_one_key_is_waited_for(store: LMDBStore, mailbox: Mailbox) -> None:
+    """The marker is looked for at least once in as many messages as a queue takes."""
+    keys = [b"%d" % number for number in range(40)]
+    mailbox.register([*keys, b"key"], is_absent)
+    for key in keys:
+        store.set(key, b"done")
+    store.set(b"key", b"done")
+    mailbox._registered.clear()  # as if nothing was waited for but what has been read
+    received = []
+    while (changed := mailbox.receive(0)) is not None:
+        received.append(changed)
+        assert changed
+    assert len(received) < store._wakes.queue_length
+    assert mailbox.register([b"key"], is_absent) == [b"key"]

@@ -1,0 +1,238 @@
+"""What lies in the file: the layout that other versions will meet, and that damage is said and never served."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from lmdbresults import LMDBStore, open_store
+from lmdbresults.errors import RecordDamaged
+from lmdbresults.store.lmdb.maintenance.check import check
+from lmdbresults.store.lmdb.records import records
+from lmdbresults.testing import FakeClock, sample
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+
+LONG = b"k" * 600
+#: A record of each kind: key, value, ttl.
+RECORDS = [
+    (b"plain", b"value", None),
+    (b"expiring", b"value", 60.0),
+    (LONG, b"value", 60.0),
+    (b"empty", b"", None),
+    (b"cut", sample(50_000), 60.0),
+    (LONG + b"cut", sample(50_000), None),
+]
+KINDS = ["plain", "expiring", "long key", "empty", "cut", "long key and cut"]
+
+
+@contextmanager
+def raw(path: str) -> Iterator[lmdb.Transaction]:
+    """A transaction on the file behind the store's back. The store has to be closed."""
+    with lmdb.open(path, subdir=False) as environment, environment.begin(write=True) as txn:
+        yield txn
+
+
+def places(txn: lmdb.Transaction, *regions: bytes) -> list[bytes]:
+    return [place for place in txn.cursor().iternext(values=False) if place[:1] in regions]
+
+
+def fill(path: str, clock: FakeClock, *records: tuple[bytes, bytes, float | None]) -> None:
+    with open_store(path, durability="none", clock=clock) as store:
+        for key, value, ttl in records:
+            store.set(key, value, ttl)
+
+
+@contextmanager
+def reopened(path: str, clock: FakeClock) -> Iterator[LMDBStore]:
+    with open_store(path, durability="none", clock=clock) as store:
+        yield store
+
+
+# -- the layout --------------------------------------------------------------------------------------------------------
+
+
+def golden_tree() -> dict[bytes, bytes]:
+    lines = (GOLDEN / "store-1.hex").read_text().splitlines()
+    return dict(map(bytes.fromhex, line.split(":")) for line in lines if not line.startswith("#"))
+
+
+def test_records_are_written_as_they_always_were(path: str, clock: FakeClock):
+    fill(path, clock, *RECORDS[:4])
+    with raw(path) as txn:
+        assert dict(txn.cursor()) == golden_tree()
+
+
+def test_records_that_were_written_long_ago_are_read(path: str, clock: FakeClock):
+    fill(path, clock)
+    with raw(path) as txn:
+        for place, data in golden_tree().items():
+            txn.put(place, data)
+    with reopened(path, clock) as store:
+        assert dict(store.scan()) == {key: value for key, value, _ in RECORDS[:4]}
+        assert store.ttl(LONG) == pytest.approx(60.0)
+        assert store.check() == []
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=KINDS)
+def test_a_changed_or_missing_byte_anywhere_in_a_record_is_noticed(path: str, clock: FakeClock, record):
+    fill(path, clock, record)
+    with raw(path) as txn:
+        [place] = places(txn, b"k", b"h")
+        data = txn.get(place)
+        for position in range(len(data)):
+            changed = data[:position] + bytes([data[position] ^ 0x40]) + data[position + 1 :]
+            for damaged in (changed, data[:position]):
+                txn.put(place, damaged)
+                with pytest.raises(RecordDamaged):
+                    records.lookup(txn, record[0], clock())
+                assert list(check(txn)) != []
+
+
+def lose_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+    txn.delete(pieces[1])
+
+
+def swap_two_pieces(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+    first, second = txn.get(pieces[0]), txn.get(pieces[1])
+    txn.put(pieces[0], second)
+    txn.put(pieces[1], first)
+
+
+def shorten_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+    txn.put(pieces[1], txn.get(pieces[1])[:-1])
+
+
+def change_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+    txn.put(pieces[-1], txn.get(pieces[-1])[:-1] + b"\0")
+
+
+def add_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+    txn.put(pieces[-1][:-1] + b"\xff", b"more")
+
+
+@pytest.mark.parametrize(
+    "damage", [lose_a_piece, swap_two_pieces, shorten_a_piece, change_a_piece, add_a_piece], ids=lambda f: f.__name__
+)
+def test_damage_among_the_pieces_of_a_large_value_is_noticed(path: str, clock: FakeClock, damage):
+    fill(path, clock, (b"key", sample(50_000), None))
+    with raw(path) as txn:
+        damage(txn, places(txn, b"p"))
+    with reopened(path, clock) as store:
+        for read in (lambda: store.get(b"key"), lambda: store.mget([b"key"]), lambda: list(store.scan())):
+            with pytest.raises(RecordDamaged, match="b'key'"):
+                read()
+        assert "b'key'" in store.check()[0]
+
+
+def test_a_record_that_was_moved_to_another_key_is_noticed(path: str, clock: FakeClock):
+    fill(path, clock, (b"ours", b"value", None), (b"theirs", b"secret", None))
+    with raw(path) as txn:
+        txn.put(b"kours", txn.get(b"ktheirs"))
+    with reopened(path, clock) as store:
+        with pytest.raises(RecordDamaged, match=r"b'ours'.*Delete the key, or restore a backup"):
+            store.get(b"ours")
+        assert store.get(b"theirs") == b"secret"
+
+
+@pytest.mark.parametrize("cure", ["delete", "set"])
+def test_a_damaged_record_can_be_deleted_or_replaced(path: str, clock: FakeClock, cure: str):
+    fill(path, clock, (b"key", b"value", 60.0))
+    with raw(path) as txn:
+        txn.put(b"kkey", txn.get(b"kkey")[:-1])
+    with reopened(path, clock) as store:
+        assert store.delete(b"key") if cure == "delete" else store.set(b"key", b"new")
+        assert store.get(b"key") == (None if cure == "delete" else b"new")
+        clock.advance(60.0)
+        store.sweep()  # of the entry in the index, which the damaged record was not believed about
+        assert store.check() == []
+
+
+def test_a_sweep_passes_over_a_damaged_record_and_leaves_it_to_be_found(path: str, clock: FakeClock):
+    fill(path, clock, (b"key", b"value", 60.0), (b"other", b"value", 60.0))
+    with raw(path) as txn:
+        txn.put(b"kkey", txn.get(b"kkey")[:-1])
+    clock.advance(60.0)
+    with reopened(path, clock) as store:
+        assert store.sweep() == 1
+        assert len(store.check()) == 1
+        with pytest.raises(RecordDamaged):
+            store.get(b"key")
+
+
+def test_a_sweep_drops_an_entry_of_the_index_that_its_record_does_not_know(path: str, clock: FakeClock):
+    fill(path, clock, (b"key", b"value", 60.0))
+    with reopened(path, clock) as store:
+        store.expire(b"key", 90.0)
+    with raw(path) as txn:
+        txn.put(b"x" + struct.pack(">d", clock() + 30.0) + b"kkey", b"")
+    with reopened(path, clock) as store:
+        assert len(store.check()) == 1
+        clock.advance(30.0)
+        assert store.sweep() == 0
+        assert store.check() == []
+        assert store.ttl(b"key") == pytest.approx(60.0)
+
+
+# -- what check finds --------------------------------------------------------------------------------------------------
+
+
+def forget_an_entry_of_the_index(txn: lmdb.Transaction) -> None:
+    txn.delete(places(txn, b"x")[0])
+
+
+def lose_a_record(txn: lmdb.Transaction) -> None:
+    txn.delete(b"kexpiring")
+
+
+def lose_a_large_record(txn: lmdb.Transaction) -> None:
+    txn.delete(b"kcut")
+
+
+def move_an_entry_of_the_index(txn: lmdb.Transaction) -> None:
+    place = places(txn, b"x")[0]
+    txn.delete(place)
+    txn.put(place[:5] + bytes([place[5] ^ 1]) + place[6:], b"")
+
+
+def misplace_a_long_key(txn: lmdb.Transaction) -> None:
+    place = places(txn, b"h")[0]
+    txn.put(b"h" + bytes(32), txn.get(place))
+
+
+def add_what_nobody_knows(txn: lmdb.Transaction) -> None:
+    txn.put(b"?", b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        (forget_an_entry_of_the_index, "has no entry in the expiry index"),
+        (lose_a_record, "points at no record"),
+        (lose_a_large_record, "belongs to no record"),
+        (move_an_entry_of_the_index, "points at no record"),
+        (misplace_a_long_key, "lies in the wrong place"),
+        (add_what_nobody_knows, "is of no kind that this version knows"),
+    ],
+    ids=lambda f: getattr(f, "__name__", ""),
+)
+def test_check_finds_what_does_not_fit_together(path: str, clock: FakeClock, damage, finding: str):
+    fill(path, clock, *RECORDS)
+    with raw(path) as txn:
+        damage(txn)
+    with reopened(path, clock) as store:
+        assert any(finding in problem for problem in store.check())
+
+
+def test_check_finds_nothing_in_a_sound_store(path: str, clock: FakeClock):
+    fill(path, clock, *RECORDS)
+    with reopened(path, clock) as store:
+        assert store.check() == []
+        clock.advance(120.0)
+        assert store.check() == []

@@ -1,0 +1,198 @@
+"""Processes, threads and greenlets that share a store: growth, full reader tables, deaths."""
+
+import importlib.util
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from lmdbresults import LMDBStore, StoreFull, errors, open_store
+from tests.support.processes import FORKS_WITH_THREADS, child, in_children, run_script
+from tests.support.stores import sound_store
+
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LMDBStore]:
+    with sound_store(tmp_path / "results.lmdb") as store:
+        yield store
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_store_travels_to_processes_of_every_start_method(store: LMDBStore, method: str) -> None:
+    source = """
+import multiprocessing, sys
+from lmdbresults import open_store
+context = multiprocessing.get_context(sys.argv[1])
+with open_store(sys.argv[2], durability="none", global_keyprefix="app") as store:
+    processes = [context.Process(target=store.incr, args=(b"count", by)) for by in (1, 10, 100)]
+    for process in processes: process.start()
+    for process in processes: process.join(60)
+    print(store.get(b"count"), [process.exitcode for process in processes])
+"""
+    done = run_script(source, method, store.options.path)
+    assert (done.stdout, done.stderr) == ("b'111' [0, 0, 0]\n", "")
+
+
+def test_a_pickled_store_opens_the_same_file_with_the_same_options(store: LMDBStore) -> None:
+    with pickle.loads(pickle.dumps(store)) as copy:
+        assert copy.options == store.options
+        copy.set(b"key", b"value")
+        assert store.get(b"key") == b"value"
+
+
+# -- many at once ------------------------------------------------------------------------------------------------
+
+
+def count_in_threads(_: int, path: str) -> None:
+    with open_store(path, durability="none") as store:
+        threads = [threading.Thread(target=lambda: [store.incr(b"n") for _ in range(50)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_increments_of_many_threads_and_processes_add_up(store: LMDBStore) -> None:
+    in_children(4, count_in_threads, store.options.path)
+    assert store.get(b"n") == b"%d" % (4 * 4 * 50)
+
+
+def write_much(number: int, path: Path, sizes: list[int]) -> list[bytes]:
+    written = []
+    with open_store(path, durability="none", max_size=sizes[number]) as store, suppress(StoreFull):
+        for turn in range(60):
+            key = b"%d:%d" % (number, turn)
+            store.set(key, key * 20_000)
+            written.append(key)
+            assert store.get(key) == key * 20_000
+            if turn % 10 == 0:
+                with open_store(path, durability="none", max_size=sizes[number]) as again:
+                    assert again.get(key) == key * 20_000
+    return written
+
+
+def test_a_file_grows_under_processes_of_any_max_size(tmp_path: Path) -> None:
+    sizes = [1 << 20, 3 << 20, 16 << 20, 64 << 20, 1 << 30]
+    written = in_children(len(sizes), write_much, tmp_path / "r.lmdb", sizes)
+    assert len(written[-1]) == len(written[-2]) == 60
+    with open_store(tmp_path / "r.lmdb", durability="none", max_size=1 << 20) as store:
+        assert sorted(key for key, _ in store.scan()) == sorted(key for keys in written for key in keys)
+        assert all(store.get(key) == key * 20_000 for keys in written for key in keys)
+        assert store.check() == []
+
+
+def test_the_death_of_a_writer_inside_a_transaction_undoes_it_and_stops_nobody(store: LMDBStore) -> None:
+    ready, is_ready = os.pipe()
+
+    def hold() -> None:
+        with store.write() as txn:
+            for number in range(1000):
+                txn.set(b"half %d" % number, bytes(1000))
+            os.write(is_ready, b"!")
+            signal.pause()
+
+    for _ in range(5):
+        with child(hold) as writer:
+            os.read(ready, 1)
+            writer.kill()
+        assert list(store.scan(b"half")) == []
+        store.incr(b"turns")
+    assert store.get(b"turns") == b"5"
+    os.close(ready)
+    os.close(is_ready)
+
+
+READ_AND_WAIT = """
+import sys
+from lmdbresults import open_store
+with open_store(sys.argv[1], durability="none", max_readers=2) as store, store.read() as txn:
+    txn.get(b"key")
+    print("reading", flush=True)
+    input()
+"""
+
+
+@contextmanager
+def reader(path: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that is inside a read transaction; unlike a fork, that leaves the file open here."""
+    command = [sys.executable, "-c", READ_AND_WAIT, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reading\n"
+        yield process
+        process.kill()
+
+
+def test_more_readers_than_there_are_slots_are_told_until_one_is_free_or_dead(tmp_path: Path) -> None:
+    path = str(tmp_path / "r.lmdb")
+    with open_store(path, durability="none", max_readers=2) as store:
+        for end in (lambda process: process.kill(), lambda process: process.communicate("\n", timeout=60)):
+            with reader(path), reader(path) as second:
+                with pytest.raises(errors.TooManyReaders, match="max_readers=2") as caught:
+                    store.get(b"key")
+                assert path in str(caught.value)
+                end(second)
+                second.wait(60)
+                assert store.get(b"key") is None
+
+
+def test_processes_with_one_number_in_two_namespaces_are_told(store: LMDBStore) -> None:
+    """As in containers: LMDB knows its readers by their process ids."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c"]
+    hold = "import sys; from lmdbresults import open_store\ns = open_store(sys.argv[1]); print(s.get(b'k')); input()"
+    second = "import sys; from lmdbresults import open_store\nopen_store(sys.argv[1]).get(b'k')"
+    path = store.options.path
+    with subprocess.Popen([*command, hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        if holder.stdout is None or holder.stdout.readline() != b"None\n":
+            pytest.skip("no permission for a PID namespace")
+        done = subprocess.run([*command, second, path], capture_output=True, text=True, timeout=60, check=False)
+        holder.communicate(b"\n", timeout=60)
+    assert done.returncode == 1
+    assert "LockUnavailable" in done.stderr
+    assert "shared PID namespace" in done.stderr
+
+
+GREEN = {
+    "gevent": "from gevent import monkey; monkey.patch_all(); import gevent; sleep = gevent.sleep",
+    "eventlet": "import eventlet; eventlet.monkey_patch(); sleep = eventlet.sleep",
+}
+GREEN_WAIT = {
+    "gevent": "gevent.joinall([gevent.spawn(use, number) for number in range(10)], raise_error=True)",
+    "eventlet": "[each.wait() for each in [eventlet.spawn(use, number) for number in range(10)]]",
+}
+
+
+@pytest.mark.parametrize("kind", GREEN)
+def test_greenlets_share_a_store(store: LMDBStore, kind: str) -> None:
+    if importlib.util.find_spec(kind) is None:  # not imported here: eventlet objects to forks
+        pytest.skip(f"{kind} is not installed")
+    source = f"""
+import warnings; warnings.simplefilter("ignore")
+{GREEN[kind]}
+import sys
+from lmdbresults import open_store
+with open_store(sys.argv[1], durability="none") as store:
+    def use(number):
+        for turn in range(50):
+            store.incr(b"n")
+            with store.write() as txn:
+                before = int(txn.get(b"m") or 0)
+                sleep(0)
+                txn.set(b"m", b"%d" % (before + 1))
+            with store.read() as txn:
+                sleep(0)
+                txn.get(b"n")
+    {GREEN_WAIT[kind]}
+    print(store.get(b"n"), store.get(b"m"), store.check())
+"""
+    done = run_script(source, store.options.path)
+    assert (done.stdout, done.stderr) == ("b'500' b'500' []\n", "")

@@ -1,0 +1,246 @@
+"""LMDBStore keeps what the port promises, and leaves nothing behind in its file."""
+
+import os
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from lmdbresults import LMDBStore, open_store
+from lmdbresults.errors import ConfigurationError, NestedTransaction, StoreClosed
+from lmdbresults.testing import KEY_LENGTHS, SIZES, FakeClock, StoreConformance, sample
+from tests.support.processes import FORKS_WITH_THREADS
+
+
+@pytest.mark.parametrize("durability", ["none", "commit"])
+class TestLMDBStore(StoreConformance):
+    @pytest.fixture
+    def store(self, path: str, clock: FakeClock, durability: str) -> Iterator[LMDBStore]:
+        with open_store(path, durability=durability, clock=clock) as store:
+            yield store
+
+
+class TestSeveralPrefixes(StoreConformance):
+    """A prefix makes a file look as if nobody else used it."""
+
+    @pytest.fixture
+    def store(self, path: str, clock: FakeClock) -> Iterator[LMDBStore]:
+        others = [open_store(path, durability="none", clock=clock, global_keyprefix=prefix) for prefix in ("", "a")]
+        for other in others:
+            other.set(b"key", b"of another")
+            other.set(b"b" * 600, b"of another")
+        with open_store(path, durability="none", clock=clock, global_keyprefix="app") as store:
+            yield store
+        for other in others:
+            assert other.mget([b"key", b"b" * 600]) == [b"of another"] * 2
+            other.close()
+
+
+# -- nothing is left behind ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ttl", [None, 60.0])
+def test_a_value_of_any_size_leaves_nothing_behind_when_it_is_replaced_or_deleted(
+    store: LMDBStore, size: int, ttl: float | None
+):
+    empty = store.stats().entries
+    store.set(b"key", b"small", ttl)
+    small = store.stats().entries
+    for seed in range(3):
+        store.set(b"key", sample(size, seed), ttl)
+        store.set(b"key", b"small", ttl)
+        assert store.stats().entries == small
+    store.set(b"key", sample(size), ttl)
+    store.delete(b"key")
+    assert store.stats().entries == empty
+    assert store.check() == []
+
+
+@pytest.mark.parametrize("length", KEY_LENGTHS)
+def test_a_key_of_any_length_leaves_nothing_behind_when_it_expires(store: LMDBStore, clock: FakeClock, length: int):
+    empty = store.stats().entries
+    for size in (0, 10, 50_000):
+        store.set(b"k" * length, sample(size), ttl=1.0)
+        store.expire(b"k" * length, 2.0)
+        clock.advance(2.0)
+        assert store.sweep() == 1
+        assert store.stats().entries == empty
+
+
+def test_sweep_says_exactly_how_much_it_has_deleted(store: LMDBStore, clock: FakeClock):
+    for number in range(30):
+        store.set(b"short %d" % number, sample(number * 3000), ttl=1.0)
+        store.set(b"extended %d" % number, b"", ttl=1.0)
+        store.expire(b"extended %d" % number, 9.0)
+    clock.advance(1.0)
+    assert [store.sweep(limit=0), store.sweep(limit=7), store.sweep(limit=20), store.sweep()] == [0, 7, 20, 3]
+
+
+def test_the_file_does_not_grow_under_a_steady_load(store: LMDBStore, clock: FakeClock):
+    def load(writes: int) -> None:
+        for number in range(writes):
+            store.set(b"%d" % number, sample(number * 50 % 40_000), ttl=5.0)
+            clock.advance(0.25)
+
+    load(500)
+    size = store.stats().file_size
+    load(2500)
+    assert store.stats().file_size <= size + (1 << 20)  # by a step of the allocation, not by five times
+
+
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_a_write_sweeps_no_more_than_a_little_along_the_way(store: LMDBStore, clock: FakeClock, size: int):
+    for number in range(60):
+        store.set(b"%d" % number, sample(size), ttl=1.0)
+    clock.advance(1.0)
+    before = store.stats().entries
+    store.set(b"key", b"")
+    assert before - 30 < store.stats().entries < before
+
+
+@pytest.mark.parametrize("then", ["nothing", "set", "delete", "incr", "add"])
+def test_a_large_value_that_is_half_swept_stays_expired_and_goes_in_the_end(
+    store: LMDBStore, clock: FakeClock, then: str
+):
+    store.set(b"key", sample(2_000_000), ttl=1.0)
+    clock.advance(1.0)
+    store.set(b"other", b"")  # sweeps along, but not that much
+    assert store.stats().entries > 20
+    clock.set_back(1.0)
+    assert [store.get(b"key"), store.ttl(b"key"), store.expire(b"key", 9.0)] == [None, None, False]
+    if then in ("set", "add"):
+        assert getattr(store, then)(b"key", sample(50_000)) is True
+    elif then == "delete":
+        assert store.delete(b"key") is False
+    elif then == "incr":
+        assert store.incr(b"key") == 1
+    assert store.check() == []
+    store.sweep()
+    assert store.stats().entries == {"nothing": 2, "delete": 2, "incr": 3}.get(then, 7)
+    assert store.check() == []
+
+
+# -- one file, several stores ------------------------------------------------------------------------------------------
+
+
+def test_what_was_stored_is_there_after_reopening_and_expires_in_its_time(path: str, clock: FakeClock):
+    with open_store(path, clock=clock) as store:
+        store.set(b"never", sample(100_000))
+        store.set(b"soon", b"value", ttl=10.0)
+    clock.advance(4.0)
+    with open_store(path, clock=clock) as store:
+        assert dict(store.scan()) == {b"never": sample(100_000), b"soon": b"value"}
+        assert store.ttl(b"soon") == pytest.approx(6.0)
+        clock.advance(6.0)
+        assert dict(store.scan()) == {b"never": sample(100_000)}
+
+
+def test_stores_on_one_file_see_each_other_whichever_path_leads_there(store: LMDBStore, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with open_store(tmp_path / "link" / "results.lmdb", durability="none") as other:
+        other.set(b"key", b"value")
+        assert store.get(b"key") == b"value"
+    assert store.incr(b"still open") == 1
+
+
+def test_a_second_store_with_another_durability_or_size_is_refused(store: LMDBStore):
+    for name, value in {"durability": "commit", "max_size": 1 << 30}.items():
+        with pytest.raises(ConfigurationError, match=f"{name}=.*close the other store"):
+            open_store(store.options.path, **{"durability": "none", name: value})
+    store.close()
+    open_store(store.options.path, durability="commit", max_size=1 << 30).close()
+
+
+def test_closing_inside_a_transaction_is_refused_and_the_store_stays_open(store: LMDBStore):
+    with store.write() as txn:
+        with pytest.raises(NestedTransaction):
+            store.close()
+        txn.set(b"key", b"value")
+    assert store.get(b"key") == b"value"
+    store.close()
+    open_store(store.options.path, durability="commit").close()  # which it could not be if it were still open
+
+
+def test_a_store_can_be_sent_to_another_process(store: LMDBStore):
+    store.set(b"key", b"value")
+    with pickle.loads(pickle.dumps(store)) as copy:
+        assert copy.options == store.options
+        assert copy.get(b"key") == b"value"
+    assert store.get(b"key") == b"value"
+
+
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+@pytest.mark.parametrize("first", ["child", "parent"])
+def test_a_child_that_comes_out_of_the_update_it_was_forked_in_commits_nothing(store: LMDBStore, first: str):
+    ours, theirs = os.pipe()
+    parent = os.getpid()
+
+    def fork(txn) -> int:
+        txn.set(b"before", b"")
+        pid = os.fork()
+        if pid:
+            if first == "child":
+                os.waitpid(pid, 0)
+            txn.set(b"by the parent", b"")
+        elif first == "parent":
+            os.read(ours, 1)
+        return pid
+
+    try:
+        pid = store.update(fork)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    if first == "parent":
+        os.write(theirs, b"!")
+        os.waitpid(pid, 0)
+    os.close(ours)
+    os.close(theirs)
+    assert dict(store.scan()) == {b"before": b"", b"by the parent": b""}
+
+
+# -- small print -----------------------------------------------------------------------------------------------------
+
+
+def test_stats_are_about_the_file(store: LMDBStore):
+    before = store.stats()
+    store.set(b"key", sample(100_000), ttl=1.0)
+    after = store.stats()
+    assert before.path == after.path == store.options.path
+    assert after.entries - before.entries == 1 + 1 + 7  # the record, its entry in the index, its pieces
+    assert after.live_size > before.live_size + 90_000
+    assert after.file_size == os.stat(store.options.path).st_size >= after.live_size
+    assert after.max_size == store.options.max_size
+
+
+def test_a_value_is_any_kind_of_bytes_and_nothing_else(store: LMDBStore):
+    for value in (bytearray(b"value"), memoryview(b"value")):
+        store.set(b"key", value)
+        assert store.get(b"key") == b"value"
+    for wrong in ("value", 5, None, [1]):
+        with pytest.raises(TypeError):
+            store.set(b"key", wrong)
+    assert store.get(b"key") == b"value"
+
+
+def test_a_transaction_that_was_kept_points_at_its_block(store: LMDBStore):
+    with store.read() as txn:
+        pass
+    with pytest.raises(StoreClosed, match="with block"):
+        txn.get(b"key")
+
+
+def test_a_store_that_was_closed_names_the_cure(store: LMDBStore):
+    store.close()
+    with pytest.raises(StoreClosed, match="open_store"):
+        store.get(b"key")
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="elsewhere a file name has to be text")
+def test_a_file_name_that_is_no_text_can_be_opened(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.lmdb")
+    with open_store(path, durability="none") as store:
+        store.set(b"key", b"value")
+        assert store.check() == []
+    assert os.path.exists(path)

@@ -1,0 +1,38 @@
+"""Fault points: a process dies at the one that was told, once."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from lmdbresults.faultpoints import POINTS, reached
+from lmdbresults.testing import DIE_AT, DIE_FLAG, die_as_told, die_at
+from tests.support.processes import Child, in_child
+
+
+def pass_all(flag: Path, point: str) -> str:
+    die_as_told({DIE_AT: point, DIE_FLAG: str(flag)})
+    for each in POINTS:
+        reached(each)
+    return "alive"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_first_process_that_comes_to_the_point_dies_there_and_no_other_one(tmp_path: Path, point: str) -> None:
+    flag = tmp_path / "flag"
+    first = Child(pass_all, flag, point)
+    first.wait()
+    first.close()
+    assert (first.status, flag.read_text()) == (-signal.SIGKILL, str(first.pid))
+    assert in_child(pass_all, flag, point) == "alive"
+
+
+def test_a_point_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no fault point 'nowhere'; there are: part returns, "):
+        die_at("nowhere", tmp_path / "flag")
+
+
+def test_without_a_word_in_the_environment_nothing_is_set() -> None:
+    die_as_told({})
+    for point in POINTS:
+        reached(point)
