@@ -1,4 +1,4 @@
-"""Waiting in an event loop: coroutines follow tasks, and sleep until the desk (desk.py) of their loop has news."""
+"""Waiting in an event loop: coroutines follow tasks, and sleep until the desk (event_loop.py) of their loop has news."""
 
 import asyncio
 import math

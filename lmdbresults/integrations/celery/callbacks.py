@@ -1,6 +1,6 @@
 """Results that nobody waits for, but that have a callback, by ``then()``: whoever waits looks after these too.
 
-It is apart from celery_waiting.py because it has a life of its own: results may be collected as garbage at any moment,
+It is apart from consumer.py because it has a life of its own: results may be collected as garbage at any moment,
 and most notes are never needed.
 """
 

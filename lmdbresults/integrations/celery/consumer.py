@@ -1,7 +1,7 @@
 """The asynchronous result consumer of Celery: results are waited for, not polled.
 
 A wait has a listener of its own, so news wakes those threads (or greenlets) that it concerns and no others. One more
-listener serves the results that nobody waits for but that have a callback (celery_callbacks.py): whoever waits, for
+listener serves the results that nobody waits for but that have a callback (callbacks.py): whoever waits, for
 whatever, looks after these too; under gevent and eventlet a greenlet does.
 """
 

@@ -1,4 +1,4 @@
-"""Mailboxes of an `LMDBStore`: a socket (wakes.py), and what is registered in the file under its name."""
+"""Mailboxes of an `LMDBStore`: a socket (sockets.py), and what is registered in the file under its name."""
 
 import os
 import socket

@@ -5,7 +5,7 @@ stands there:
 
     k <key>                  a record
     h <BLAKE2b of the key>   a record whose key is too long for LMDB; the value begins with the key
-    p <id> <number>          a piece of a large value (pieces.py)
+    p <id> <number>          a piece of a large value (chunks.py)
     w <topic> <box>          a registration of somebody who waits (waiters.py)
     x <deadline> <k... h...> an entry of the expiry index, ordered by deadline; no value
 

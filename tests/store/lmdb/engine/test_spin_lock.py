@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore
-from lmdbresults.store.lmdb.engine import spin_lock as entrance
+from lmdbresults.store.lmdb.engine import spin_lock
 from tests.support.processes import in_child, in_children, run_script
 
-pytestmark = pytest.mark.skipif(entrance._SET_LOCK is None, reason="this system has no locks of open file descriptions")
+pytestmark = pytest.mark.skipif(
+    spin_lock._SET_LOCK is None, reason="this system has no locks of open file descriptions"
+)
 
 WRITE = """
 import sys
@@ -24,8 +26,8 @@ with open_store(sys.argv[1], durability="none") as store:
 """
 HOLD = """
 import fcntl, os, sys
-from lmdbresults.store import entrance
-fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), entrance._SET_LOCK, entrance._TAKE)
+from lmdbresults.store.lmdb.engine import spin_lock
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), spin_lock._SET_LOCK, spin_lock._TAKE)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -36,10 +38,10 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], object] | None = None) -> None:
         self.tries, self._answer, self._fcntl = 0, answer, fcntl.fcntl
-        monkeypatch.setattr(entrance.fcntl, "fcntl", self)
+        monkeypatch.setattr(spin_lock.fcntl, "fcntl", self)
 
     def __call__(self, descriptor: int, command: int, argument: bytes) -> object:
-        if argument == entrance._TAKE:
+        if argument == spin_lock._TAKE:
             self.tries += 1
             if self._answer is not None:
                 return self._answer()
@@ -62,7 +64,7 @@ def is_free(path: str) -> bool:
     """Return whether a new descriptor can have the lock."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        fcntl.fcntl(descriptor, entrance._SET_LOCK, entrance._TAKE)  # type: ignore[arg-type]
+        fcntl.fcntl(descriptor, spin_lock._SET_LOCK, spin_lock._TAKE)  # type: ignore[arg-type]
     except BlockingIOError:
         return False
     finally:
@@ -100,11 +102,11 @@ def test_it_is_tried_for_where_others_write_and_for_no_longer(
     calls = Calls(monkeypatch)
     store_some(store, 10)
     assert calls.tries == 10
-    store_some(store, entrance._REMEMBERED)
-    assert calls.tries == entrance._REMEMBERED
+    store_some(store, spin_lock._REMEMBERED)
+    assert calls.tries == spin_lock._REMEMBERED
     meet_others(store)
     store_some(store, 1)
-    assert calls.tries > entrance._REMEMBERED
+    assert calls.tries > spin_lock._REMEMBERED
 
 
 def test_it_is_free_after_each_write(store: LMDBStore, path: str) -> None:
@@ -118,18 +120,18 @@ def test_it_is_free_after_each_write(store: LMDBStore, path: str) -> None:
 
 def test_who_does_not_get_it_writes_all_the_same(store: LMDBStore, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meet_others(store)
-    monkeypatch.setattr(entrance, "_LONGEST", 60.0)  # however long each try takes
+    monkeypatch.setattr(spin_lock, "_LONGEST", 60.0)  # however long each try takes
     calls = Calls(monkeypatch)
     with held_elsewhere(path):
         store.set(b"key", b"value")
-        assert calls.tries == entrance._TRIES
+        assert calls.tries == spin_lock._TRIES
         assert not is_free(path)  # nor has it given back what another one holds
     assert store.get(b"key") == b"value"
 
 
 def test_trying_ends_in_time(store: LMDBStore, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meet_others(store)
-    monkeypatch.setattr(entrance, "_LONGEST", -1.0)
+    monkeypatch.setattr(spin_lock, "_LONGEST", -1.0)
     calls = Calls(monkeypatch)
     with held_elsewhere(path):
         store.set(b"key", b"value")
@@ -156,12 +158,12 @@ def test_an_exception_of_a_signal_handler_leaves_it_free(
         real = fcntl.fcntl
 
         def interrupted(descriptor: int, command: int, argument: bytes) -> None:
-            if moment == "after" or argument != entrance._TAKE:
+            if moment == "after" or argument != spin_lock._TAKE:
                 real(descriptor, command, argument)
-            if argument == entrance._TAKE:
+            if argument == spin_lock._TAKE:
                 interrupt()
 
-        patch.setattr(entrance.fcntl, "fcntl", interrupted)
+        patch.setattr(spin_lock.fcntl, "fcntl", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.set(b"key", b"value")
     assert is_free(path)
