@@ -32,7 +32,7 @@ HOUR = 3600.0
 
 PRODUCER = """
 import json, sys
-from tests.celery.tasks import OwnError, make_app
+from tests.support.celery_tasks import OwnError, make_app
 app = make_app(json.loads(sys.argv[1]))
 for line in sys.stdin:
     for task_id, result, state in json.loads(line):
@@ -511,7 +511,7 @@ import json, os, signal, sys, threading, time
 from celery import uuid
 from celery.exceptions import SoftTimeLimitExceeded
 from lmdbresults.integrations import celery_callbacks, celery_waits
-from tests.celery.tasks import make_app
+from tests.support.celery_tasks import make_app
 celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 
 class Stopped(Exception):
@@ -565,7 +565,7 @@ import gc, json, sys, os, time
 from celery import uuid
 from celery.result import GroupResult, ResultSet
 from lmdbresults.integrations import celery_callbacks, celery_waits
-from tests.celery.tasks import make_app
+from tests.support.celery_tasks import make_app
 celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 app = make_app(json.loads(sys.argv[1]))
 consumer = app.backend.result_consumer

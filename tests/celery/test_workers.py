@@ -180,7 +180,7 @@ def test_a_chord_with_a_failing_part_fails_with_what_it_raised(client: Celery) -
 READ_ALL = """
 import json, sys
 from lmdbresults import open_store
-from tests.celery.tasks import make_app
+from tests.support.celery_tasks import make_app
 
 app = make_app(json.loads(sys.argv[1]))
 ids = open(sys.argv[2]).read().split()

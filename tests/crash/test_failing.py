@@ -25,7 +25,7 @@ FAILS = """
 import sys
 from lmdbresults import errors, open_store
 from tests.crash.recording import mark
-from tests.failing import fail_next
+from tests.support.failing import fail_next
 store = open_store(sys.argv[1], checkpoint_interval=3600)
 for number in range(50):
     store.set(b"covered %d" % number, bytes(300))
@@ -43,7 +43,7 @@ GOES_ON = """
 import sys
 from contextlib import suppress
 from lmdbresults import errors, open_store
-from lmdbresults.store.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 if sys.argv[2] == "forgetful":
     Sidecar.failure = lambda self: None
 for durability in ("checkpoint", "commit", "none"):
@@ -56,7 +56,7 @@ for durability in ("checkpoint", "commit", "none"):
 REWRITES = """
 import sys
 from lmdbresults import Options
-from lmdbresults.store.rewriting import rewrite
+from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
 from tests.crash.recording import mark
 rewrite(Options(path=sys.argv[1]))
 mark("written anew")

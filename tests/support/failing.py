@@ -61,7 +61,7 @@ def _order(path: str) -> str:
 FAILS = """
 import sys
 from lmdbresults import errors, open_store
-from tests.failing import fail_next
+from tests.support.failing import fail_next
 path, code, durability = sys.argv[1:]
 store = open_store(path, durability=durability, checkpoint_interval=3600)
 store.set(b"covered", b"value")

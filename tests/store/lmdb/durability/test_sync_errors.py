@@ -116,7 +116,7 @@ def test_whoever_waits_for_a_commit_is_told(path: str) -> None:
     source = """
 import sys, threading, time
 from lmdbresults import errors, open_store
-from tests.failing import fail_next
+from tests.support.failing import fail_next
 store = open_store(sys.argv[1], durability="commit")
 store.incr(b"0")
 told = []
@@ -154,7 +154,7 @@ def test_what_fails_as_a_process_ends_is_known_to_the_next_one(path: str) -> Non
     source = """
 import sys
 from lmdbresults import open_store
-from tests.failing import fail_next
+from tests.support.failing import fail_next
 store = open_store(sys.argv[1], checkpoint_interval=3600)
 store.set(b"key", b"value")
 fail_next(sys.argv[1])
@@ -170,7 +170,7 @@ def test_what_fails_under_the_write_lock_is_undone_and_known_to_the_next_one(pat
     source = """
 import os, sys
 from lmdbresults import errors, open_store
-from tests.failing import fail_next
+from tests.support.failing import fail_next
 store = open_store(sys.argv[1], checkpoint_interval=3600)
 if sys.argv[2] == "is killed":
     store.set(b"one", b"value")
