@@ -2,7 +2,8 @@
 
 from lmdbresults.backends.base import Backend, BaseBackend, DisabledBackend
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.backends.lmdb import LMDBBackend, StoreBackend, open_backend
+from lmdbresults.backends.lmdb import LMDBBackend, open_backend
+from lmdbresults.backends.store import StoreBackend
 
 __all__ = [
     "Backend",

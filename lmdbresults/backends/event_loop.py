@@ -20,7 +20,7 @@ from lmdbresults.process.fork_gate import gate
 
 if TYPE_CHECKING:
     from lmdbresults.backends.asynchronous import AsyncWaiting, Follower
-    from lmdbresults.backends.lmdb import StoreBackend
+    from lmdbresults.backends.store import StoreBackend
 
 __all__ = ["Desk", "Desks", "StoreDesk"]
 

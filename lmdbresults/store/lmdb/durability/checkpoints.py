@@ -9,8 +9,8 @@ until when nothing of the transaction is in the file. If it does not stand, beca
 was killed, there are two cases. If nothing was committed since the checkpoint, the writer puts a pin of its own, in
 a microsecond, and makes the next checkpoint in time. Otherwise it makes a checkpoint of the last commit first.
 
-So that writers need not, a checkpoint is made a second after its pin was put at the latest, by a thread (checkpointer.py). An
-idle file has no pin, and nothing to be made.
+So that writers need not, a checkpoint is made a second after its pin was put at the latest, by a thread
+(checkpointer.py). An idle file has no pin, and nothing to be made.
 
 Order of locks: one's making, then the turn, then the writer lock and LMDB's.
 """
@@ -39,7 +39,7 @@ logger = logging.getLogger("lmdbresults")
 _NO_LINE: Final = "\0"
 #: How many intervals another process may take before this one makes the checkpoint in its place.
 _PATIENCE: Final = 2
-#: Seconds until whoever has the turn is taken to have been stopped, or frozen. A fork waits longer than that (fork_gate.py).
+#: Seconds until the process that makes a checkpoint is taken to have stopped. A fork waits longer (fork_gate.py).
 _LONGEST_TURN: Final = 5.0
 #: Seconds until the turn is asked for again: a fraction of what a sync takes.
 _ASK_AGAIN: Final = 0.001

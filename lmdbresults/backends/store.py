@@ -1,0 +1,309 @@
+"""The backend over a `Store`: what takes several operations elsewhere is one transaction here."""
+
+import logging
+import os
+import time
+import uuid
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lmdbresults import states
+from lmdbresults.app import Signature
+from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
+from lmdbresults.backends.encoding import Meta
+from lmdbresults.backends.event_loop import Desk, StoreDesk
+from lmdbresults.backends.keyvalue import KeyValueStoreBackend
+from lmdbresults.backends.parts import count_tasks
+from lmdbresults.backends.task_changes import News
+from lmdbresults.backends.waiting import Looks, OnInterval, looks
+from lmdbresults.errors import ChordError, StoreClosed
+from lmdbresults.process.identity import holding
+from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
+from lmdbresults.results import AsyncResult, GroupResult
+from lmdbresults.store import Store, WriteTransaction
+from lmdbresults.store.chords import Part
+from lmdbresults.store.subscriptions import Hub, Listener
+
+__all__ = ["StoreBackend"]
+
+logger = logging.getLogger(__name__)
+
+
+class StoreBackend(KeyValueStoreBackend):
+    """A backend over any `Store`."""
+
+    implements_incr = True
+    supports_autoexpire = True
+
+    def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._store: Store | None = store
+        self._chords = Chords(self, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
+
+    @property
+    def store(self) -> Store:
+        """Where everything lies. Raises `StoreClosed` if it was given up."""
+        if self._store is None:
+            raise StoreClosed("The backend was closed. Open it again.")
+        return self._store
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "store": self._store}
+
+    def process_cleanup(self) -> None:
+        """Close the store. Whoever waits for a result raises `StoreClosed`."""
+        self._desks.close()
+        hub: Hub | None = vars(self).pop("_hub", None)
+        if hub is not None:
+            hub.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.store.get(key)
+
+    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return self.store.mget(keys)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        self.store.set(key, value, self.expires)
+
+    def delete(self, key: bytes) -> None:
+        self.store.delete(key)
+
+    def incr(self, key: bytes) -> int:
+        return self.store.incr(key, ttl=self.expires)
+
+    def expire(self, key: bytes, value: float | None) -> None:
+        self.store.expire(key, value)
+
+    def cleanup(self) -> None:
+        """Remove what has expired. Writing does so along the way; this is for a store that nobody writes to."""
+        self.store.sweep()
+        self._chords.recover(now=True)
+
+    def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
+        self._put_record(self.store, task_id, state, self._record(result, state, traceback, request))
+        self._chords.recover()
+
+    def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Store several results in one transaction: all of them, or none if it raises.
+
+        Each is given as the arguments of `store_result`; returned is what that returns for each. Other writers wait
+        meanwhile, so give it hundreds rather than many thousands.
+        """
+        encoded: list[Any] = []
+        records: list[tuple[str, str, bytes]] = []
+        for task_id, result, state, *more in results:
+            encoded.append(self.encode_result(result, state))
+            traceback, request = (*more, None, None)[:2]
+            records.append((task_id, state, self._record(encoded[-1], state, traceback, request)))
+
+        def store(txn: WriteTransaction) -> None:
+            for record in records:
+                self._put_record(txn, *record)
+
+        if records:
+            self.store.update(store)
+            self._chords.recover()
+        return encoded
+
+    def _put_record(self, store: WriteTransaction, task_id: str, state: str, record: bytes) -> None:
+        store.set(
+            self.get_key_for_task(task_id),
+            record,
+            self.expires,
+            unless_prefix=SUCCESS_PREFIX,
+            interim=state not in self.READY_STATES,
+        )
+
+    def flush(self) -> None:
+        """Return once everything that was stored so far survives a loss of power; see `Store.flush`."""
+        self.store.flush()
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a copy of the store to a file, while others go on; see `Store.backup`."""
+        self.store.backup(path, overwrite=overwrite)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    @property
+    def hub(self) -> Hub:
+        """Where the threads of this process wait."""
+        hub: Hub | None = vars(self).get("_hub")
+        return hub or vars(self).setdefault("_hub", Hub(self.store))  # one of those that two threads may make
+
+    def _looks(
+        self,
+        pending: Mapping[str, object],
+        timeout: float | None,
+        interval: float,
+        on_interval: OnInterval | None,
+        what: str,
+        *,
+        every_change: bool = False,
+        ready_states: frozenset[str] = states.READY_STATES,
+    ) -> Looks:
+        with Listener(self.hub) as listener:
+            news = News(listener, self.get_key_for_task, pending, every_change, ready_states)
+            if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
+                news.listen()
+            yield from looks(timeout, interval, on_interval, what, pause=partial(self._pause, news))
+
+    def wait_for(
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
+    ) -> Meta:
+        task_id = str(task_id)
+        with Listener(self.hub) as listener:
+            news = News(listener, self.get_key_for_task, {task_id: None})
+            key = self.get_key_for_task(task_id)
+            for _ in looks(timeout, interval, on_interval, f"task {task_id}", pause=partial(self._pause, news)):
+                record = listener.sent(key)
+                if record is None:
+                    meta = self.get_task_meta(task_id)
+                else:  # a look would be a hundred instructions more
+                    meta = self._meta_sent(task_id, record)
+                    listener.close_later()
+                if meta["status"] in states.READY_STATES:
+                    return meta
+        raise AssertionError("looks() raises when time is up")
+
+    def _pause(self, news: News, seconds: float) -> Collection[str] | None:
+        """Wait for news; meanwhile run what a dead process has left, as often as whoever writes does."""
+        until = time.monotonic() + seconds
+        while True:
+            self._chords.recover()
+            left = until - time.monotonic()
+            changed = news.wait(min(left, LOOK_AGAIN))
+            if changed is None or changed or left <= LOOK_AGAIN:
+                return changed
+
+    def _meta_sent(self, task_id: str, record: bytes) -> Meta:
+        """Return the meta in a record that came with the news."""
+        meta = self._meta_of(task_id, TaskRecord.unpack(record))
+        if meta["status"] == states.SUCCESS:
+            self._cache[task_id] = meta
+        return meta
+
+    def _while_waiting(self) -> None:
+        self._chords.recover()
+
+    def _new_desk(self, loop: AbstractEventLoop) -> Desk:
+        return StoreDesk(self, loop)
+
+    # -- chords --------------------------------------------------------------------------------------------------------
+
+    def _end(
+        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
+    ) -> None:
+        """Store a result and count it as a part in one transaction."""
+        if request is None or not request.chord or not request.group:
+            super()._end(task_id, result, state, traceback, request, store_result)
+            return
+        key = self.get_key_for_task(task_id)
+        record = self._record(self.encode_result(result, state), state, traceback, request)
+
+        def store(txn: WriteTransaction) -> None:
+            if store_result:
+                txn.set(key, record, self.expires, unless_prefix=SUCCESS_PREFIX)
+
+        self._return_record(request, state, record, store)
+        self._chords.recover()
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
+        """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
+        if request.group:
+            record = self._record(self.encode_result(result, state), state, None, request)
+            self._return_record(request, state, record, lambda txn: None)
+
+    def _return_record(
+        self, request: Any, state: str, record: bytes, store: Callable[[WriteTransaction], object]
+    ) -> None:
+        part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
+        body = self.app.signature(request.chord)
+        key = self.get_key_for_chord(request.group)
+        with holding():
+            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+            if progress is not None and progress.claim is not None:
+                self._chords.finish(progress.claim, body if body.id else None)
+                return
+        if progress is None:
+            self._fail_unknown_chord(request.group, body)
+        elif not progress.counts:
+            logger.warning(
+                "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
+                request.id,
+                request.group,
+            )
+
+    def _fail_unknown_chord(self, group_id: str, body: Signature) -> None:
+        if body.id is None or self.get_state(body.id) not in self.READY_STATES:
+            self._fail_body(body, ChordError(f"GroupResult {group_id} no longer exists"))
+        else:  # a duplicate of a part, so late that nobody remembers the chord
+            logger.warning("A part of chord %s returned long after its end.", group_id)
+
+    def _open_chord(self, header: GroupResult, body: Any) -> None:
+        signature = self.app.signature(body)
+        if signature.id is None:  # whoever sends it sends it under one id, so that only one result comes of it
+            signature.set(task_id=str(uuid.uuid4()))
+        tree = None
+        if any(isinstance(part, GroupResult) for part in header.results):
+            tree = self.encode({"result": header.as_tuple()})
+        self._chords.open(self.get_key_for_chord(header.id), count_tasks(header), self.encode(dict(signature)), tree)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Say how many parts a chord waits for, if not as many as there are tasks in its header."""
+        self._chords.set_size(self.get_key_for_chord(group_id), chord_size)
+
+    def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
+        """Let a chord that is running wait for one more part, the last of its header.
+
+        Raises `ChordError` if there is no such chord, or it has ended.
+        """
+        if not self._chords.add_more(self.get_key_for_chord(chord_id), result.id, count_tasks(result)):
+            raise ChordError(f"The chord {chord_id} does not exist, or has ended: nothing can be added to it.")
+
+    def chord_has_ended(self, group_id: str) -> bool:
+        """Return whether a chord has ended not long ago."""
+        return self._chords.has_ended(self.get_key_for_chord(group_id))
+
+    # What `Chords` asks for.
+
+    def chord_ttl(self) -> float | None:
+        """Return for how long a chord is kept after the last part: as long as results."""
+        ttl: float | None = self.expires
+        return ttl
+
+    def read_part(self, value: bytes) -> Meta:
+        """Return the meta in a part."""
+        return self.decode_result(value)
+
+    def read_body(self, data: bytes) -> Signature:
+        """Return the signature of a body."""
+        signature: Signature = self.app.signature(self.decode(data))
+        return signature
+
+    def read_header(self, data: bytes) -> Any:
+        """Return the tuple tree of a header."""
+        return self.decode(data)["result"]
+
+    def has_run(self, body: Signature) -> bool:
+        """Return whether the result of a body is there."""
+        return self.get_state(str(body.id)) in self.READY_STATES
+
+    def has_failed(self, meta: Meta) -> bool:
+        """Return whether a part fails the body."""
+        return meta["status"] in states.PROPAGATE_STATES
+
+    def send_body(self, body: Signature, values: list[Any]) -> None:
+        """Dispatch a body."""
+        self.app.dispatch(body, (values,))
+
+    def fail_body(self, body: Signature, message: str, cause: BaseException | None) -> None:
+        """Let a body fail."""
+        error = ChordError(message)
+        error.__cause__ = cause
+        self._fail_body(body, error)
