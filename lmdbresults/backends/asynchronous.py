@@ -1,4 +1,4 @@
-"""Waiting in an event loop: coroutines follow tasks, and sleep until the desk of their loop (event_loop.py) has news."""
+"""Waiting in an event loop: coroutines follow tasks, and sleep until their loop's desk (event_loop.py) has news."""
 
 import asyncio
 import math

@@ -510,7 +510,7 @@ INTERRUPTED = """
 import json, os, signal, sys, threading, time
 from celery import uuid
 from celery.exceptions import SoftTimeLimitExceeded
-from lmdbresults.integrations import celery_callbacks, celery_waits
+from lmdbresults.integrations.celery import callbacks as celery_callbacks, wait as celery_waits
 from tests.support.celery_tasks import make_app
 celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 
@@ -564,7 +564,7 @@ GREENLETS = """
 import gc, json, sys, os, time
 from celery import uuid
 from celery.result import GroupResult, ResultSet
-from lmdbresults.integrations import celery_callbacks, celery_waits
+from lmdbresults.integrations.celery import callbacks as celery_callbacks, wait as celery_waits
 from tests.support.celery_tasks import make_app
 celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
 app = make_app(json.loads(sys.argv[1]))
