@@ -22,7 +22,7 @@ def check(context: click.Context, path: str, repair: bool) -> None:
     never removed: delete its key, or restore a backup.
     """
     options = existing(path)
-    if repair or recovery.pending(options.path) is not None:
+    if repair or recovery.pending_rollback(options.path) is not None:
         with opened(options) as store:
             for done in store.repair() if repair else ():
                 say(f"Repaired: {done}")

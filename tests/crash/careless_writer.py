@@ -15,7 +15,7 @@ def _adopt_without_pin(self, *args: object) -> None:
 
 
 Checkpoints._adopt = _adopt_without_pin
-Checkpoints.before_commit = lambda self, txn: setattr(self, "wants_attention", True)
+Checkpoints.before_commit = lambda self, txn: setattr(self, "needs_work", True)
 
 if __name__ == "__main__":
     writer.main(sys.argv[1], json.loads(sys.argv[2]))

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from lmdbresults.store.lmdb.durability import sidecar
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import paths
 from tests.crash.recording import Event, Kind
 
 __all__ = ["Checkpoint", "checkpoints_of", "commits_within_reach"]
@@ -24,7 +24,7 @@ def checkpoints_of(events: list[Event]) -> list[Checkpoint]:
     """Return the checkpoints that were made, in the order in which they were written."""
     found: list[Checkpoint] = []
     for event in events:
-        if not event.path.endswith(files.CHECKPOINT_SUFFIX):
+        if not event.path.endswith(paths.CHECKPOINT_SUFFIX):
             continue
         if event.kind is Kind.WRITE:
             made = sidecar._unpacked(bytes(event.data))

@@ -17,7 +17,7 @@ from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
 from lmdbresults.store.lmdb.engine.environment import Environment, Transaction
-from lmdbresults.store.lmdb.engine.registry import register
+from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps, Undone, lend
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
@@ -88,7 +88,7 @@ class LMDBStore(Store):
         self._prefix = options.global_keyprefix.encode()
         #: When this store has last looked for expired records, and when it has to look again.
         self._looked_at = self._look_again_at = -math.inf
-        self._environment: Environment = register.acquire(options)
+        self._environment: Environment = environments.acquire(options)
         self._wakes = WakeFolder(self._environment.path, options.mode)
         self._mailboxes: weakref.WeakSet[LMDBMailbox] = weakref.WeakSet()
 
@@ -297,7 +297,7 @@ class LMDBStore(Store):
         return done
 
     def _repair_some(self, raw: Transaction, cures: list[Problem]) -> list[str]:
-        self._environment.make_room(raw, None)
+        self._environment.reserve_for_delete(raw)
         return apply(raw, cures)
 
     def backup(
@@ -330,7 +330,7 @@ class LMDBStore(Store):
         if environment is CLOSED:  # closed by another thread meanwhile
             return
         try:
-            register.release(environment)
+            environments.release(environment)
         except NestedTransaction:
             self._environment = environment
             raise

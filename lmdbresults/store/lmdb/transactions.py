@@ -88,25 +88,25 @@ class Writing(Reading, WriteTransaction):
         if type(value) is not bytes:
             value = bytes(memoryview(value))  # bytes() alone would take a number for a length
         size = len(value)
-        store._environment.make_room(self._raw, len(key) + size + _RECORD_COST)
+        store._environment.reserve(self._raw, len(key) + size + _RECORD_COST)
         self.changes += 1 + size // PIECE_BYTES
         deadline = now + ttl if ttl and 0 < ttl < math.inf else _deadline(ttl, now)
         return records.put(self._raw, key, value, deadline, now, self.news, unless_prefix, interim)
 
     def delete(self, key: bytes) -> bool:
-        self._store._environment.make_room(self._raw, None)
+        self._store._environment.reserve_for_delete(self._raw)
         return records.remove(self._raw, self._store._prefix + key, self._store._clock(), self.news)
 
     def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
         key, now = self._store._prefix + key, self._store._clock()
         deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
-        self._store._environment.make_room(self._raw, len(key) + _RECORD_COST)
+        self._store._environment.reserve(self._raw, len(key) + _RECORD_COST)
         self.changes += 1
         return records.increment(self._raw, key, by, deadline, now, self.news)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._store._clock()
-        self._store._environment.make_room(self._raw, None)
+        self._store._environment.reserve_for_delete(self._raw)
         return records.expire(self._raw, self._store._prefix + key, _deadline(ttl, now), now)
 
 

@@ -5,22 +5,22 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["Keeper"]
+__all__ = ["Checkpointer"]
 
 
-class Keeper:
+class Checkpointer:
     """Calls a function now and then: when it is told to, and whenever the function has asked to be called again.
 
     The thread is started when there is first something to do. A child of a fork has none, and makes a new keeper.
     """
 
-    def __init__(self, tend: Callable[[], float]) -> None:
-        self._tend = tend
+    def __init__(self, work: Callable[[], float]) -> None:
+        self._work = work
         #: Released to have the thread go on. No `threading.Event`, as that is written in Python: an exception out of a
         #: signal handler in the midst of `set` would leave it locked for ever.
-        self._bell = threading.Lock()
-        self._bell.acquire()
-        self._is_ended = False
+        self._signal = threading.Lock()
+        self._signal.acquire()
+        self._is_stopped = False
         self._thread: threading.Thread | None = None
         #: Held while the thread is started; nobody waits for it.
         self._starting = threading.Lock()
@@ -30,7 +30,7 @@ class Keeper:
 
         There is none where the system allows no more, or the interpreter ends.
         """
-        self._ring()
+        self._set()
         if not self._is_running() and self._starting.acquire(blocking=False):
             try:
                 with suppress(RuntimeError):
@@ -44,16 +44,16 @@ class Keeper:
     def _is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Have the thread end soon. It may be waiting for what the caller holds, so that is not waited for."""
-        self._is_ended = True
-        self._ring()
+        self._is_stopped = True
+        self._set()
 
-    def _ring(self) -> None:
+    def _set(self) -> None:
         with suppress(RuntimeError):  # it rings already
-            self._bell.release()
+            self._signal.release()
 
     def _run(self) -> None:
-        while not self._is_ended:
-            seconds = self._tend()
-            self._bell.acquire(timeout=-1 if math.isinf(seconds) else max(seconds, 0))
+        while not self._is_stopped:
+            seconds = self._work()
+            self._signal.acquire(timeout=-1 if math.isinf(seconds) else max(seconds, 0))

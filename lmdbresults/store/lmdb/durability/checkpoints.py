@@ -9,8 +9,8 @@ until when nothing of the transaction is in the file. If it does not stand, beca
 was killed, there are two cases. If nothing was committed since the checkpoint, the writer puts a pin of its own, in
 a microsecond, and makes the next checkpoint in time. Otherwise it makes a checkpoint of the last commit first.
 
-So that writers need not, a checkpoint is made a second after its pin was put at the latest, by a thread
-(checkpointer.py). An idle file has no pin, and nothing to be made.
+So that writers need not, a thread (checkpointer.py) makes a checkpoint a second after its pin was put at the latest. An
+idle file has no pin, and nothing to be made.
 
 Order of locks: one's making, then the turn, then the writer lock and LMDB's.
 """
@@ -27,11 +27,10 @@ from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import is_mine
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar
-from lmdbresults.store.lmdb.durability.sync_errors import Disk
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import meta
+from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
+from lmdbresults.store.lmdb.file import lmdb_errors, meta
 
-__all__ = ["Checkpoints", "Unguarded"]
+__all__ = ["Checkpoints", "UnsyncedFile"]
 
 logger = logging.getLogger("lmdbresults")
 
@@ -39,7 +38,7 @@ logger = logging.getLogger("lmdbresults")
 _NO_LINE: Final = "\0"
 #: How many intervals another process may take before this one makes the checkpoint in its place.
 _PATIENCE: Final = 2
-#: Seconds until the process that makes a checkpoint is taken to have stopped. A fork waits longer (fork_gate.py).
+#: Seconds until the process that makes a checkpoint is taken to be stopped. A fork waits longer (fork_gate.py).
 _LONGEST_TURN: Final = 5.0
 #: Seconds until the turn is asked for again: a fraction of what a sync takes.
 _ASK_AGAIN: Final = 0.001
@@ -54,49 +53,49 @@ _MOST_WRITTEN: Final = 4
 _LEAST_PER_MAP: Final = 32
 
 
-class Unguarded:
+class UnsyncedFile:
     """Takes the place of `Checkpoints` where there are none: nothing is synced, but at the end or if told to."""
 
-    wants_attention = is_overrun = is_at_rest = False
+    needs_work = is_backlogged = is_closed = False
 
     def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
         self._handle = handle
         self._sidecar = sidecar
         self._options = options
-        self.disk = Disk(sidecar, options, is_guarded=False)
+        self.sync_errors = SyncErrors(sidecar, options, is_guarded=False)
 
     def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
         """Nothing to do: also after a sync that failed nothing is promised of what is stored."""
 
-    def note_size(self, used: int, number: int) -> None:
+    def note_growth(self, used: int, number: int) -> None:
         """Nothing to do."""
 
-    def release(self) -> None:
+    def release_pages(self) -> None:
         """Nothing to do: no pages are kept from reuse."""
 
-    def are_behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Nothing to catch up with."""
         return False
 
-    def tend(self) -> float:
+    def run_due(self) -> float:
         """Nothing to do."""
         return math.inf
 
     def flush(self, through: float = math.inf) -> None:
         """Return once what was committed is on the disk. Raises `DiskFailed` if that fails, or has failed before."""
-        self.disk.refuse_after_failure()
+        self.sync_errors.raise_if_failed()
         if not any(self._sidecar.identity()):
             with self._handle.begin(write=True):
-                self._sidecar.identify()
-        self.disk.sync(self._handle)
+                self._sidecar.ensure_identity()
+        self.sync_errors.sync(self._handle)
 
     def unpin(self) -> None:
         """Nothing to do."""
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Note that the file was closed in peace, if nobody else has it open: then it need not be looked through."""
         try:
-            if self._sidecar.have_alone() and not self._sidecar.is_at(self._sidecar.last()):
+            if self._sidecar.try_lock_exclusive() and not self._sidecar.is_at(self._sidecar.last()):
                 self.flush()
                 closed = self._sidecar.described(self._handle.info()["last_txnid"], is_pinned=False)
                 self._sidecar.write(closed, with_turn=True)
@@ -123,7 +122,7 @@ class Checkpoints:
         #: The line of the pin in LMDB's table of readers, be it this process's or another's.
         self._line = _NO_LINE
         #: When the checkpoint has to be made; when this process sees to it whoever was to make it; by `time.monotonic`.
-        self._due = self._relieve_at = math.inf
+        self._due = self._takeover_at = math.inf
         #: When a writer looks again for both that and a disk that has failed; each time where it waits for the disk.
         self._look_at = -math.inf
         self._look_every = 0.0 if options.durability == "commit" else min(_LOOK_AGAIN, options.checkpoint_interval)
@@ -133,15 +132,15 @@ class Checkpoints:
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
         #: The checkpoint behind which others were when this process last looked, and how long it leaves them alone.
         self._seen, self._alone_until = (-1, -1), math.inf
-        self.disk = Disk(sidecar, options, is_guarded=True)
+        self.sync_errors = SyncErrors(sidecar, options, is_guarded=True)
         self._is_new = True
         #: Whether the thread that makes checkpoints, or whoever commits next, has something to do.
-        self.wants_attention = False
+        self.needs_work = False
         #: Whether so much was written since the checkpoint that whoever writes should wait for the next one.
-        self.is_overrun = False
+        self.is_backlogged = False
         self._is_large = False
         #: Whether there is nothing to be done any more before the file is closed.
-        self.is_at_rest = False
+        self.is_closed = False
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -154,16 +153,16 @@ class Checkpoints:
 
     def _look(self) -> None:
         """Look at what seldom changes. After a failure each commit comes here."""
-        self.disk.refuse_after_failure()
+        self.sync_errors.raise_if_failed()
         now = time.monotonic()
         self._look_at = now + self._look_every
-        if now > self._relieve_at:
-            self.wants_attention = True
+        if now > self._takeover_at:
+            self.needs_work = True
 
     def _protect(self, txn: "lmdb.Transaction[bytes]") -> None:
-        self.disk.refuse_after_failure()
+        self.sync_errors.raise_if_failed()
         last, checkpoint = txn.id() - 1, self._sidecar.last_durable()
-        self.wants_attention = True
+        self.needs_work = True
         if checkpoint.is_pinned and self._sidecar.is_of(checkpoint):
             if checkpoint.txn == last and self._sidecar.is_at(checkpoint):
                 self._adopt(checkpoint, self._handle.begin())
@@ -178,15 +177,15 @@ class Checkpoints:
         if line == _NO_LINE:
             return False
         self._note(checkpoint, line)
-        self._relieve_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
+        self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         return True
 
-    def note_size(self, used: int, number: int) -> None:
+    def note_growth(self, used: int, number: int) -> None:
         """Take note of how many bytes of the file are in use at a commit, which a writer looks up now and then."""
         written = max(used - self._end, (number - self._covered) * _COMMIT_BYTES)
         if written > self._most:
-            self.wants_attention = self._is_large = True
-            self.is_overrun = written > _MOST_WRITTEN * self._most
+            self.needs_work = self._is_large = True
+            self.is_backlogged = written > _MOST_WRITTEN * self._most
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -200,7 +199,7 @@ class Checkpoints:
         with self._making:
             if self._is_durable(through):
                 return
-            self.disk.refuse_after_failure()
+            self.sync_errors.raise_if_failed()
             try:
                 has_turn = self._wait_for_turn(through)
                 if not self._is_durable(through):
@@ -208,20 +207,20 @@ class Checkpoints:
             finally:
                 if not is_within:
                     try:
-                        self._sidecar.end_turn()
+                        self._sidecar.unlock_checkpoints()
                     finally:  # once more, if a signal handler has raised as that began
-                        self._sidecar.end_turn()
+                        self._sidecar.unlock_checkpoints()
 
     def _wait_for_turn(self, through: float) -> bool:
         """Return whether this process has the turn, once it has, or once it is not needed or not to be had."""
         until = time.monotonic() + _LONGEST_TURN
-        while not (has_turn := self._sidecar.take_turn()) and time.monotonic() < until:
+        while not (has_turn := self._sidecar.try_lock_checkpoints()) and time.monotonic() < until:
             time.sleep(_ASK_AGAIN)
             if self._is_durable(through):
                 break
         return has_turn
 
-    def release(self) -> None:
+    def release_pages(self) -> None:
         """Have the pages be used again that are kept for an older checkpoint. The caller is in no transaction."""
         self.flush()
 
@@ -230,7 +229,7 @@ class Checkpoints:
 
     def _make(self, has_turn: bool) -> None:
         if has_turn and self._sidecar.is_missing():
-            self._sidecar.renew(self._options.mode)
+            self._sidecar.recreate(self._options.mode)
             self._is_new = True
         with self._writer, self._handle.begin(write=True) as txn:
             last = self._sidecar.last_durable()
@@ -249,7 +248,7 @@ class Checkpoints:
     def _secure(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", *, with_turn: bool) -> None:
         """Have a checkpoint be on the disk, and rely on it."""
         try:
-            self.disk.sync(self._handle)
+            self.sync_errors.sync(self._handle)
             if self._is_new:
                 self._sidecar.sync_folder()
                 self._is_new = False
@@ -259,7 +258,7 @@ class Checkpoints:
             self._look_at = -math.inf
             if isinstance(error, OSError) and not isinstance(error, StoreError):
                 # Such as for want of descriptors; the next attempt may do better.
-                raise faults.explained(error, self._options) from error
+                raise lmdb_errors.translate_error(error, self._options) from error
             raise
         self._adopt(checkpoint, pin)
 
@@ -268,17 +267,17 @@ class Checkpoints:
         former, self._pin, self._pinned = self._pin, pin, checkpoint
         self._note(checkpoint, self._line_of(checkpoint.txn))
         self._due = time.monotonic() + self._options.checkpoint_interval
-        self._relieve_at = math.inf
+        self._takeover_at = math.inf
         if former is not None:
             former.abort()
         else:  # somebody has to take the pin away in time
-            self.wants_attention = True
+            self.needs_work = True
 
     def _note(self, checkpoint: Checkpoint, line: str) -> None:
         self._line = line
         page = meta.unpacked(checkpoint.meta)
         self._covered, self._end = checkpoint.txn, page.end if page else 0
-        self._is_large = self.is_overrun = False
+        self._is_large = self.is_backlogged = False
 
     def _line_of(self, txn: int) -> str:
         """Return the line of a reader of a commit in LMDB's table of readers."""
@@ -287,15 +286,15 @@ class Checkpoints:
                 return f"\n{line}\n"
         return _NO_LINE
 
-    def are_behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Return whether something was committed since the last checkpoint."""
         return bool(self._handle.info()["last_txnid"] > self._sidecar.last_durable().txn)
 
     # -- in time -----------------------------------------------------------------------------------------------------
 
-    def tend(self) -> float:
+    def run_due(self) -> float:
         """Make the checkpoint that is due, if one is; return after how many seconds to look again."""
-        self.wants_attention = False
+        self.needs_work = False
         if self._is_relieved():
             self._rest()
         elif self._pin is not None and (self._is_large or time.monotonic() >= self._due):
@@ -304,14 +303,14 @@ class Checkpoints:
         if self._pin is None:
             self._watch()
         if self._pin is None:
-            until = self._alone_until - time.monotonic() if self.are_behind() else math.inf
+            until = self._alone_until - time.monotonic() if self.is_behind() else math.inf
             return min(max(until, 0.0), _PATIENCE * self._options.checkpoint_interval)
         return max(self._due - time.monotonic(), 0.0)
 
     def _watch(self) -> None:
         """See that what others have written becomes durable, as they may have been killed before they could do that."""
         last = self._sidecar.last_durable()[:2]
-        if self.are_behind():
+        if self.is_behind():
             now = time.monotonic()
             if last != self._seen:
                 self._seen, self._alone_until = last, now + _PATIENCE * self._options.checkpoint_interval
@@ -342,11 +341,11 @@ class Checkpoints:
         if pin is not None:
             pin.abort()
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Make a last checkpoint if this is for this process to do, and take the pin away. LMDB's file closes next."""
         try:
             is_for_us = self._pin is not None or self._options.durability == "commit"
-            if is_for_us or (self.are_behind() and self._sidecar.have_alone()):
+            if is_for_us or (self.is_behind() and self._sidecar.try_lock_exclusive()):
                 self.flush()
             if self._pin is not None:
                 with self._writer, self._handle.begin(write=True):

@@ -14,12 +14,11 @@ from lmdbresults.errors import ConfigurationError, FileDamaged, OpenError
 from lmdbresults.options import Options
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.durability.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar
-from lmdbresults.store.lmdb.file import meta
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.file.meta import Meta
 from lmdbresults.store.lmdb.file.verify import verify
 
-__all__ = ["enter", "is_to_come", "pending", "refuse_emptied"]
+__all__ = ["is_from_earlier_boot", "pending_rollback", "prepare", "refuse_emptied"]
 
 logger = logging.getLogger("lmdbresults")
 
@@ -29,7 +28,7 @@ _TRIES: Final = 16
 _UNKNOWN: Final = "unknown"
 
 
-def enter(sidecar: Sidecar, options: Options) -> bool | None:
+def prepare(sidecar: Sidecar, options: Options) -> bool | None:
     """Say that the file is in use, once it is in order; return whether checkpoints guard it.
 
     Whoever wants none gets them nevertheless where others rely on them. None: a damaged file was put aside, so that
@@ -37,10 +36,10 @@ def enter(sidecar: Sidecar, options: Options) -> bool | None:
     """
     wants_pins = options.durability != "none"
     for _ in range(_TRIES):
-        if not _is_in_order(sidecar, wants_pins) and sidecar.have_alone():
+        if not _is_in_order(sidecar, wants_pins) and sidecar.try_lock_exclusive():
             _mend(sidecar, options, wants_pins)
-        sidecar.share()  # waits for whoever mends the file
-        if not sidecar.leads_to_data():
+        sidecar.lock_shared()  # waits for whoever mends the file
+        if not sidecar.is_path_current():
             return None
         last = sidecar.last()
         if last.boot == boot.boot_id() and (last.is_pinned or not wants_pins):
@@ -49,12 +48,12 @@ def enter(sidecar: Sidecar, options: Options) -> bool | None:
     raise _refusal(last, options)  # not at once, as whoever did not suit may have closed the file meanwhile
 
 
-def is_to_come(sidecar: Sidecar) -> bool:
+def is_from_earlier_boot(sidecar: Sidecar) -> bool:
     """Return whether the file was last used in another boot, so that it may have to be put in order."""
     return sidecar.last().boot not in ("", boot.boot_id())
 
 
-def pending(path: str) -> Meta | None:
+def pending_rollback(path: str) -> Meta | None:
     """Return the state to which a file would be put back if it were opened now; None: it is not to be put back."""
     try:
         sidecar = Sidecar(path)
@@ -62,7 +61,7 @@ def pending(path: str) -> Meta | None:
         return None
     try:
         last = sidecar.last()
-        return meta.unpacked(last.meta) if is_to_come(sidecar) and _can_go_back(sidecar, last) else None
+        return meta.unpacked(last.meta) if is_from_earlier_boot(sidecar) and _can_go_back(sidecar, last) else None
     finally:
         sidecar.close()
 
@@ -70,10 +69,10 @@ def pending(path: str) -> Meta | None:
 def refuse_emptied(sidecar: Sidecar, path: str) -> None:
     """Raise `FileDamaged` if a file in which nothing was committed, and which was there before, had some once."""
     if sidecar.last().txn:
-        files.gets_content(sidecar.data)  # whoever begins it anew says so in the sidecar before
+        paths.wait_for_content(sidecar.data)  # whoever begins it anew says so in the sidecar before
     if sidecar.last().txn and meta.is_blank(sidecar.data):
         raise FileDamaged(
-            f"{path} is empty, and {path}{files.CHECKPOINT_SUFFIX} says that it was not. Restore it from a backup; "
+            f"{path} is empty, and {path}{paths.CHECKPOINT_SUFFIX} says that it was not. Restore it from a backup; "
             "to start anew, delete both while no process uses them."
         )
 
@@ -91,7 +90,7 @@ def _refusal(last: Checkpoint, options: Options) -> ConfigurationError | OpenErr
         )
     if not last.boot:
         return OpenError(
-            f"{options.path}{files.CHECKPOINT_SUFFIX} was deleted while others have the file open. Try again, as "
+            f"{options.path}{paths.CHECKPOINT_SUFFIX} was deleted while others have the file open. Try again, as "
             "whoever writes makes it anew; if nobody does, close the file everywhere."
         )
     return OpenError(f"{options.path} is opened by others all the time, and by none of them to the end. Try again.")
@@ -113,9 +112,9 @@ def _mend(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
         if len(sidecar.metas()) < 2:
             os.ftruncate(sidecar.data, 0)  # LMDB does not begin anew where there is half a beginning
         last = _forgotten(last)
-    elif is_to_come(sidecar) or sidecar.is_garbled():
+    elif is_from_earlier_boot(sidecar) or sidecar.is_garbled():
         last = _after_boot(sidecar, last, options)
-        if not sidecar.leads_to_data():
+        if not sidecar.is_path_current():
             return  # it was put aside
     if not last.is_pinned and not sidecar.is_at(last):
         last = _forgotten(last)  # without pins its pages may have been used again
@@ -183,5 +182,5 @@ def _put_aside(sidecar: Sidecar, last: Checkpoint, options: Options, problem: st
     boot_before = last.boot or _UNKNOWN
     sidecar.write(_forgotten(last)._replace(generation=last.generation + 1, boot=boot_before), with_turn=True)
     os.rename(options.path, aside)
-    files.sync_folder(os.path.dirname(options.path))
+    paths.sync_folder(os.path.dirname(options.path))
     logger.error("%s was damaged when the machine went down: %s It is now %s.", options.path, problem, aside)

@@ -19,8 +19,7 @@ from zlib import crc32
 
 from lmdbresults.errors import FileReplaced, NewerFormat
 from lmdbresults.process import boot
-from lmdbresults.store.lmdb.file import meta
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Meta
 
 __all__ = ["NO_CHECKPOINT", "Checkpoint", "Failure", "Sidecar"]
@@ -107,7 +106,7 @@ class Sidecar:
 
     def __init__(self, path: str) -> None:
         self._data_path = path
-        self._path = path + files.CHECKPOINT_SUFFIX
+        self._path = path + paths.CHECKPOINT_SUFFIX
         self._own = self.data = -1
         try:
             self.data = _open(path)
@@ -150,7 +149,7 @@ class Sidecar:
 
         Raises `FileReplaced` if it is not there: others write to another file, by the same lock file.
         """
-        former, identity = self.last(), self.identify()
+        former, identity = self.last(), self.ensure_identity()
         goes_on = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
         page = next((found for found in self.metas() if found.txn == txn), None)
         if page is None:
@@ -199,7 +198,7 @@ class Sidecar:
             body = _FAILURE.pack(_FAILURE_MAGIC, failure.at, boot.boot_id().encode(), self.identity(), reason)
             os.pwrite(self._own, body + _CHECKSUM.pack(crc32(body)), _FAILURE_AT)
 
-    def forget_failure(self) -> None:
+    def clear_failure(self) -> None:
         """Say that all is on the disk again. The caller has the data file alone."""
         os.pwrite(self._own, bytes(_FAILURE_BYTES), _FAILURE_AT)
 
@@ -207,15 +206,15 @@ class Sidecar:
 
     def is_missing(self) -> bool:
         """Return whether the sidecar, and it alone, was deleted or replaced, as by whoever tidies up."""
-        return not files.leads_to(self._path, self._own) and self.leads_to_data()
+        return not paths.is_same_file(self._path, self._own) and self.is_path_current()
 
-    def leads_to_data(self) -> bool:
+    def is_path_current(self) -> bool:
         """Return whether the path still leads to the data file that is open here."""
-        return files.leads_to(self._data_path, self.data)
+        return paths.is_same_file(self._data_path, self.data)
 
-    def renew(self, mode: int) -> None:
+    def recreate(self, mode: int) -> None:
         """Put a new one in the place of a sidecar that is gone, with what the former one says."""
-        files.create_sidecar(self._path, mode)
+        paths.create_sidecar(self._path, mode)
         former, renewed = self.last(), _open(self._path)
         fcntl.flock(renewed, fcntl.LOCK_EX)  # the turn, which the caller has on the former one
         os.dup2(renewed, self._own, inheritable=False)
@@ -225,7 +224,7 @@ class Sidecar:
     def sync_folder(self) -> None:
         """Have a sidecar that is new be found after a loss of power."""
         with suppress(FileNotFoundError):  # with the folder the file is gone
-            files.sync_folder(os.path.dirname(self._path))
+            paths.sync_folder(os.path.dirname(self._path))
 
     # -- the data file ---------------------------------------------------------------------------------------------
 
@@ -237,7 +236,7 @@ class Sidecar:
         """Return which data file this is; zeros if it does not say."""
         return os.pread(self.data, IDENTITY_BYTES, IDENTITY_PLACE).ljust(IDENTITY_BYTES, b"\0")
 
-    def identify(self) -> bytes:
+    def ensure_identity(self) -> bytes:
         """Return which data file this is, and have it say so if it does not. The caller has LMDB's write lock."""
         identity = self.identity()
         if not any(identity):
@@ -256,20 +255,20 @@ class Sidecar:
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
-    def take_turn(self) -> bool:
-        """Return whether nobody else is making a checkpoint. Give the turn back with `end_turn`."""
+    def try_lock_checkpoints(self) -> bool:
+        """Return whether nobody else is making a checkpoint. Give the turn back with `unlock_checkpoints`."""
         return _locks(self._own)
 
-    def end_turn(self) -> None:
+    def unlock_checkpoints(self) -> None:
         """Let others make checkpoints."""
         fcntl.flock(self._own, fcntl.LOCK_UN)
 
-    def share(self) -> None:
+    def lock_shared(self) -> None:
         """Say that the data file is in use, until `close`; wait while somebody mends it."""
         fcntl.flock(self.data, fcntl.LOCK_SH)
 
-    def have_alone(self) -> bool:
-        """Keep others from using the data file, until `share` or `close`. Return whether nobody does already."""
+    def try_lock_exclusive(self) -> bool:
+        """Keep others from using the data file, until `lock_shared` or `close`. Return whether nobody does already."""
         return _locks(self.data)
 
 

@@ -13,14 +13,14 @@ import lmdb
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.store.lmdb.durability.sidecar import Failure, Sidecar
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
+from lmdbresults.store.lmdb.file import lmdb_errors
 
-__all__ = ["Disk"]
+__all__ = ["SyncErrors"]
 
 logger = logging.getLogger("lmdbresults")
 
 
-class Disk:
+class SyncErrors:
     """The disk below a data file, as far as this process and the others of this boot know."""
 
     def __init__(self, sidecar: Sidecar, options: Options, *, is_guarded: bool) -> None:
@@ -30,28 +30,28 @@ class Disk:
         #: What this process was told when it synced. It counts even where the sidecar could not be written.
         self.failure: StoreError | None = None
 
-    def refuse_after_failure(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise `DiskFailed` if a sync has failed since the machine was started, here or in another process."""
         if self.failure is not None:
             raise type(self.failure)(*self.failure.args)
         noted = self._sidecar.failure()
         if noted is not None:
-            raise faults.unsynced(self._path, noted, is_guarded=self._is_guarded)
+            raise lmdb_errors.sync_failed(self._path, noted, is_guarded=self._is_guarded)
 
     def sync(self, handle: "lmdb.Environment") -> None:
         """Have all that was committed be on the disk; the data file says which one it is. Raises `DiskFailed`."""
         try:
             handle.sync(True)
         except lmdb.Error as error:
-            self.failure = self.failed(error)
+            self.failure = self.record(error)
             raise type(self.failure)(*self.failure.args) from error
-        self.refuse_after_failure()  # others, who may have been told what we were not
+        self.raise_if_failed()  # others, who may have been told what we were not
 
-    def failed(self, error: Exception) -> StoreError:
+    def record(self, error: Exception) -> StoreError:
         """Have all processes of this boot know that a sync has failed; return what is to be raised."""
         failure = Failure(time.time(), str(error))
         try:
             self._sidecar.note_failure(failure)
         except OSError as trouble:
             logger.error("%s: other processes cannot be told that the disk has failed: %s", self._path, trouble)
-        return faults.unsynced(self._path, failure, is_guarded=self._is_guarded)
+        return lmdb_errors.sync_failed(self._path, failure, is_guarded=self._is_guarded)

@@ -23,11 +23,11 @@ from lmdbresults.errors import (
 from lmdbresults.options import Options
 from lmdbresults.process.exit_hooks import exits
 from lmdbresults.process.fork_gate import gate, is_mine
-from lmdbresults.store.lmdb.durability.checkpointer import Keeper
-from lmdbresults.store.lmdb.engine.opening import Opened, open_file
+from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
+from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps, Undone, lend
 from lmdbresults.store.lmdb.engine.spin_lock import Entrance
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
+from lmdbresults.store.lmdb.file import lmdb_errors
 
 __all__ = ["Environment", "Transaction"]
 
@@ -61,13 +61,14 @@ class Environment:
         #: How many stores use it; guarded by the register below.
         self.users = 0
         #: What is open, until the last of it is closed.
-        self._opened: Opened | None = None
+        self._opened: OpenFile | None = None
         #: LMDB's environment in it, as long as that may be used.
         self._handle: lmdb.Environment | None = None
         #: Whether a commit is acknowledged only once it is on the disk.
         self._waits = options.durability == "commit"
-        #: `Room.make` of the file that is open: sees to it, inside a write transaction, that the next bytes fit.
-        self.make_room: Callable[[Transaction, int | None], object] = self._refuse_unusable
+        #: Those of the `Space` of the open file: check, inside a write transaction, that the next bytes fit.
+        self.reserve: Callable[[Transaction, int], object] = self._refuse_unusable
+        self.reserve_for_delete: Callable[[Transaction], object] = self._refuse_unusable
         #: Why nothing more may be stored, though the file was closed and opened since; None if that is not so.
         self._failure: StoreError | None = None
         #: Why the file can never be opened again by this object; None if it can.
@@ -86,7 +87,7 @@ class Environment:
         #: What comes before LMDB's lock.
         self._entrance = Entrance()
         #: Has checkpoints made in time.
-        self._keeper = Keeper(self._tend)
+        self._checkpointer = Checkpointer(self._run_checkpoints)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Environment:
                 tries_left -= 1
                 self._recover(error, tries_left)
             else:
-                if self._waits or self._checkpoints.wants_attention:
+                if self._waits or self._checkpoints.needs_work:
                     self._after_commit(number, durably)
                 return result
 
@@ -174,7 +175,7 @@ class Environment:
                 self._recover(error, tries_left)
             except Undone:
                 pass
-        if number and (self._waits or self._checkpoints.wants_attention):
+        if number and (self._waits or self._checkpoints.needs_work):
             self._after_commit(number)
         yield 0
 
@@ -195,7 +196,7 @@ class Environment:
     def has_been_replaced(self) -> bool:
         """Return whether the path leads to another file by now than the one that is open here."""
         with gate.shared():
-            return self._handle is not None and not self._room.is_at(self.path)
+            return self._handle is not None and not self._space.is_at(self.path)
 
     # -- durability ----------------------------------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class Environment:
     def release_pages(self) -> None:
         """Have the pages be used again that are kept for an old checkpoint, or for readers that were killed."""
         self._guarded()
-        self._see_to(lambda: self._checkpoints.release())
+        self._see_to(lambda: self._checkpoints.release_pages())
         self.clear_dead_readers()
 
     def _see_to(self, work: Callable[[], object]) -> None:
@@ -219,8 +220,8 @@ class Environment:
                     if self._handle is None:
                         self._open()
                     work()
-                if self._checkpoints.wants_attention:
-                    self._keeper.wake()
+                if self._checkpoints.needs_work:
+                    self._checkpointer.wake()
                 return
             except lmdb.Error as error:
                 tries_left -= 1
@@ -229,16 +230,16 @@ class Environment:
     def _after_commit(self, number: int, durably: bool = True) -> None:
         """Have a commit become durable in time, which may be now."""
         with suppress(StoreClosed):  # by another thread meanwhile: then everything is durable
-            if (self._waits and durably) or self._checkpoints.is_overrun:
+            if (self._waits and durably) or self._checkpoints.is_backlogged:
                 self.flush(number)
-            if self._checkpoints.wants_attention and not self._keeper.wake():
+            if self._checkpoints.needs_work and not self._checkpointer.wake():
                 self.flush(number)  # where no thread can run, whoever writes has to wait
 
-    def _tend(self) -> float:
+    def _run_checkpoints(self) -> float:
         """Make the checkpoint that is due; return after how many seconds to call again. Runs in the keeper's thread."""
         try:
             with gate.shared():
-                return math.inf if self._handle is None else self._checkpoints.tend()
+                return math.inf if self._handle is None else self._checkpoints.run_due()
         except lmdb.MapResizedError:
             self._adopt_size()
         except (lmdb.Error, OSError, StoreError) as error:
@@ -281,17 +282,18 @@ class Environment:
                     if not (isinstance(error, lmdb.MapResizedError) and tries_left):  # grown while it was being opened
                         self._fail(error)
                 except OSError as error:
-                    raise faults.explained(error, self.options) from error
+                    raise lmdb_errors.translate_error(error, self.options) from error
             return self._handle
 
-    def _take(self, opened: Opened) -> None:
-        self._opened, self._room, self._checkpoints = opened, opened.room, opened.checkpoints
-        self._handle, self.make_room = opened.handle, opened.room.make
+    def _take(self, opened: OpenFile) -> None:
+        self._opened, self._space, self._checkpoints = opened, opened.space, opened.checkpoints
+        self._handle = opened.handle
+        self.reserve, self.reserve_for_delete = opened.space.reserve, opened.space.reserve_for_delete
         self._entrance = Entrance(opened.sidecar.data)
-        opened.checkpoints.disk.failure = self._failure
+        opened.checkpoints.sync_errors.failure = self._failure
         exits.expect()
-        if opened.checkpoints.are_behind():
-            self._keeper.wake()
+        if opened.checkpoints.is_behind():
+            self._checkpointer.wake()
 
     def retire(self) -> bool:
         """Close the file for good, as nobody uses it; the caller holds the gate exclusively.
@@ -299,7 +301,7 @@ class Environment:
         Return whether the file can be opened by another object: not after a fork that left it unusable.
         """
         self.let_go()
-        self._keeper.end()
+        self._checkpointer.stop()
         if self._unusable is None:
             self._unusable = StoreClosed(f"The store on {self.path} is closed. Open it again with open_store().")
         return isinstance(self._unusable, StoreClosed)
@@ -309,7 +311,7 @@ class Environment:
         self._handle, self._entrance = None, Entrance()
         if self._opened is not None:
             self._opened.close()
-            self._failure = self._failure or self._opened.checkpoints.disk.failure
+            self._failure = self._failure or self._opened.checkpoints.sync_errors.failure
             self._opened = None
 
     def before_fork(self) -> None:
@@ -323,7 +325,8 @@ class Environment:
             self._opened.sidecar.close()  # or the locks of the parent would stay when that is killed
             _leave_untouched(self._opened)
             self._opened = self._handle = None
-            self.make_room = self._refuse_unusable  # a transaction that the child has inherited ends here
+            # A transaction that the child has inherited ends at its next write.
+            self.reserve = self.reserve_for_delete = self._refuse_unusable
             self._unusable = ForkedStore(
                 f"{self.path} was in use when this process was forked, inside a transaction or by code outside Python, "
                 "so it cannot be used here. Fork outside transactions; with uWSGI set lazy-apps = true."
@@ -372,7 +375,7 @@ class Environment:
         if isinstance(error, lmdb.PanicError):
             with suppress(NestedTransaction):
                 self.close()  # after a fatal error of LMDB only a new handle helps
-        raise faults.explained(error, self.options) from error
+        raise lmdb_errors.translate_error(error, self.options) from error
 
 
 def _leave_untouched(inherited: object) -> None:

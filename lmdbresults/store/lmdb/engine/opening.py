@@ -9,41 +9,40 @@ import lmdb
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.durability import recovery
-from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, Unguarded
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, UnsyncedFile
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
-from lmdbresults.store.lmdb.engine.space import Room
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.engine.space import Space
+from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 
-__all__ = ["Opened", "look_inside", "open_file"]
+__all__ = ["OpenFile", "look_inside", "open_file"]
 
 
-class Opened(NamedTuple):
+class OpenFile(NamedTuple):
     """A file that is open, with all that belongs to it."""
 
     handle: lmdb.Environment
     """LMDB's environment."""
     sidecar: Sidecar
     """The checkpoints on disk."""
-    checkpoints: Checkpoints | Unguarded
+    checkpoints: Checkpoints | UnsyncedFile
     """What sees to it that a loss of power loses no more than it may."""
-    room: Room
+    space: Space
     """What there is room for."""
 
     def close(self) -> None:
         """Close everything, after a last checkpoint. Once more is fine, as after a signal handler that raised."""
         try:
-            if not self.checkpoints.is_at_rest:
-                self.checkpoints.let_go()
+            if not self.checkpoints.is_closed:
+                self.checkpoints.close()
         finally:
-            self.checkpoints.is_at_rest = True
+            self.checkpoints.is_closed = True
             self.handle.close()
-            self.room.close()
+            self.space.close()
             self.sidecar.close()
 
 
-def open_file(options: Options, writer: "threading.RLock") -> Opened:
+def open_file(options: Options, writer: "threading.RLock") -> OpenFile:
     """Open the file of the options, which is created if there is none; ``writer`` is held in write transactions.
 
     Raises a `StoreError`, or LMDB's or the system's error.
@@ -54,18 +53,18 @@ def open_file(options: Options, writer: "threading.RLock") -> Opened:
     return opened
 
 
-def _attempt(options: Options, writer: "threading.RLock") -> Opened | None:
-    found = files.examine(options.path, options.mode)
+def _attempt(options: Options, writer: "threading.RLock") -> OpenFile | None:
+    found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     try:
         if found.has_file:
             _refuse(options, found, sidecar)
-        files.create_missing(options.path, options.mode, options.max_readers)
+        paths.create_missing(options.path, options.mode, options.max_readers)
         sidecar = sidecar or Sidecar(options.path)
-        is_guarded = recovery.enter(sidecar, options)
+        is_guarded = recovery.prepare(sidecar, options)
         if is_guarded is not None:
             if found.has_content:  # now for sure
-                files.check_content(options.path)
+                paths.check_content(options.path)
             return _map_and_check(options, sidecar, is_guarded, writer)
     except BaseException:  # also one out of a signal handler: a traceback would keep the descriptors open
         if sidecar is not None:
@@ -75,15 +74,15 @@ def _attempt(options: Options, writer: "threading.RLock") -> Opened | None:
     return None
 
 
-def _refuse(options: Options, found: files.Found, sidecar: Sidecar | None) -> None:
+def _refuse(options: Options, found: paths.Found, sidecar: Sidecar | None) -> None:
     """Refuse a file that is damaged or not ours, as long as nothing is changed: such a one gets no files of ours."""
     if not found.has_content:
         if sidecar is not None:
             recovery.refuse_emptied(sidecar, options.path)
         return
-    if sidecar is not None and recovery.is_to_come(sidecar):
+    if sidecar is not None and recovery.is_from_earlier_boot(sidecar):
         return  # what the file says of itself cannot be relied on yet
-    files.check_content(options.path)
+    paths.check_content(options.path)
     if sidecar is None or not found.has_lock:
         look_inside(options, found.has_lock)
 
@@ -95,10 +94,10 @@ def look_inside(options: Options, has_lock: bool) -> None:
         with lmdb.open(path, subdir=False, readonly=True, lock=has_lock, create=False) as handle:
             check_format(handle, options.path)
     except lmdb.Error as error:
-        raise faults.explained(error, options) from error
+        raise lmdb_errors.translate_error(error, options) from error
 
 
-def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer: "threading.RLock") -> Opened:
+def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer: "threading.RLock") -> OpenFile:
     handle = _map(options)
     if _has_former_life(handle):
         handle = _map(options)
@@ -106,7 +105,7 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer:
         check_format(handle, options.path)
         guard = _guard(handle, sidecar, options, is_guarded, writer)
         _make_ours(handle, guard)
-        return Opened(handle, sidecar, guard, Room(handle, options, guard))
+        return OpenFile(handle, sidecar, guard, Space(handle, options, guard))
     except BaseException:  # as above
         handle.close()
         raise
@@ -114,11 +113,11 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer:
 
 def _guard(
     handle: lmdb.Environment, sidecar: Sidecar, options: Options, is_guarded: bool, writer: "threading.RLock"
-) -> Checkpoints | Unguarded:
+) -> Checkpoints | UnsyncedFile:
     if is_guarded and boot.boot_id():
         return Checkpoints(handle, sidecar, options, writer)
     handle.reader_check()  # where there are pins, nobody must clear one while others write
-    return Unguarded(handle, sidecar, options)
+    return UnsyncedFile(handle, sidecar, options)
 
 
 def _map(options: Options) -> lmdb.Environment:
@@ -160,7 +159,7 @@ def _has_former_life(handle: lmdb.Environment) -> bool:
     return True
 
 
-def _make_ours(handle: lmdb.Environment, guard: Checkpoints | Unguarded) -> None:
+def _make_ours(handle: lmdb.Environment, guard: Checkpoints | UnsyncedFile) -> None:
     """Mark an empty file as one of this program."""
     with handle.begin() as txn:
         if is_marked(txn):

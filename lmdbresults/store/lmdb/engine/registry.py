@@ -7,13 +7,12 @@ from lmdbresults.errors import ConfigurationError, NestedTransaction
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import gate, is_mine
 from lmdbresults.store.lmdb.engine.environment import Environment
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import lmdb_errors, paths
 
-__all__ = ["register"]
+__all__ = ["environments"]
 
 
-class Register:
+class EnvironmentRegistry:
     """The environments of this process by path."""
 
     def __init__(self) -> None:
@@ -33,12 +32,12 @@ class Register:
 
         Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
         """
-        path = files.canonical(options.path)
+        path = paths.canonical(options.path)
         self._refuse_reentry()
         with gate.shared(), self._lock:
             environment = self._environments.get(path) or Environment(replace(options, path=path))
             if environment.has_been_replaced():
-                raise faults.replaced(path)
+                raise lmdb_errors.file_replaced(path)
             _require_same(environment.options, options)
             environment.open()
             self._environments[path] = environment
@@ -71,4 +70,4 @@ def _require_same(present: Options, wanted: Options) -> None:
             )
 
 
-register = Register()
+environments = EnvironmentRegistry()

@@ -1,4 +1,4 @@
-"""Room for what is added: on the map, of which some is kept back for deletes, and on the disk, ahead of the data."""
+"""Space for what is added: on the map, of which some is kept back for deletes, and on the disk, ahead of the data."""
 
 import errno
 import os
@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.options import Options
-from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, Unguarded
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, UnsyncedFile
+from lmdbresults.store.lmdb.file import lmdb_errors, paths
 
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["Room"]
+__all__ = ["Space"]
 
 #: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
 _MAX_RESERVE: Final = 64 << 20
@@ -22,14 +21,14 @@ _MIN_RESERVE: Final = 256 << 10
 _HEADROOM: Final = 1 << 20
 #: Pages that a commit may copy besides what it adds: about eight, and twice that while a reader pins the former ones.
 _COMMIT_COST: Final = 64 << 10
-#: Room is looked at once for so many bytes of writes, because looking costs 2 µs.
+#: Space is looked at once for so many bytes of writes, because looking costs 2 µs.
 _CHECK_EVERY: Final = 512 << 10
 
 
-class Room:
+class Space:
     """What an open file has room for. Guarded by the writer lock of its environment."""
 
-    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | Unguarded) -> None:
+    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | UnsyncedFile) -> None:
         self._handle = handle
         self._checkpoints = checkpoints
         self._options = options
@@ -54,25 +53,29 @@ class Room:
 
     def is_at(self, path: str) -> bool:
         """Return whether the path leads to the file that is open here."""
-        return files.leads_to(path, self._descriptor)
+        return paths.is_same_file(path, self._descriptor)
 
-    def make(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
-        """See to it, inside a write transaction, that the next bytes fit the map and the disk.
+    def reserve(self, txn: "lmdb.Transaction[bytes]", size: int) -> None:
+        """Check, inside a write transaction, that about ``size`` more bytes fit the map and the disk.
 
-        ``adds`` is about how many bytes are to be added; None announces a removal, which may use the reserve. Raises
-        `StoreFull`, for an addition only.
+        Raises `StoreFull`.
         """
-        size = adds or 0
         self._since += size
         self._unchecked += _COMMIT_COST + size
         if self._unchecked >= self._check_every:
-            self._look(txn, adds)
+            self._look(txn, size)
+
+    def reserve_for_delete(self, txn: "lmdb.Transaction[bytes]") -> None:
+        """Make room, inside a write transaction, for a removal, which may use the reserve."""
+        self._unchecked += _COMMIT_COST
+        if self._unchecked >= self._check_every:
+            self._look(txn, None)
 
     def _look(self, txn: "lmdb.Transaction[bytes]", adds: int | None) -> None:
         number, used = txn.id(), (self._handle.info()["last_pgno"] + 1) * self._page_size
         self._added = self._since + (self._added if number == self._transaction else 0)
         self._transaction, self._since = number, 0
-        self._checkpoints.note_size(used, number)
+        self._checkpoints.note_growth(used, number)
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit
@@ -85,7 +88,7 @@ class Room:
         if refusal is None and fits:
             self._unchecked = 0  # else the next addition has to look again
         elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
-            raise faults.explained(refusal, self._options) from refusal
+            raise lmdb_errors.translate_error(refusal, self._options) from refusal
 
     def _allocate(self, wanted: int, used: int) -> OSError | None:
         """Have the file system set blocks aside; return why it refused.

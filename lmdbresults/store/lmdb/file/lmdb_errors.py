@@ -22,10 +22,10 @@ from lmdbresults.options import Options
 if TYPE_CHECKING:
     from lmdbresults.store.lmdb.durability.sidecar import Failure
 
-__all__ = ["explained", "replaced", "unsynced"]
+__all__ = ["translate_error", "file_replaced", "sync_failed"]
 
 
-def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
+def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError:
     """Return the error to raise in place of one of LMDB's, or of one of the disk."""
     if _means_no_room(error, options.path):
         return StoreFull(
@@ -35,11 +35,11 @@ def explained(error: lmdb.Error | OSError, options: Options) -> StoreError:
         if isinstance(error, kind):
             return wanted(text.format(path=options.path, options=options))
     if "already open" in str(error):
-        return replaced(options.path)
+        return file_replaced(options.path)
     return StoreError(f"{options.path}: {error}")
 
 
-def replaced(path: str) -> FileReplaced:
+def file_replaced(path: str) -> FileReplaced:
     """Return the error for a file that is no longer the one that this process has open."""
     return FileReplaced(
         f"{path} was deleted or replaced while this process has the former file open: "
@@ -47,7 +47,7 @@ def replaced(path: str) -> FileReplaced:
     )
 
 
-def unsynced(path: str, failure: "Failure", *, is_guarded: bool) -> DiskFailed:
+def sync_failed(path: str, failure: "Failure", *, is_guarded: bool) -> DiskFailed:
     """Return the error for a disk that did not take what was written; ``is_guarded``: checkpoints are made."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(failure.at))
     cure = "See to the disk, stop every process that uses the file, then run `lmdbresults rewrite` on it."

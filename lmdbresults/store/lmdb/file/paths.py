@@ -39,9 +39,9 @@ __all__ = [
     "create_missing",
     "create_sidecar",
     "examine",
-    "explained",
-    "gets_content",
-    "leads_to",
+    "translate_os_error",
+    "wait_for_content",
+    "is_same_file",
     "sync_folder",
 ]
 
@@ -89,7 +89,7 @@ def _has_content(path: str) -> bool:
         with open(path, "rb") as file:
             return not meta.is_blank(file.fileno())
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
 
 
 def create_missing(path: str, mode: int, max_readers: int) -> None:
@@ -123,7 +123,7 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
     if stat.S_ISLNK(found.st_mode):
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
@@ -167,7 +167,7 @@ def _make_folder(folder: str) -> None:
             "Check the path for a typing error, or create the folder."
         ) from error
     except OSError as error:
-        raise explained(error, folder) from error
+        raise translate_os_error(error, folder) from error
 
 
 def _create(path: str, mode: int) -> bool:
@@ -180,7 +180,7 @@ def _create(path: str, mode: int) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
     try:
         os.fchmod(descriptor, mode)
     finally:
@@ -214,7 +214,7 @@ def _create_whole(path: str, mode: int, size: int) -> None:
     except StoreError:
         raise
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
     finally:
         with suppress(OSError):
             os.unlink(draft)
@@ -248,12 +248,12 @@ def check_content(path: str) -> None:
     """Read both meta pages: a file that is no LMDB file, or shorter than it says, would end in SIGBUS later."""
     try:
         with open(path, "rb") as file:
-            gets_content(file.fileno())
+            wait_for_content(file.fileno())
             first, second = meta.read_both(file.fileno())
             size = os.fstat(file.fileno()).st_size
             beginning = file.read(64)
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
     if first is None or second is None:
         raise _not_lmdb(path, b"" if first else beginning)
     end = max(first, second).end
@@ -271,7 +271,7 @@ def _check_top(path: str) -> None:
         with PageFile(path) as file:
             damage = damage_at_the_top(file)
     except OSError as error:
-        raise explained(error, path) from error
+        raise translate_os_error(error, path) from error
     if damage is not None:
         raise FileDamaged(
             f"{path} is damaged: {damage} Restore it from a backup, or have `lmdbresults salvage` get out what can be "
@@ -279,7 +279,7 @@ def _check_top(path: str) -> None:
         )
 
 
-def gets_content(descriptor: int) -> bool:
+def wait_for_content(descriptor: int) -> bool:
     """Give a process that is writing the first two pages, right now, a tenth of a second; return whether they came."""
     for _ in range(20):
         if os.fstat(descriptor).st_size >= 2 * 4096:
@@ -288,7 +288,7 @@ def gets_content(descriptor: int) -> bool:
     return False
 
 
-def leads_to(path: str, descriptor: int) -> bool:
+def is_same_file(path: str, descriptor: int) -> bool:
     """Return whether a path leads to the file that is open under a descriptor."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
@@ -302,7 +302,7 @@ def _not_lmdb(path: str, beginning: bytes) -> NotLMDB:
     return NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
 
 
-def explained(error: OSError, path: str) -> StoreError:
+def translate_os_error(error: OSError, path: str) -> StoreError:
     """Return the error to raise in place of one about a path."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"The disk has no room for {path}. Free space on it.")

@@ -11,7 +11,7 @@ import lmdb
 from lmdbresults.errors import FileDamaged, NotAFile, StoreError, TargetExists
 from lmdbresults.process.isolated import WorkDied, run_apart
 from lmdbresults.store.base import Progress
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import paths
 
 __all__ = ["backup", "main", "publish", "refuse_target"]
 
@@ -38,7 +38,7 @@ def backup(path: str, target: str, size: int, overwrite: bool, progress: Progres
             run_apart("lmdbresults.store.lmdb.maintenance.backup", [order], meanwhile=report if progress else None)
         )
         if failure is not None:
-            raise files.explained(OSError(*failure), target)
+            raise paths.translate_os_error(OSError(*failure), target)
         publish(draft, target)
     except WorkDied as error:
         raise FileDamaged(
@@ -62,12 +62,12 @@ def refuse_target(source: str, target: str, overwrite: bool) -> None:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise files.explained(error, target) from error
+        raise paths.translate_os_error(error, target) from error
     if os.path.isdir(target):
         raise NotAFile(f"{target} is a folder. Give the path of a file, which may be new.")
-    if os.path.lexists(target + files.LOCK_SUFFIX) and _may_be_in_use(target):
+    if os.path.lexists(target + paths.LOCK_SUFFIX) and _may_be_in_use(target):
         raise TargetExists(
-            f"{target}{files.LOCK_SUFFIX} exists, and processes have {target} open, or had it when it was deleted. "
+            f"{target}{paths.LOCK_SUFFIX} exists, and processes have {target} open, or had it when it was deleted. "
             "Give another path, or end them and delete what is left."
         )
 
@@ -91,9 +91,9 @@ def publish(draft: str, target: str) -> None:
     """Let a complete file appear under its name, for good. Raises a `StoreError`."""
     try:
         os.rename(draft, target)
-        files.sync_folder(os.path.dirname(target))
+        paths.sync_folder(os.path.dirname(target))
     except OSError as error:
-        raise files.explained(error, target) from error
+        raise paths.translate_os_error(error, target) from error
 
 
 def main(arguments: list[str]) -> None:

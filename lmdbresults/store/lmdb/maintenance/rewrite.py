@@ -13,10 +13,9 @@ from lmdbresults.options import Options
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
-from lmdbresults.store.lmdb.durability.sync_errors import Disk
+from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.engine.opening import look_inside
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.verify import verify
 
 __all__ = ["rewrite"]
@@ -31,13 +30,13 @@ def rewrite(options: Options, *, progress: Progress | None = None) -> int:
     None need it after a restart of the machine: whoever opens the file puts it in order. Raises `OpenError` if others
     have it open, `DiskFailed` if the disk fails again, `FileDamaged` if something is gone from memory as well.
     """
-    found = files.examine(options.path, options.mode)
+    found = paths.examine(options.path, options.mode)
     if not found.has_content:
         return 0
     try:
         if not found.has_sidecar:  # it was deleted, and with it what it said of the disk
             _look(options, found.has_lock)
-            files.create_sidecar(options.path + files.CHECKPOINT_SUFFIX, options.mode)
+            paths.create_sidecar(options.path + paths.CHECKPOINT_SUFFIX, options.mode)
         sidecar = Sidecar(options.path)
         try:
             return _rewrite(sidecar, options, progress)
@@ -46,19 +45,19 @@ def rewrite(options: Options, *, progress: Progress | None = None) -> int:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise faults.explained(error, options) from error
+        raise lmdb_errors.translate_error(error, options) from error
 
 
 def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> int:
-    if not sidecar.have_alone():
+    if not sidecar.try_lock_exclusive():
         raise OpenError(f"{options.path} is in use: stop every process that has it open, then try again.")
-    if recovery.is_to_come(sidecar):
+    if recovery.is_from_earlier_boot(sidecar):
         return 0
     try:
         _look(options, has_lock=False)
     except FileDamaged as error:
         raise _damaged(sidecar, options, str(error)) from error
-    sidecar.identify()
+    sidecar.ensure_identity()
     last = sidecar.metas()[-1]
     _write_again(sidecar.data, last.end, progress)
     _sync(sidecar, options)
@@ -66,13 +65,13 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
     if problems:
         raise _damaged(sidecar, options, problems[0])
     sidecar.write(sidecar.described(last.txn, is_pinned=sidecar.last().is_pinned), with_turn=True)
-    sidecar.forget_failure()
+    sidecar.clear_failure()
     return last.end
 
 
 def _look(options: Options, has_lock: bool) -> None:
     """See that the file is ours, and that LMDB can bear it."""
-    files.check_content(options.path)
+    paths.check_content(options.path)
     look_inside(options, has_lock)
 
 
@@ -87,7 +86,7 @@ def _sync(sidecar: Sidecar, options: Options) -> None:
     try:
         os.fsync(sidecar.data)
     except OSError as error:
-        raise Disk(sidecar, options, is_guarded=sidecar.last().is_pinned).failed(error) from error
+        raise SyncErrors(sidecar, options, is_guarded=sidecar.last().is_pinned).record(error) from error
 
 
 def _damaged(sidecar: Sidecar, options: Options, problem: str) -> FileDamaged:

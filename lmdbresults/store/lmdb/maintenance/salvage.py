@@ -19,8 +19,7 @@ from lmdbresults.errors import NotLMDB, StoreError
 from lmdbresults.options import Options
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.durability import recovery
-from lmdbresults.store.lmdb.file import lmdb_errors as faults
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.btree import IN_USE, LEAF_IN_USE, UNKNOWN, survey
 from lmdbresults.store.lmdb.file.pages import Node, PageDamaged, PageFile, State, sound_nodes_of
 from lmdbresults.store.lmdb.maintenance.backup import publish, refuse_target
@@ -86,9 +85,9 @@ def salvage(
     except StoreError:
         raise
     except lmdb.Error as error:
-        raise faults.explained(error, Options(path=target)) from error
+        raise lmdb_errors.translate_error(error, Options(path=target)) from error
     except OSError as error:
-        raise files.explained(error, source) from error
+        raise paths.translate_os_error(error, source) from error
     finally:
         with suppress(OSError):
             os.unlink(draft)
@@ -146,7 +145,7 @@ class _Source:
         except PageDamaged:
             self._file.page_size = _USUAL_PAGE
             return None
-        checkpoint = recovery.pending(path)
+        checkpoint = recovery.pending_rollback(path)
         return State.of(checkpoint) if checkpoint else newest
 
     def _note_large_values(self) -> None:

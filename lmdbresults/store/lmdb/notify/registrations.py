@@ -62,7 +62,7 @@ class Registrations:
         store, ready = self._store, []
         for key in keys:
             if is_pending(txn.get(key)):
-                store._environment.make_room(txn._raw, 2 * len(key) + _COST)
+                store._environment.reserve(txn._raw, 2 * len(key) + _COST)
                 watch(txn._raw, store._prefix + key, box, every, store._clock() + _WATCH_LIFE)
                 txn.changes += 1
             else:
@@ -88,7 +88,7 @@ def clear_dead(environment: Environment, folder: WakeFolder) -> None:
 
 def _unwatch(environment: Environment, registrations: list[tuple[bytes, bytes]]) -> None:
     def take_back(raw: Transaction) -> None:
-        environment.make_room(raw, None)
+        environment.reserve_for_delete(raw)
         for place, box in registrations:
             unwatch(raw, place, box)
 

@@ -152,7 +152,7 @@ class Turns:
         self, raw: Transaction, operation: Callable[[Transaction, int], Result], size: int
     ) -> tuple[Result, int, float]:
         began = self._timer()
-        self._environment.make_room(raw, None)
+        self._environment.reserve_for_delete(raw)
         return operation(raw, size), raw.id(), began
 
     def _learn(self, size: int, id_: int, held: float) -> None:

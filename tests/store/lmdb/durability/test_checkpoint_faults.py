@@ -192,7 +192,7 @@ def test_a_pin_stays_while_nobody_keeps_a_later_one(path: str) -> None:
         before = kept(store)
         assert run_script(source, path).stderr == ""
         assert covered(store) == last_commit(store)
-        store._environment._checkpoints.tend()
+        store._environment._checkpoints.run_due()
         assert kept(store) == before != []
 
 
@@ -224,7 +224,7 @@ def test_a_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: st
                 os.write(told, b"%d" % os.getpid())
                 time.sleep(PATIENCE)
                 os._exit(0)
-        store._environment._opened.sidecar.take_turn()
+        store._environment._opened.sidecar.try_lock_checkpoints()
 
     ours, theirs = os.pipe()
     with child(fork_inside, theirs) as parent:

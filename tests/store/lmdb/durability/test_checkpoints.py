@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import errors, open_backend, open_store
-from lmdbresults.store.lmdb.durability.checkpointer import Keeper
+from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
 from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.support.boots import in_boot, keys_in, keys_in_next_boot
@@ -109,7 +109,7 @@ def test_the_end_of_the_interpreter_covers_everything(path: str) -> None:
 def test_where_no_thread_can_be_started_the_writer_makes_the_checkpoint(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Keeper, "wake", lambda self: False)
+    monkeypatch.setattr(Checkpointer, "wake", lambda self: False)
     with open_store(path, checkpoint_interval=LONG) as store:
         store.set(b"key", b"value")
         assert covered(store) == last_commit(store)
@@ -310,11 +310,11 @@ def test_who_relies_on_checkpoints_may_come_while_the_last_one_without_closes(
             other.wait()
         share(self)
 
-    share = Sidecar.share
+    share = Sidecar.lock_shared
     (ready, told), (order, command) = os.pipe(), os.pipe()
     with child(hold_open, told, order) as other:
         os.read(ready, 1)
-        monkeypatch.setattr(Sidecar, "share", share_late)
+        monkeypatch.setattr(Sidecar, "lock_shared", share_late)
         open_store(path).close()
 
 

@@ -76,7 +76,7 @@ def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path
         assert covered(store) == before
 
 
-@pytest.mark.parametrize("moment", [(Sidecar, "take_turn"), (Syncing, "sync")], ids=["turn", "sync"])
+@pytest.mark.parametrize("moment", [(Sidecar, "try_lock_checkpoints"), (Syncing, "sync")], ids=["turn", "sync"])
 def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fails(
     path: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lmdbresults import open_store
 from lmdbresults.errors import FileDamaged, NotLMDB
 from lmdbresults.process import boot
-from lmdbresults.store.lmdb.file import paths as files
+from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.meta import IDENTITY_PLACE
 from tests.support.stores import filled, refusal
 
@@ -82,13 +82,13 @@ def test_the_names_are_on_the_disk_before_there_is_content_whoever_has_created_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, sizes = tmp_path / "results.lmdb", []
-    sync_folder = files.sync_folder
+    sync_folder = paths.sync_folder
 
     def note(folder: str) -> None:
         sizes.append(path.stat().st_size)
         sync_folder(folder)
 
-    monkeypatch.setattr(files, "sync_folder", note)
+    monkeypatch.setattr(paths, "sync_folder", note)
     path.touch(mode=0o600)  # by another process, which has not come to syncing the folder yet
     open_store(path).close()
     assert sizes[0] == 0

@@ -406,7 +406,7 @@ def test_errors_of_lmdb_are_translated_when_a_commit_meets_a_full_disk(
 ) -> None:
     """The space that is kept ahead of the data is taken away, so that LMDB itself finds none."""
     with open_store(disk / "r.lmdb", durability="none") as store:
-        monkeypatch.setattr(store._environment._room, "_allocate", lambda *args, **options: None)
+        monkeypatch.setattr(store._environment._space, "_allocate", lambda *args, **options: None)
         count = fill(store)
         other = fill_disk(disk)
         with pytest.raises(StoreFull) as caught:

@@ -258,10 +258,10 @@ def test_stores_on_one_file_can_be_closed_in_any_order(tmp_path: Path, order: tu
         assert {stores[other].get(b"key") for other in open_ones} <= {b"value"}
         with pytest.raises(errors.StoreClosed, match="open_store"):
             stores[number].get(b"key")
-    assert not [entry for entry in os.listdir("/proc/self/fd") if leads_to(entry, tmp_path)]
+    assert not [entry for entry in os.listdir("/proc/self/fd") if is_same_file(entry, tmp_path)]
 
 
-def leads_to(descriptor: str, folder: Path) -> bool:
+def is_same_file(descriptor: str, folder: Path) -> bool:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(folder))
     except OSError:

@@ -132,7 +132,7 @@ class Disk:
         self.sizes.append(self._count)
         return returned
 
-    def make_room(self, raw: Any, adds: None) -> None:
+    def reserve_for_delete(self, raw: Any) -> None:
         pass
 
     def id(self) -> int:
