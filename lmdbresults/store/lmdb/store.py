@@ -16,9 +16,9 @@ from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
-from lmdbresults.store.lmdb.engine.environment import Environment, Transaction
+from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.registry import environments
-from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps, Undone, lend
+from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
 from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cures_in
@@ -30,6 +30,7 @@ from lmdbresults.store.lmdb.records.scan import scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Writing
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -139,15 +140,10 @@ class LMDBStore(Store):
     def read(self) -> AbstractContextManager[ReadTransaction]:
         return Block(self._read())
 
-    def _read(self) -> Steps:
-        txn, failure = Reading(self, ENDED), None
+    def _read(self) -> Steps[None]:
+        txn = Reading(self, ENDED)
         try:
-            with self._environment.transaction(write=False) as txn._raw:
-                failure = yield from lend(txn)
-                if failure is not None:
-                    raise Undone(failure)
-        except Undone:
-            pass
+            yield from self._environment.lend(False, txn.begin)
         finally:
             txn.end()
         yield 0
@@ -155,17 +151,13 @@ class LMDBStore(Store):
     def write(self) -> AbstractContextManager[WriteTransaction]:
         return Block(self._write())
 
-    def _write(self) -> Steps:
-        txn, failure = Writing(self, ENDED), None
+    def _write(self) -> Steps[None]:
+        txn = Writing(self, ENDED)
         try:
-            with self._environment.transaction(write=True) as txn._raw:
-                failure = yield from lend(txn)
-                if failure is not None:
-                    raise Undone(failure)
-                self._sweep_along(txn._raw, txn)
-            self._wakes.send(txn.news)
-        except Undone:
-            if isinstance(failure, StoreFull):
+            failure = yield from self._environment.lend(True, txn.begin, lambda: self._sweep_along(txn._raw, txn))
+            if failure is None:
+                self._wakes.send(txn.news)
+            elif isinstance(failure, StoreFull):
                 self._reclaim()  # what the block did cannot be done again from here; the next try has more room
         except StoreFull:
             self._reclaim()  # what sweeping along or the commit has raised
@@ -175,20 +167,23 @@ class LMDBStore(Store):
         yield 0
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result: Result = self._make_room_for(self._run_foreign, operation)
-        return result
+        result, news = self._make_room_for(self._environment.write, self._run_callback, operation)
+        if news:
+            self._wakes.send(news)
+        return result  # type: ignore[no-any-return]
 
-    def _run_foreign(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        """Run what is not ours, and may do anything, fork included: in a transaction that is prepared for it."""
-        txn = Writing(self, ENDED)
+    def _run_callback(
+        self, raw: Transaction, callback: Callable[[WriteTransaction], Result]
+    ) -> tuple[Result, list[News]]:
+        """Run what is not ours, and may fork or keep the transaction."""
+        txn = Writing(self, raw)
         try:
-            with self._environment.transaction(write=True) as txn._raw:
-                result = operation(txn)
-                self._sweep_along(txn._raw, txn)
-            self._wakes.send(txn.news)
-            return result
+            result = callback(txn)
+            self._sweep_along(txn._raw, txn)
         finally:
             txn.end()
+            gate.notice_fork()
+        return result, txn.news
 
     def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
         """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""

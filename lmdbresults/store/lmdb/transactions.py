@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.base import KEEP, ReadTransaction, WriteTransaction, _Keep
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.records import records
 from lmdbresults.store.lmdb.records.chunks import PIECE_BYTES
 from lmdbresults.store.lmdb.records.scan import scan
 from lmdbresults.store.lmdb.records.waiters import News
+from lmdbresults.store.lmdb.types import Transaction
 
 if TYPE_CHECKING:
     from lmdbresults.store.lmdb.store import LMDBStore
+
+T = TypeVar("T", bound="Reading")
 
 __all__ = ["CLOSED", "ENDED", "Reading", "Writing"]
 
@@ -29,6 +31,10 @@ class Reading(ReadTransaction):
     def __init__(self, store: "LMDBStore", raw: Transaction) -> None:
         self._store = store
         self._raw = raw
+
+    def begin(self: T, raw: Transaction) -> T:
+        self._raw = raw
+        return self
 
     def end(self) -> None:
         self._raw = ENDED

@@ -6,11 +6,10 @@ is opened when it is first needed and closed before every fork, so that parent a
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import lmdb
 
@@ -25,16 +24,13 @@ from lmdbresults.process.exit_hooks import exits
 from lmdbresults.process.fork_gate import gate, is_mine
 from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
-from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps, Undone, lend
+from lmdbresults.store.lmdb.engine.signal_safe import Steps, lend
 from lmdbresults.store.lmdb.engine.spin_lock import Entrance
 from lmdbresults.store.lmdb.file import lmdb_errors
+from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["Environment", "Transaction"]
+__all__ = ["Environment"]
 
-if TYPE_CHECKING:
-    Transaction: TypeAlias = lmdb.Transaction[bytes]
-else:  # generic in its type stubs only
-    Transaction = lmdb.Transaction
 Result = TypeVar("Result")
 
 logger = logging.getLogger("lmdbresults")
@@ -97,8 +93,17 @@ class Environment:
         tries_left = _TRIES
         while True:
             try:
-                with lock, (self._handle or self._open()).begin() as txn:
-                    return operation(txn, *args)
+                with lock:
+                    handle = self._handle or self._open()
+                    txn = handle.begin()
+                    try:
+                        result = operation(txn, *args)
+                        if self._handle is not handle:
+                            self._refuse_unusable()
+                        return result
+                    finally:
+                        if self._handle is handle:  # else this is a child, and the transaction its parent's
+                            txn.abort()
             except lmdb.Error as error:
                 tries_left -= 1
                 self._recover(error, tries_left)
@@ -106,20 +111,29 @@ class Environment:
     def write(self, operation: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
         """Return ``operation(txn, *args)``, run in a write transaction, once that is committed.
 
-        An exception out of the operation leaves everything as it was. What need not survive a loss of power is not
-        written ``durably``, which spares it the wait for the disk under durability ``commit``.
+        An exception out of the operation undoes the transaction. With ``durably=False`` durability ``commit`` does not
+        wait for the disk.
+
+        The operation may fork: the child neither commits nor undoes what belongs to its parent, and gets `ForkedStore`
+        when the operation ends there. (A fork that Python's hooks do not see must be announced by `gate.notice_fork`.)
         """
         lock = gate.at_rest() or self._guarded()
         tries_left = _TRIES
         while True:
             try:
-                with lock, self._writer, self._entrance.way, (self._handle or self._open()).begin(write=True) as txn:
-                    result = operation(txn, *args)
-                    self._checkpoints.before_commit(txn)
-                    entrance, number = self._entrance, txn.id()
-                    if number != entrance.next:
-                        entrance.meet_others()
-                    entrance.next = number + 1
+                with lock, self._writer, self._entrance.way:
+                    handle = self._handle or self._open()
+                    txn = handle.begin(write=True)
+                    # No signal handler can run between a call and the first instruction of `try`, nor between the
+                    # beginning of `finally` and its first call. So an exception out of one finds the lock released.
+                    try:
+                        result = operation(txn, *args)
+                        if self._handle is not handle:
+                            self._refuse_unusable()
+                        number = self._commit(txn)
+                    finally:
+                        if self._handle is handle:  # else this is a child, and the transaction its parent's
+                            txn.abort()  # does nothing after a commit
             except lmdb.Error as error:
                 tries_left -= 1
                 self._recover(error, tries_left)
@@ -128,56 +142,52 @@ class Environment:
                     self._after_commit(number, durably)
                 return result
 
-    def transaction(self, write: bool) -> Block[Transaction]:
-        """Return a block with a transaction; it commits if the block ends well and is undone if the block raises."""
-        return Block(self._transaction(write))
+    def lend(
+        self, write: bool, wrap: Callable[[Transaction], Any], finish: Callable[[], object] | None = None
+    ) -> Steps[BaseException | None]:
+        """Lend ``wrap(txn)`` to a `Block`, then end the transaction; return what the block has raised, or None.
 
-    def _transaction(self, write: bool) -> Steps:
-        """Lend a transaction, and see to it that a child that was forked in its midst does nothing to it."""
+        A write transaction is committed if the block ends well, after ``finish()``.
+        """
         self._guarded()
-        owner, failure = os.getpid(), None
-        block: Block[Transaction] = Block(self._hold(write, owner))
-        try:
-            with block as txn:
-                failure = yield from lend(txn)
-                if failure is not None:
-                    raise Undone(failure)
-        except Undone:
-            pass
-        if os.getpid() != owner:
-            _leave_untouched(block)
-            gate.notice_fork()
-            if failure is None:
-                self._refuse_unusable()
-        if isinstance(failure, lmdb.Error):
-            self._fail(failure)  # in the block, which cannot be run again from here
-        yield 0
-
-    def _hold(self, write: bool, owner: int) -> Steps:
-        """Lend a transaction, and end it; never in another process than the one that began it."""
         is_lent, tries_left, number = False, _TRIES, 0
+        failure: BaseException | None = None
         while not is_lent:
             try:
-                lock = self._writer if write else self._reading.lock
-                with gate.shared(), lock, (self._handle or self._open()).begin(write=write) as txn:
-                    is_lent = True
-                    failure = yield from lend(txn)
-                    while os.getpid() != owner:
-                        yield 0  # and is left for good
-                    if failure is not None:
-                        raise Undone(failure)
-                    if write:
-                        self._checkpoints.before_commit(txn)
-                        number = txn.id()
-                        self._entrance.next = number + 1
+                with gate.shared(), self._writer if write else self._reading.lock:
+                    handle = self._handle or self._open()
+                    txn = handle.begin(write=write)
+                    try:
+                        is_lent = True
+                        failure = yield from lend(wrap(txn))
+                        gate.notice_fork()
+                        if self._handle is handle and failure is None and write:
+                            if finish is not None:
+                                finish()
+                            number = self._commit(txn)
+                    finally:
+                        if self._handle is handle:
+                            txn.abort()
+                if failure is None:
+                    self._refuse_unusable()  # in a child
+                if isinstance(failure, lmdb.Error):
+                    self._fail(failure)
             except lmdb.Error as error:
                 tries_left = 0 if is_lent else tries_left - 1
                 self._recover(error, tries_left)
-            except Undone:
-                pass
         if number and (self._waits or self._checkpoints.needs_work):
             self._after_commit(number)
-        yield 0
+        return failure
+
+    def _commit(self, txn: Transaction) -> int:
+        """Commit, and return the number of the commit."""
+        self._checkpoints.before_commit(txn)
+        entrance, number = self._entrance, txn.id()
+        if number != entrance.next:
+            entrance.meet_others()
+        entrance.next = number + 1
+        txn.commit()
+        return number
 
     def _guarded(self) -> "threading.RLock":
         """Return the lock that this thread holds in a transaction; notice a fork that Python's hooks have not seen.

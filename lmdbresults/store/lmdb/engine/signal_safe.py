@@ -1,10 +1,9 @@
-"""Blocks that no exception out of a signal handler finds half entered or half left.
+"""Context managers that an exception out of a signal handler finds entered or not, left or not, never in between.
 
-Python runs signal handlers when a function of Python's begins, and after calls. `contextlib.contextmanager` consists of
-such functions: an exception that a handler raises in one of them (Celery's soft time limit, Ctrl-C) loses a generator
-that has entered its own ``with`` statements, and what these hold stays held for as long as the traceback lives. Here
-nothing of Python's stands between a ``with`` statement and the generator. So the exception comes inside the generator,
-if it comes, and the ``with`` statements there do what they are for; they hold locks and transactions written in C.
+Python runs signal handlers when a function written in Python begins, and after calls. `contextlib.contextmanager`
+consists of such functions: an exception that a handler raises in one of them (Celery's soft time limit, Ctrl-C) loses
+the generator, and the locks that it holds stay locked for as long as the traceback lives. Here only C stands between
+a ``with`` statement and the generator, so that the exception is raised inside the generator, which cleans up.
 """
 
 from collections.abc import Callable, Generator
@@ -13,12 +12,13 @@ from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["Block", "Steps", "Undone", "lend"]
+__all__ = ["Block", "Steps", "lend"]
 
 Lent = TypeVar("Lent")
+Result = TypeVar("Result")
 
-#: What a block is made of: a generator that lends something, cleans up, and yields 0 at last.
-Steps: TypeAlias = Generator[Any, Any, None]
+#: A generator that lends something by `lend`, cleans up, and yields 0 at last.
+Steps: TypeAlias = Generator[Any, Any, Result]
 
 
 class _Special(property):
@@ -29,15 +29,15 @@ class _Special(property):
 
 
 class Block(Generic[Lent]):
-    """The context manager that a generator makes, as by `contextlib.contextmanager`, from end to end in C.
+    """The context manager of a generator, as by `contextlib.contextmanager`, but written in C from end to end.
 
-    Leaving is calling ``max(None, type, exception, traceback, key=send)``: it is written in C, it sends the generator
-    each of them, and returns None, whose key is the largest, so that an exception goes on.
+    `max` serves as a loop in C: ``max(None, type, exception, traceback, key=send)`` sends the generator each of the
+    four, and returns None, whose key is the largest, so that the exception goes on.
     """
 
     __slots__ = ("_begin", "_end")
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps[None]) -> None:
         self._begin: Callable[[], Lent] = steps.__next__
         self._end: Callable[..., None] = partial(max, None, key=steps.send)
 
@@ -53,19 +53,10 @@ class Block(Generic[Lent]):
         __exit__ = _Special(attrgetter("_end"))
 
 
-class Undone(BaseException):
-    """Raised to have ``with`` statements in a generator undo what they hold, in place of what the block has raised:
-    that would get lines in its traceback that say nothing, and a generator cannot raise `StopIteration`.
-    """
-
-    def __init__(self, failure: BaseException) -> None:
-        self.failure = failure
-
-
-def lend(thing: object) -> Generator[Any, Any, BaseException | None]:
-    """Lend a thing to the block; return what the block has raised, if it has. For ``yield from`` in the generator."""
+def lend(thing: object) -> Steps[BaseException | None]:
+    """Lend a thing to the block; return the exception that the block has raised, or None. For ``yield from``."""
     yield thing
     yield 1  # the key of None
     failure: BaseException | None = yield 0  # the key of the type
     yield 0
-    return failure.failure if isinstance(failure, Undone) else failure
+    return failure

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
@@ -27,6 +26,7 @@ from lmdbresults.store.lmdb.records.records import (
     _value,
     place_of,
 )
+from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
 
 __all__ = ["Problem", "apply", "check", "cures_in"]

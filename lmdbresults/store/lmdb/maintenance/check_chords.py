@@ -8,8 +8,8 @@ import msgpack
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.chords import unpack_head
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.records.records import NEVER, _at, lookup
+from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
 
 __all__ = ["chord_leftovers"]

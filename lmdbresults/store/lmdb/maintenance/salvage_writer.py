@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from lmdbresults.errors import NewerFormat, RecordDamaged
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.lmdb.file.pages import Node
 from lmdbresults.store.lmdb.maintenance.check import apply, cures_in
@@ -28,6 +27,7 @@ from lmdbresults.store.lmdb.records.records import (
     _write,
     place_of,
 )
+from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Final
 
 import lmdb
 
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.file.btree import problems_of
 from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile, State
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
 from lmdbresults.store.lmdb.maintenance.check import check
 from lmdbresults.store.lmdb.maintenance.check_chords import chord_leftovers
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["main", "problems_in"]
 

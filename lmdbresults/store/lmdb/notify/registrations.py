@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from lmdbresults.store.lmdb.engine.environment import Environment, Transaction
+from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.records import (
@@ -23,6 +23,7 @@ from lmdbresults.store.lmdb.records.records import (
     _write,
     place_of,
 )
+from lmdbresults.store.lmdb.types import Transaction
 
 if TYPE_CHECKING:
     from lmdbresults.store.lmdb.store import LMDBStore

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 from zlib import crc32
 
-from lmdbresults.store.lmdb.engine.environment import Transaction
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["PIECE_BYTES", "REGION", "begins_with", "cut", "drop", "fetch", "group_of", "shorten"]
 

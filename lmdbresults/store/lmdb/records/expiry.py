@@ -14,7 +14,6 @@ from itertools import islice, takewhile
 from typing import Final
 from zlib import crc32
 
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.records import (
@@ -33,6 +32,7 @@ from lmdbresults.store.lmdb.records.records import (
     _write,
 )
 from lmdbresults.store.lmdb.records.waiters import News
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["drop", "first_due", "in_order_of_the_tree", "next_deadline", "reap", "sweep"]
 

@@ -22,11 +22,11 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from lmdbresults.errors import NotACounter, RecordDamaged
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.waiters import News
+from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
 
 __all__ = [

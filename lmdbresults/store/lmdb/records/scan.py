@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.records.records import _HASHED, _RECORD, _decode, _key_at, _value
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["scan"]
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from lmdbresults.errors import StoreFull
-from lmdbresults.store.lmdb.engine.environment import Environment, Transaction
+from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.records import expiry
 from lmdbresults.store.lmdb.records.waiters import News
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["Sweeper"]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from lmdbresults.store.lmdb.engine.environment import Transaction
 from lmdbresults.store.lmdb.notify.messages import TOPIC_BYTES, message
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["BOX_BYTES", "REGION", "News", "enter", "is_sound", "leave", "page", "take", "topic_of"]
 

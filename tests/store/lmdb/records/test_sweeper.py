@@ -11,6 +11,7 @@ from lmdbresults import LMDBStore
 from lmdbresults.errors import StoreFull
 from lmdbresults.store.lmdb.records import expiry
 from lmdbresults.store.lmdb.records.sweeper import Turns
+from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.testing import FakeClock, sample
 
 LONG = b"k" * 600
@@ -68,9 +69,12 @@ def test_those_that_are_waited_for_go_and_whoever_waits_is_told(store: LMDBStore
 
 def break_off(store: LMDBStore) -> int:
     """Do what a sweep has done when it is killed before it comes to the index; return how many records went."""
-    with store._environment.transaction(write=True) as raw:
+
+    def reap(raw: Transaction) -> int:
         due = expiry.first_due(raw, store._clock(), 1000)
         return len(expiry.reap(raw, due, store._clock()))
+
+    return store._environment.write(reap)
 
 
 def test_a_sweep_that_was_broken_off_leaves_nothing_wrong(store: LMDBStore, clock: FakeClock):
