@@ -8,10 +8,13 @@ import pytest
 
 import lmdbresults
 from lmdbresults import Options, backends, errors
+from tests.crash.damages import DAMAGES
+from tests.crash.fuzz import OUTCOMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DESIGN = (ROOT / "docs" / "design.md").read_text()
+DESIGN = ROOT / "docs" / "design"
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.name != "interface.md"]
 
 
 def python_blocks(text: str) -> list[str]:
@@ -23,7 +26,8 @@ def test_every_python_example_of_the_readme_runs(example, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     if "celery" in example:
         pytest.importorskip("celery")
-    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    for _ in range(2):  # a reader may run it again
+        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
 
 
 def test_the_readme_has_examples():
@@ -48,23 +52,52 @@ def test_the_option_table_of_the_readme_is_complete():
     assert described == given_in_urls
 
 
-def test_every_link_in_the_docs_leads_to_a_file():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_page_and_a_heading(page):
+    for path, _, anchor in (link.partition("#") for link in links_in(page)):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors_in(target), f"{path}#{anchor}"
 
 
-def test_every_file_that_the_design_describes_exists():
-    house = re.search(r"## The house\n\n```\nlmdbresults/\n(.*?)```", DESIGN, flags=re.DOTALL).group(1)
+def links_in(page: Path) -> list[str]:
+    return re.findall(r"\]\((?!http)([^)]+)\)", page.read_text())
+
+
+def anchors_in(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_design_links_to_all_of_its_pages():
+    assert {DESIGN / link for link in links_in(DESIGN / "README.md")} >= {*DESIGN.glob("*.md")} - {DESIGN / "README.md"}
+
+
+@pytest.mark.parametrize("page", sorted(DESIGN.glob("*.md")), ids=lambda page: page.name)
+def test_every_file_that_the_design_names_exists(page):
+    named = re.findall(r"`([\w/]+(?:/|\.py|\.md))`", page.read_text())
+    assert [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "lmdbresults"))] == []
+
+
+def test_every_file_in_the_tree_of_the_design_exists():
+    tree = re.search(r"```\nlmdbresults/\n(.*?)```", (DESIGN / "README.md").read_text(), flags=re.DOTALL).group(1)
     folder = section = ROOT / "lmdbresults"
-    for line in house.splitlines():
+    for line in tree.splitlines():
         is_in_section = line.startswith("    ")
         path = (section if is_in_section else folder) / line.split()[0]
         assert path.exists(), path
         section = section if is_in_section else path
 
 
+def test_the_table_of_damage_has_every_kind_and_outcome():
+    table = (DESIGN / "damage.md").read_text()
+    assert all(f"| {kind} |" in table for kind in DAMAGES)
+    assert f"| | files | {' | '.join(OUTCOMES[::-1])} | found by `check` |" in table
+
+
 def test_every_name_that_looks_like_one_of_ours_exists():
-    named = set(re.findall(r"`((?:Store|Record|Forked|Nested|Open|Not)\w+)`", README + DESIGN))
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`((?:Store|Record|Forked|Nested|Open|Not|Disk|File)\w+)`", text))
     known = {*errors.__all__, *lmdbresults.__all__, *backends.__all__}
     assert named - known == set()

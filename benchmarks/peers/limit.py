@@ -16,7 +16,7 @@ from lmdbresults.backends import LMDBBackend
 Pair = tuple[bytes, bytes]
 
 ANY_ID = "00000000-0000-4000-8000-000000000000"
-#: An entry of the expiry index begins with this and the deadline (docs/design.md, "Records").
+#: An entry of the expiry index begins with this and the deadline (docs/design/storage.md).
 INDEX = b"x"
 DEADLINE = struct.Struct(">d")
 FLAGS: dict[str, Any] = {"subdir": False, "map_size": 64 << 30, "max_spare_txns": 0, "readahead": False}

@@ -133,15 +133,15 @@ def take_a_page_of_another_file(chance: random.Random, base: Base, data: bytearr
 
 
 DAMAGES: dict[str, Damage] = {
-    "cut short": cut,
+    "truncated": cut,
     "bits flipped anywhere": flip_bits,
-    "bits flipped in the heads of pages": flip_bits_of_heads,
+    "bits flipped in page headers": flip_bits_of_heads,
     "bits flipped in meta pages": flip_bits_of_metas,
     "pages zeroed": zero_pages,
     "a page of random bytes": fill_pages_at_random,
     "two pages swapped": swap_pages,
-    "a page torn": tear_a_page,
-    "a page as it was earlier": bring_back_a_page,
+    "a torn page": tear_a_page,
+    "a stale page": bring_back_a_page,
     "a page of another store": take_a_page_of_another_file,
 }
 

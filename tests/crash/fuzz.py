@@ -34,21 +34,21 @@ PATIENCE = 60.0
 OUTCOMES = (
     "wrong value",
     "hang",
-    "foreign error",
-    "died",
-    "of the other store",
-    "older value",
+    "unexpected error",
+    "crash",
+    "value of another store",
+    "stale value",
     "missing",
-    "said",
-    "refused",
-    "right",
+    "error on read",
+    "open refused",
+    "no effect",
 )
 #: What must not come of any.
 FORBIDDEN = OUTCOMES[:3]
 
 
 #: Files that LMDB never reads a page of: nobody may die of these.
-HARMLESS = ("cut short", "another format", "a hostile name", "the -checkpoint damaged")
+HARMLESS = ("truncated", "another format", "a hostile name", "the -checkpoint damaged")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ def judged(key: bytes, value: bytes | None) -> str:
     if value is None:
         return "missing"
     if key not in KEYS:
-        return "of the other store" if value == b"of another file" * 5 else "wrong value"
-    return {value_of(key, 1): "right", value_of(key, 0): "older value"}.get(value, "wrong value")
+        return "value of another store" if value == b"of another file" * 5 else "wrong value"
+    return {value_of(key, 1): "no effect", value_of(key, 0): "stale value"}.get(value, "wrong value")
 
 
 def read_everything(path: str, durability: str, tell: Callable[[str], object]) -> None:
@@ -67,15 +67,15 @@ def read_everything(path: str, durability: str, tell: Callable[[str], object]) -
     try:
         store = open_store(path, durability=durability)
     except StoreError:
-        tell("refused")
+        tell("open refused")
         return
-    tell("right")
+    tell("no effect")
     with store:
         for key in KEYS:
             attempt(tell, lambda key=key: tell(judged(key, store.get(key))))
         attempt(tell, lambda: scan(store, tell))
         attempt(tell, lambda: [tell(judged(key, value)) for key, value in zip(KEYS, store.mget(KEYS), strict=True)])
-        attempt(tell, lambda: tell("said" if store.check() else "right"))
+        attempt(tell, lambda: tell("error on read" if store.check() else "no effect"))
         attempt(tell, lambda: write(store, tell))
 
 
@@ -83,7 +83,7 @@ def attempt(tell: Callable[[str], object], operation: Callable[[], object]) -> N
     try:
         operation()
     except StoreError:
-        tell("said")
+        tell("error on read")
 
 
 def scan(store: LMDBStore, tell: Callable[[str], object]) -> None:
@@ -113,10 +113,10 @@ def rescue(path: str, target: str, tell: Callable[[str], object]) -> None:
     try:
         salvage(path, target)
     except StoreError:
-        tell("refused")
+        tell("open refused")
         return
     with open_store(target, durability="none") as store:
-        tell("foreign error" if store.check() else "right")
+        tell("unexpected error" if store.check() else "no effect")
         for key, value in store.scan():
             tell(judged(key, value))
         tell(f"rescued {sum(store.get(key) == value_of(key, 1) for key in KEYS)}")
@@ -136,7 +136,7 @@ def told_by(work: Callable[..., object], *args: object) -> list[str]:
     if code == -signal.SIGKILL:
         told.append("hang")
     elif code < 0:
-        told += ["died", signal.Signals(-code).name]
+        told += ["crash", signal.Signals(-code).name]
     return told
 
 
@@ -153,7 +153,7 @@ def _run_and_exit(pipe: int, work: Callable[..., object], args: tuple[object, ..
     try:
         work(*args, tell)
     except BaseException as error:
-        tell("foreign error")
+        tell("unexpected error")
         tell(repr(error))
     finally:
         os._exit(0)
@@ -226,7 +226,7 @@ def table(found: list[Case]) -> str:
         of_kind = [case for case in found if case.kind == kind]
         counts = Counter(case.outcome for case in of_kind)
         row = [len(of_kind), *(counts[column] for column in columns)]
-        bad = [case for case in of_kind if case.outcome != "right"]
+        bad = [case for case in of_kind if case.outcome != "no effect"]
         row.append(f"{sum(case.verified == 'found' for case in bad)} of {len(bad)}")
         lines.append(f"| {kind} | {' | '.join(map(str, row))} |")
     return "\n".join(lines)
@@ -246,7 +246,7 @@ def main() -> None:
     print()
     print("died by:", dict(Counter(word for case in found for word in case.told if word.startswith("SIG"))))
     for case in found:
-        if case.outcome in FORBIDDEN or case.salvaged[-1:] in (["died"], ["hang"]) or "wrong value" in case.salvaged:
+        if case.outcome in FORBIDDEN or case.salvaged[-1:] in (["crash"], ["hang"]) or "wrong value" in case.salvaged:
             print(case)
     if any(case.outcome in FORBIDDEN for case in found):
         sys.exit(1)
