@@ -45,9 +45,7 @@ def fill(
     for start in range(0, len(numbers), BATCH):
         step(f"filling {numbers[start]:,}/{numbers.stop:,}")
         keys = sorted(backend.get_key_for_task(id_of(number)) for number in numbers[start : start + BATCH])
-        with backend.store.write() as txn:
-            for key in keys:
-                txn.set(key, record, DAY)
+        backend.store.update(lambda txn, keys=keys: [txn.set(key, record, DAY) for key in keys])  # type: ignore[misc]
     backend.process_cleanup()
 
 

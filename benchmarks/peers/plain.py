@@ -30,9 +30,8 @@ class Plain(Peer):
     def fill(self, task_ids: Iterable[str]) -> None:
         backend = self.backend
         record = backend._record(RESULT, "SUCCESS", None, self.request("any"))
-        with backend.store.write() as txn:
-            for task_id in task_ids:
-                txn.set(backend.get_key_for_task(task_id), record, backend.expires)
+        keys = [backend.get_key_for_task(task_id) for task_id in task_ids]
+        backend.store.update(lambda txn: [txn.set(key, record, backend.expires) for key in keys])
 
     def get(self, task_id: str) -> Any:
         return self.backend.get_task_meta(task_id, cache=False)

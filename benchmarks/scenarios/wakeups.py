@@ -121,7 +121,7 @@ class PlainFromCommit(Plain):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        wakes: Any = self.backend.store._wakes  # type: ignore[attr-defined]
+        wakes: Any = self.backend.store._wakes
         self.send_news = wakes.send
         wakes.send = self.send_from_now
         self.committed = 0

@@ -4,21 +4,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.faultpoints import reached
 from lmdbresults.process.identity import holding
-from lmdbresults.store import chords
-from lmdbresults.store.base import Store, WriteTransaction
-from lmdbresults.store.chords import Claim, Part, Progress
+from lmdbresults.store.base import Store
+from lmdbresults.store.chords import Claim, Part, PartOutcome, ResultRecord
 
 __all__ = ["CLAIMS_KEY", "ChordOwner", "Chords"]
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 #: The key under which the claims of all chords stand, behind the backend's prefix for chords.
 CLAIMS_KEY: Final = ".claims"
@@ -84,45 +80,34 @@ class Chords:
 
     def open(self, key: bytes, size: int | None, body: bytes | None, header: bytes | None) -> None:
         """Begin a chord."""
-        ttl = self._owner.chord_ttl()
-        self._update(lambda txn: chords.open_chord(txn, key, ttl, size=size, body=body, header=header))
+        self._owner.store.chords.open(key, self._owner.chord_ttl(), size=size, body=body, header=header)
 
     def set_size(self, key: bytes, size: int, *, at_least: bool = False) -> None:
         """Say how many parts a chord waits for. If they are there already, the body runs."""
         ttl = self._owner.chord_ttl()
         with holding():
-            claim = self._update(lambda txn: chords.set_size(txn, key, size, ttl, self._claims_key, at_least=at_least))
+            claim = self._owner.store.chords.set_size(key, size, ttl, self._claims_key, at_least=at_least)
             if claim is not None:
                 self.finish(claim)
 
     def add_more(self, key: bytes, id_: str, count: int) -> bool:
         """Have a chord wait for the parts of one more result; return whether there is a chord that still waits."""
-        ttl = self._owner.chord_ttl()
-        return self._update(lambda txn: chords.add_more(txn, key, id_, count, ttl))
+        return self._owner.store.chords.add_more(key, id_, count, self._owner.chord_ttl())
 
     def has_ended(self, key: bytes) -> bool:
         """Return whether a chord has ended not long ago."""
-        with self._owner.store.read() as txn:
-            head = chords.head_of(txn, key)
-        return head is not None and head.has_ended()
+        return self._owner.store.chords.has_ended(key)
 
-    def return_part(
-        self, key: bytes, part: Part, size: int | None, store_result: Callable[[WriteTransaction], object]
-    ) -> Progress | None:
+    def return_part(self, key: bytes, part: Part, size: int | None, result: ResultRecord | None) -> PartOutcome | None:
         """Store a result and count it as a part, in one transaction; None if the chord is unknown.
 
         To be called in a block of `holding`, with `finish` for the claim that may come of it.
         """
         ttl = self._owner.chord_ttl()
-
-        def step(txn: WriteTransaction) -> Progress | None:
-            store_result(txn)
-            return chords.return_part(txn, key, part, ttl, self._claims_key, size)
-
         reached("part returns")
-        progress = self._update(step)
-        reached("chord claimed" if progress is not None and progress.claim is not None else "part stored")
-        return progress
+        outcome = self._owner.store.chords.return_part(key, part, ttl, self._claims_key, size=size, result=result)
+        reached("chord claimed" if outcome is not None and outcome.claim is not None else "part stored")
+        return outcome
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -134,12 +119,11 @@ class Chords:
         try:
             self._finish(claim, body)
         except BaseException:
-            self._update(lambda txn: chords.release(txn, claim))
+            self._owner.store.chords.release(claim)
             raise
 
     def _finish(self, claim: Claim, body: Any) -> None:
-        with self._owner.store.read() as txn:
-            run = chords.read_run(txn, claim)
+        run = self._owner.store.chords.read_run(claim)
         if body is None and run.body is not None:
             body = self._owner.read_body(run.body)
         if body is None:
@@ -151,11 +135,11 @@ class Chords:
 
     def _end(self, claim: Claim, names: list[bytes]) -> None:
         """Have a chord end, and delete what belonged to it: a small one in a single transaction."""
-        step = partial(chords.end, claim=claim, ttl=self._ended_ttl(), claims_key=self._claims_key)
+        chords = self._owner.store.chords
         for start in range(0, len(names) or 1, _BATCH):
             batch, is_last = names[start : start + _BATCH], start + _BATCH >= len(names)
-            if not self._update(partial(step, names=batch, is_last=is_last)):
-                if not self._update(partial(chords.clear, claim=claim, names=batch)):
+            if not chords.end(claim, self._ended_ttl(), self._claims_key, batch, is_last=is_last):
+                if not chords.clear(claim, batch):
                     return  # it was taken over
                 continue
             reached("chord ended")
@@ -199,9 +183,6 @@ class Chords:
     def _ended_ttl(self) -> float:
         return max(_ENDED_TTL, self._owner.chord_ttl() or _ENDED_TTL_OF_ETERNAL)
 
-    def _update(self, step: Callable[[WriteTransaction], Result]) -> Result:
-        return self._owner.store.update(step)
-
     # -- the claims of the dead ----------------------------------------------------------------------------------------
 
     def recover(self, *, now: bool = False) -> None:
@@ -225,20 +206,17 @@ class Chords:
                 logger.exception("The chord %r could not be taken over: it is left to others for a while.", key)
 
     def _orphans(self) -> list[bytes]:
-        with self._owner.store.read() as txn:
-            orphans = chords.orphans(txn, self._claims_key)
+        orphans = self._owner.store.chords.orphans(self._claims_key)
         now = self._clock()
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         return [key for key in orphans if key not in self._left_alone]
 
     def _take_over(self, key: bytes) -> None:
-        claim = self._update(lambda txn: chords.take_over(txn, key, self._claims_key))
+        claim = self._owner.store.chords.take_over(key, self._claims_key)
         if claim is None:
             return
         if claim.has_ended:
-            with self._owner.store.read() as txn:
-                names = chords.leftovers(txn, claim)
-            self._end(claim, names)
+            self._end(claim, self._owner.store.chords.leftovers(claim))
         else:
             logger.warning("The process that was to run the body of chord %r has died: it is run here.", key)
             self.finish(claim)

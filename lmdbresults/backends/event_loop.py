@@ -238,8 +238,9 @@ class StoreDesk(Desk):
         self._listen([self._ids[key] for key in unheard if key in self._ids])
 
     def _has_to_look(self) -> bool:
-        before, self._moment = self._moment, self._store.moment()
-        return before != self._moment
+        before, moment = self._moment, self._store.moment()
+        self._moment = moment or 0
+        return moment is None or moment != before
 
     def _next_pause(self) -> float:
         return super()._next_pause() if self._descriptor < 0 else self._backend.look_interval

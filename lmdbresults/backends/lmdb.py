@@ -10,13 +10,15 @@ from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.store import StoreBackend
 from lmdbresults.errors import UnknownOption
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import LMDBStore, Store
+from lmdbresults.store import LMDBStore
 
 __all__ = ["LMDBBackend", "open_backend"]
 
 
 class LMDBBackend(StoreBackend):
     """The backend in one LMDB file. Usable from threads, across forks, and in another process after pickling."""
+
+    _store: LMDBStore | None
 
     def __init__(
         self, url: str | os.PathLike[str], *, options: Options | Mapping[str, Any] | None = None, **kwargs: Any
@@ -26,7 +28,7 @@ class LMDBBackend(StoreBackend):
         super().__init__(store=LMDBStore(self._options), url=os.fspath(url), **kwargs)
 
     @property
-    def store(self) -> Store:
+    def store(self) -> LMDBStore:
         """The store, opened again if it was closed."""
         if self._store is None:
             self._store = LMDBStore(self._options)

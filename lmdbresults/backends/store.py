@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,8 @@ from lmdbresults.process.identity import holding
 from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import Store, WriteTransaction
-from lmdbresults.store.chords import Part
+from lmdbresults.store.base import Copyable, Durable, Sweepable
+from lmdbresults.store.chords import Part, ResultRecord
 from lmdbresults.store.subscriptions import Hub, Listener
 
 __all__ = ["StoreBackend"]
@@ -82,7 +83,8 @@ class StoreBackend(KeyValueStoreBackend):
 
     def cleanup(self) -> None:
         """Remove what has expired. Writing does so along the way; this is for a store that nobody writes to."""
-        self.store.sweep()
+        if isinstance(self.store, Sweepable):
+            self.store.sweep()
         self._chords.recover(now=True)
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
@@ -116,16 +118,19 @@ class StoreBackend(KeyValueStoreBackend):
             self.get_key_for_task(task_id),
             record,
             self.expires,
-            unless_prefix=SUCCESS_PREFIX,
+            keep_prefix=SUCCESS_PREFIX,
             interim=state not in self.READY_STATES,
         )
 
     def flush(self) -> None:
-        """Return once everything that was stored so far survives a loss of power; see `Store.flush`."""
-        self.store.flush()
+        """Return once everything that was stored so far survives a loss of power, if the store can tell."""
+        if isinstance(self.store, Durable):
+            self.store.flush()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a copy of the store to a file, while others go on; see `Store.backup`."""
+        """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Copyable`."""
+        if not isinstance(self.store, Copyable):
+            raise NotImplementedError(f"{type(self.store).__name__} has no backup(): use the means of its engine.")
         self.store.backup(path, overwrite=overwrite)
 
     # -- waiting -------------------------------------------------------------------------------------------------------
@@ -206,27 +211,22 @@ class StoreBackend(KeyValueStoreBackend):
         key = self.get_key_for_task(task_id)
         record = self._record(self.encode_result(result, state), state, traceback, request)
 
-        def store(txn: WriteTransaction) -> None:
-            if store_result:
-                txn.set(key, record, self.expires, unless_prefix=SUCCESS_PREFIX)
-
-        self._return_record(request, state, record, store)
+        stored = ResultRecord(key, record, self.expires, SUCCESS_PREFIX) if store_result else None
+        self._return_record(request, state, record, stored)
         self._chords.recover()
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
         if request.group:
             record = self._record(self.encode_result(result, state), state, None, request)
-            self._return_record(request, state, record, lambda txn: None)
+            self._return_record(request, state, record, None)
 
-    def _return_record(
-        self, request: Any, state: str, record: bytes, store: Callable[[WriteTransaction], object]
-    ) -> None:
+    def _return_record(self, request: Any, state: str, record: bytes, stored: ResultRecord | None) -> None:
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
         with holding():
-            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), store)
+            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), stored)
             if progress is not None and progress.claim is not None:
                 self._chords.finish(progress.claim, body if body.id else None)
                 return

@@ -1,7 +1,7 @@
-"""The Store port: what a result backend needs from storage, and what every store promises.
+"""The Store port: what backends need from storage, and what every engine promises.
 
-A key is bytes, a value is bytes. ``ttl`` is in seconds, a float; None or 0 means: never expires. Every operation is
-atomic across threads and processes. What has expired is invisible at once, whether or not it was swept.
+Every operation is atomic across threads and processes. What only some engines can do is a capability: a small protocol
+to ask for with `isinstance`, such as `Sweepable`.
 """
 
 import os
@@ -9,92 +9,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-__all__ = ["KEEP", "Mailbox", "Progress", "ReadTransaction", "Sent", "Store", "WriteTransaction"]
+from lmdbresults.process.identity import Owner, present_owner
+from lmdbresults.store.chords import TransactionalChords
+from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
+
+__all__ = [
+    "KEEP",
+    "Checkable",
+    "Copyable",
+    "Durable",
+    "Interactive",
+    "Keep",
+    "Mailbox",
+    "Measurable",
+    "Progress",
+    "ReadTransaction",
+    "Sent",
+    "Store",
+    "Sweepable",
+    "WriteTransaction",
+]
 
 Result = TypeVar("Result")
-#: What is called with the work done so far and all there is.
+#: Called with the work done so far and the whole of it.
 Progress: TypeAlias = Callable[[int, int], object]
-#: A value that came with a message, so that it need not be looked for, behind the `Store.moment` of its commit.
+#: A value that came with a message, so that no read is needed, after the `Store.moment` of its commit.
 Sent: TypeAlias = tuple[int, bytes]
-
-
-class _Keep:
-    """The type of `KEEP`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "KEEP"
-
-
-#: As the ``ttl`` of `incr`: leave the deadline as it is.
-KEEP: Final = _Keep()
-
-
-class ReadTransaction(ABC):
-    """What can be asked of one snapshot of the store. Usable inside its ``with`` block only."""
-
-    @abstractmethod
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value, or None if there is none. Raises `RecordDamaged` if it fails its checksum."""
-
-    @abstractmethod
-    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """Return the values of many keys, in their order, all from one moment."""
-
-    @abstractmethod
-    def ttl(self, key: bytes) -> float | None:
-        """Return the seconds that a key has left: infinity if it never expires, None if there is no such key."""
-
-    @abstractmethod
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs of key and value whose key begins with ``prefix``, in no promised order.
-
-        Called on a store, no snapshot is held between them: what changes meanwhile may or may not be seen. Raises
-        `RecordDamaged`, if there is reason, at its end: once it has yielded all that can be read.
-        """
-
-
-class WriteTransaction(ReadTransaction):
-    """What can be done in one transaction: all of it happens, or none. It reads its own writes."""
-
-    @abstractmethod
-    def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
-    ) -> bool:
-        """Store a value, whatever was there before, and return True.
-
-        ``unless_prefix`` protects a present value that begins with these bytes: then return False and change nothing.
-        ``interim`` says that this is not the value that is waited for: it wakes only those who asked for every change.
-        Raises `StoreFull`, or ValueError for a ttl that is negative or no number.
-        """
-
-    @abstractmethod
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        """Store a value only if there is none; return whether it was stored."""
-
-    @abstractmethod
-    def delete(self, key: bytes) -> bool:
-        """Delete a key; return whether it was there. Works when the store is full."""
-
-    @abstractmethod
-    def incr(self, key: bytes, by: int = 1, ttl: "float | _Keep | None" = KEEP) -> int:
-        """Add to the counter under a key, which begins at 0, and return what it is now.
-
-        A counter is a decimal number in ASCII of at most 64 bits. Raises `NotACounter` for any other value.
-        """
-
-    @abstractmethod
-    def expire(self, key: bytes, ttl: float | None) -> bool:
-        """Count the time that a key has left from now; return whether there is such a key."""
 
 
 class Mailbox(ABC):
@@ -152,78 +94,103 @@ class Mailbox(ABC):
 
 
 class Store(WriteTransaction):
-    """A place for values by key. Each method of a transaction, called on the store, is a transaction of its own."""
+    """Values by key. Each method of a transaction, called on the store, is a transaction of its own.
+
+    An engine implements `view`, `update`, `mailbox` and `close`. The rest has defaults over these, which an engine
+    overrides where it can do better.
+    """
+
+    # -- transactions ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def read(self) -> AbstractContextManager[ReadTransaction]:
-        """Return a context manager for a snapshot. Leave it soon: what it sees cannot be reused meanwhile.
+    def view(self, operation: Callable[[ReadTransaction], Result]) -> Result:
+        """Return ``operation(txn)``, run over one snapshot.
 
-        Raises `NestedTransaction` inside another transaction of the same thread on the same store.
-        """
-
-    @abstractmethod
-    def write(self) -> AbstractContextManager[WriteTransaction]:
-        """Return a context manager for a transaction that commits at the end and is undone by an exception.
-
-        All other writers wait meanwhile. Raises `NestedTransaction` like `read`, `StoreFull` if there is no room.
+        The operation may be called again, so it must have no effect of its own. Keep it short: pages that the snapshot
+        sees cannot be reused meanwhile. Raises `NestedTransaction` inside an `update` of this thread on the same
+        store.
         """
 
     @abstractmethod
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        """Return ``operation(txn)`` once its changes are committed.
+        """Return ``operation(txn)`` once its changes are committed; an exception undoes them.
 
-        It may be called again after a first call was undone, for instance to make room, so it must have no effect
-        of its own.
+        The operation may be called again after a first call was undone, for instance to make room, so it must have no
+        effect of its own. Other writers wait meanwhile. Raises `NestedTransaction` like `view`, and
+        `StoreFull`.
         """
 
-    @abstractmethod
-    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
-        """Delete what has expired, up to ``limit`` records or for about ``max_seconds``; return how many.
+    def get(self, key: bytes) -> bytes | None:
+        return self.view(lambda txn: txn.get(key))
 
-        However short the time, a little is done. Other writers get their turn in between. Nobody needs to call this: a
-        store sweeps a little as it is written.
-        """
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        wanted = list(keys)
+        return self.view(lambda txn: txn.mget(wanted))
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Return once everything that was written so far survives a loss of power, as far as this store can tell.
+    def ttl(self, key: bytes) -> float | None:
+        return self.view(lambda txn: txn.ttl(key))
 
-        Raises `StoreError` if the disk fails.
-        """
+    def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        yield from self.view(lambda txn: list(txn.scan(prefix, head=head)))
 
-    @abstractmethod
-    def check(self, *, deep: bool = False) -> list[str]:
-        """Return a sentence for everything in the store that is not as it should be; an empty list is good news.
+    def range(
+        self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield from self.view(lambda txn: list(txn.range(prefix, start, limit, head=head)))
 
-        ``deep`` looks below the records as well, at the file itself, and above them, for what is left of chords.
-        """
+    def set(
+        self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
+    ) -> bool:
+        return self.update(lambda txn: txn.set(key, value, ttl, keep_prefix=keep_prefix, interim=interim))
 
-    def backup(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
-    ) -> None:
-        """Write a copy of the store, as it is at one moment, to a file that can be opened in its place.
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        return self.update(lambda txn: txn.add(key, value, ttl))
 
-        Others may read and write meanwhile. The file (mode 0600) appears once it is complete and on disk. ``progress``
-        is called with the bytes written so far, and how many there will be, about. Raises `TargetExists` if there is a
-        file already and ``overwrite`` is not set, or NotImplementedError if this kind of store makes no copies.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no backup(): copy it by the means of its engine.")
+    def delete(self, key: bytes) -> bool:
+        return self.update(lambda txn: txn.delete(key))
 
-    @abstractmethod
-    def stats(self) -> Any:
-        """Return figures about the store; which ones depends on its kind."""
+    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
+        return self.update(lambda txn: txn.incr(key, by, ttl))
+
+    def expire(self, key: bytes, ttl: float | None) -> bool:
+        return self.update(lambda txn: txn.expire(key, ttl))
+
+    def notify(self, topic: bytes, *, one: bool = False) -> None:
+        self.update(lambda txn: txn.notify(topic, one=one))
+
+    # -- chords and liveness ---------------------------------------------------------------------------------------
+
+    @property
+    def chords(self) -> TransactionalChords:
+        """The chords of this store. An engine without arbitrary transactions returns its own."""
+        return TransactionalChords(self)
+
+    def owner(self) -> Owner:
+        """Return what this process owns claims by."""
+        return present_owner()
+
+    def is_alive(self, owner: Owner) -> bool:
+        """Return whether an owner of claims still runs."""
+        return owner.is_alive()
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def mailbox(self) -> "Mailbox":
-        """Return a new mailbox, for one thread or event loop to read. Whoever asks for it closes it."""
+        """Return a new mailbox, for one thread or event loop to read. The caller closes it."""
 
-    @abstractmethod
-    def moment(self) -> int:
-        """Return a number that is another one after every change: while it stays, there is nothing new to see."""
+    def moment(self) -> int | None:
+        """Return a number that differs after every change, so that there is nothing new while it stays.
+
+        None: the engine has no such number, so look every time.
+        """
+        return None
+
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what the store holds; using it afterwards raises `StoreClosed`. Closing twice is fine."""
+        """Release what the store holds; using it afterwards raises `StoreClosed`. Closing twice is fine."""
 
     def __enter__(self: "Self") -> "Self":
         return self
@@ -235,3 +202,71 @@ class Store(WriteTransaction):
 
 
 Self = TypeVar("Self", bound=Store)
+
+
+# -- capabilities ------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Interactive(Protocol):
+    """A store whose transactions can be ``with`` blocks, which cannot be run again."""
+
+    def read(self) -> AbstractContextManager[ReadTransaction]:
+        """Return a context manager for a snapshot; see `Store.view`."""
+
+    def write(self) -> AbstractContextManager[WriteTransaction]:
+        """Return a context manager for a transaction that commits at its end; see `Store.update`."""
+
+
+@runtime_checkable
+class Sweepable(Protocol):
+    """A store that deletes expired records itself, a few with each write."""
+
+    def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
+
+        However short the time, a few are deleted. Other writers can write in between. No call is needed while the
+        store is written to.
+        """
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """A store whose data survives a loss of power."""
+
+    def flush(self) -> None:
+        """Return once everything written so far survives a loss of power. Raises `StoreError` if the disk fails."""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A store that can verify itself."""
+
+    def check(self, *, deep: bool = False) -> list[str]:
+        """Return the problems found, one sentence each; an empty list means that the store is sound.
+
+        ``deep`` verifies the file below the records as well.
+        """
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """A store that can be backed up to a file."""
+
+    def backup(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Write a copy of the store, as of one moment, to a file that can be opened in its place.
+
+        Others may read and write meanwhile. The file (mode 0600) appears once it is complete and on disk. ``progress``
+        is called with the bytes written so far and about how many there will be. Raises `TargetExists` if the file
+        exists and ``overwrite`` is not set.
+        """
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A store that has figures about itself."""
+
+    def stats(self) -> Any:
+        """Return the figures, which depend on the engine."""

@@ -1,7 +1,7 @@
-"""MemoryStore: the port over a dict. The store to run tests over, and the example for whoever writes a store.
+"""MemoryStore: the port over a dict, to test backends over and as an example of an engine.
 
-A write works on a copy of the dict, which takes the place of the former one at the end. So an exception undoes
-everything, and who reads keeps the moment that it began with. It is slow once there are many keys.
+A write transaction works on a copy of the dict, which replaces the dict at the commit. So an exception undoes
+everything, and readers keep their snapshot. It is slow with many keys.
 """
 
 import math
@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from lmdbresults.errors import NestedTransaction, NotACounter, StoreClosed
-from lmdbresults.store.base import KEEP, Mailbox, ReadTransaction, Sent, Store, WriteTransaction, _Keep
-from lmdbresults.store.quoting import quoted
+from lmdbresults.errors import NestedTransaction, StoreClosed
+from lmdbresults.store.base import KEEP, Keep, Mailbox, ReadTransaction, Sent, Store, WriteTransaction
+from lmdbresults.store.values import NEVER, add_to_counter, deadline_of
 
 __all__ = ["MemoryStore"]
 
@@ -25,80 +25,46 @@ Result = TypeVar("Result")
 
 
 class Record(NamedTuple):
-    """A value and when it expires: infinity for never."""
+    """A value and when it expires."""
 
     value: bytes
     deadline: float
 
+    def is_expired(self, now: float) -> bool:
+        """Return whether the deadline has passed."""
+        return NEVER < self.deadline <= now
+
 
 class MemoryStore(Store):
-    """A `Store` for the threads of one process. Nothing is left of it when it is closed."""
+    """A `Store` for the threads of one process. Closing it loses what it holds."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._records: dict[bytes, Record] | None = {}
-        #: Held during a write transaction: there is one at a time.
+        #: Held during a write transaction.
         self._writer = threading.Lock()
-        #: Whether the present thread is in a transaction; nobody else sees this.
+        #: Whether the present thread is in a transaction.
         self._inside = threading.local()
-        #: How many transactions there were, and who is told of changes.
+        #: How many transactions were committed.
         self._moment = 0
         self._mailboxes: weakref.WeakSet[_Mailbox] = weakref.WeakSet()
 
     def __reduce__(self) -> str | tuple[object, ...]:
-        raise TypeError("A MemoryStore lives in one process: use an LMDBStore where several are to see the same.")
-
-    # -- single operations -----------------------------------------------------------------------------------------
-
-    def get(self, key: bytes) -> bytes | None:
-        with self.read() as txn:
-            return txn.get(key)
-
-    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        with self.read() as txn:
-            return txn.mget(keys)
-
-    def ttl(self, key: bytes) -> float | None:
-        with self.read() as txn:
-            return txn.ttl(key)
-
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        with self.read() as txn:
-            pairs = list(txn.scan(prefix))
-        yield from pairs
-
-    def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
-    ) -> bool:
-        with self.write() as txn:
-            return txn.set(key, value, ttl, unless_prefix=unless_prefix, interim=interim)
-
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        with self.write() as txn:
-            return txn.add(key, value, ttl)
-
-    def delete(self, key: bytes) -> bool:
-        with self.write() as txn:
-            return txn.delete(key)
-
-    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        with self.write() as txn:
-            return txn.incr(key, by, ttl)
-
-    def expire(self, key: bytes, ttl: float | None) -> bool:
-        with self.write() as txn:
-            return txn.expire(key, ttl)
+        raise TypeError("A MemoryStore lives in one process: use an LMDBStore to share results between processes.")
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
+    def view(self, operation: Callable[[ReadTransaction], Result]) -> Result:
+        with self.read() as txn:
+            return operation(txn)
+
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        with self.write() as txn:
+            return operation(txn)
+
     @contextmanager
     def read(self) -> Iterator[ReadTransaction]:
+        """Return a context manager for a snapshot."""
         with self._entered():
             txn = _Read(self._present(), self._clock)
             try:
@@ -108,6 +74,7 @@ class MemoryStore(Store):
 
     @contextmanager
     def write(self) -> Iterator[WriteTransaction]:
+        """Return a context manager for a transaction that commits at its end and is undone by an exception."""
         with self._entered(), self._writer:
             records = dict(self._present())
             txn = _Write(records, self._clock)
@@ -116,18 +83,14 @@ class MemoryStore(Store):
             finally:
                 txn.end()
             expired = _sweep(records, self._clock())
-            self._become(records, {**txn.changed, **dict.fromkeys(expired, False)})
+            self._commit(records, {**txn.changed, **dict.fromkeys(expired, False)})
 
-    def _become(self, records: dict[bytes, Record], changed: Mapping[bytes, bool]) -> None:
-        """Let a transaction count, and tell of what has changed, and whether that was in the interim."""
+    def _commit(self, records: dict[bytes, Record], changed: Mapping[bytes, bool]) -> None:
+        """Publish the records of a transaction, and notify of its changes; True marks an interim value."""
         self._records = records
         self._moment += 1
         for mailbox in list(self._mailboxes):
             mailbox.tell(changed)
-
-    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        with self.write() as txn:
-            return operation(txn)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -157,21 +120,15 @@ class MemoryStore(Store):
     # -- the whole -------------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        """Delete expired records, up to ``limit``; return how many."""
         with self._entered(), self._writer:
             records = dict(self._present())
             expired = _sweep(records, self._clock(), limit)
-            self._become(records, dict.fromkeys(expired, False))
+            self._commit(records, dict.fromkeys(expired, False))
         return len(expired)
 
-    def flush(self) -> None:
-        """Nothing to do: what lies in memory survives nothing."""
-
-    def check(self, *, deep: bool = False) -> list[str]:
-        with self.read():
-            return []  # one dict, and nothing that is derived from it: there is nothing to contradict it
-
     def stats(self) -> dict[str, int]:
-        """Return how many ``entries`` there are, those included that have expired and were not swept."""
+        """Return how many ``entries`` there are, expired ones that were not swept included."""
         with self._entered():
             return {"entries": len(self._present())}
 
@@ -240,23 +197,24 @@ class _Mailbox(Mailbox):
 
 
 class _Read(ReadTransaction):
-    """The verbs of reading over one state of the dict."""
+    """The reading half over one state of the dict."""
 
     def __init__(self, records: dict[bytes, Record], clock: Callable[[], float]) -> None:
         self._records: dict[bytes, Record] | None = records
         self._clock = clock
 
     def end(self) -> None:
+        """Refuse further use."""
         self._records = None
 
     def _open(self) -> dict[bytes, Record]:
         if self._records is None:
-            raise StoreClosed("The transaction has ended: use it inside its with block only.")
+            raise StoreClosed("The transaction has ended: use it inside its block or callback only.")
         return self._records
 
     def _find(self, key: bytes) -> Record | None:
         record = self._open().get(key)
-        return None if record is None or record.deadline <= self._clock() else record
+        return None if record is None or record.is_expired(self._clock()) else record
 
     def get(self, key: bytes) -> bytes | None:
         record = self._find(key)
@@ -267,38 +225,41 @@ class _Read(ReadTransaction):
 
     def ttl(self, key: bytes) -> float | None:
         record = self._find(key)
-        return record and record.deadline - self._clock()
+        if record is None:
+            return None
+        return math.inf if record.deadline == NEVER else record.deadline - self._clock()
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        for key in [key for key in self._open() if key.startswith(prefix)]:
-            record = self._find(key)
-            if record is not None:
-                yield key, record.value
+    def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        return self.range(prefix, head=head)
+
+    def range(
+        self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        keys = sorted(key for key in self._open() if key.startswith(prefix) and key >= start)
+        found = ((key, record) for key in keys if (record := self._find(key)) is not None)
+        return ((key, record.value[:head]) for key, record in islice(found, limit))
 
 
 class _Write(_Read, WriteTransaction):
-    """The verbs of writing over a copy of the dict."""
+    """All of a transaction, over a copy of the dict."""
 
     def __init__(self, records: dict[bytes, Record], clock: Callable[[], float]) -> None:
         super().__init__(records, clock)
-        #: The keys that have changed, and whether that was in the interim.
+        #: The keys that have changed; True marks an interim value.
         self.changed: dict[bytes, bool] = {}
 
     def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
+        self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
         present = self._find(key)
-        if unless_prefix and present is not None and present.value.startswith(unless_prefix):
+        if keep_prefix and present is not None and present.value.startswith(keep_prefix):
             return False
-        self._open()[key] = Record(bytes(memoryview(value)), self._deadline(ttl))
+        self._put(key, bytes(memoryview(value)), deadline_of(ttl, self._clock()))
         self.changed[key] = interim and self.changed.get(key, True)
         return True
+
+    def _put(self, key: bytes, value: bytes, deadline: float) -> None:
+        self._open()[key] = Record(value, deadline)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         return self._find(key) is None and self.set(key, value, ttl)
@@ -309,45 +270,27 @@ class _Write(_Read, WriteTransaction):
         self.changed[key] = False
         return existed
 
-    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        present = self._find(key) or Record(b"0", math.inf)
-        count = _number(key, present.value) + by
-        if not _fits(count):
-            raise NotACounter(f"{quoted(key)} would exceed 64 bits by {by:+}, and was left as it is.")
-        deadline = present.deadline if isinstance(ttl, _Keep) else self._deadline(ttl)
-        self._open()[key] = Record(b"%d" % count, deadline)
+    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
+        present = self._find(key) or Record(b"0", NEVER)
+        count = add_to_counter(key, present.value, by)
+        self._put(key, b"%d" % count, present.deadline if isinstance(ttl, Keep) else deadline_of(ttl, self._clock()))
         self.changed[key] = False
         return count
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
-        deadline, present = self._deadline(ttl), self._find(key)
+        deadline, present = deadline_of(ttl, self._clock()), self._find(key)
         if present is not None:
-            self._open()[key] = present._replace(deadline=deadline)
+            self._put(key, present.value, deadline)
         return present is not None
 
-    def _deadline(self, ttl: float | None) -> float:
-        if not ttl:
-            return math.inf
-        if not ttl > 0:
-            raise ValueError(f"ttl {ttl!r} will not do: it has to be a number of seconds, or None or 0 for no expiry.")
-        return self._clock() + ttl
-
-
-def _number(key: bytes, value: bytes) -> int:
-    digits = value[1:] if value[:1] == b"-" else value
-    number = int(value) if digits.isdigit() and len(digits) < 20 else None
-    if number is None or not _fits(number):
-        raise NotACounter(f"What {quoted(key)} holds is no whole number of 64 bits, so it cannot be counted up.")
-    return number
-
-
-def _fits(number: int) -> bool:
-    return -(1 << 63) <= number < 1 << 63
+    def notify(self, topic: bytes, *, one: bool = False) -> None:
+        self._open()
+        self.changed[topic] = False
 
 
 def _sweep(records: dict[bytes, Record], now: float, limit: int | None = None) -> list[bytes]:
-    """Delete what has expired, up to a limit; return the keys of that."""
-    expired = list(islice((key for key, record in records.items() if record.deadline <= now), limit))
+    """Delete expired records, up to a limit; return their keys."""
+    expired = list(islice((key for key, record in records.items() if record.is_expired(now)), limit))
     for key in expired:
         del records[key]
     return expired

@@ -243,7 +243,7 @@ class Listener:
     def _look(self, keys: Sequence[bytes]) -> list[bytes | None]:
         started, store = time.monotonic(), self._hub.store
         if self._moment < 0:
-            self._moment = self._began = store.moment()
+            self._moment = self._began = store.moment() or 0
         values = store.mget(keys)
         now = time.monotonic()
         self._look_again_at = max(self._look_again_at, now + (now - started) / _SHARE_OF_LOOKING)
@@ -287,8 +287,9 @@ class Listener:
     def _has_to_look(self) -> bool:
         if time.monotonic() < self._look_again_at:
             return False
-        former, self._moment = self._moment, self._hub.store.moment()
-        return self._moment != former
+        former, moment = self._moment, self._hub.store.moment()
+        self._moment = moment or 0
+        return moment is None or moment != former
 
     def tell(self, key: bytes, sent: Sent | None) -> None:
         """Take the news that a key may have changed, and what was sent along."""

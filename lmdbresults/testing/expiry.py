@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from lmdbresults.store.base import Store
 from lmdbresults.testing.clock import FakeClock
 from lmdbresults.testing.samples import sample
 
@@ -16,7 +16,7 @@ class Expiry:
     """Deadlines, and the sweeping of what has passed them."""
 
     @pytest.mark.parametrize("size", [0, 100, 50_000])
-    def test_what_has_expired_is_invisible_at_once(self, store: Store, clock: FakeClock, size: int) -> None:
+    def test_what_has_expired_is_invisible_at_once(self, store: Any, clock: FakeClock, size: int) -> None:
         keys = [b"get", b"delete", b"expire", b"add"]
         for key in keys:
             store.set(key, sample(size), ttl=10.0)
@@ -30,7 +30,7 @@ class Expiry:
         assert list(store.scan()) == [(b"add", b"new")]
 
     @pytest.mark.parametrize("ttl", [0.001, 0.5, 1.0, 86400.0])
-    def test_a_record_lives_until_its_deadline_and_no_longer(self, store: Store, clock: FakeClock, ttl: float) -> None:
+    def test_a_record_lives_until_its_deadline_and_no_longer(self, store: Any, clock: FakeClock, ttl: float) -> None:
         store.set(b"key", b"value", ttl=ttl)
         clock.advance(ttl * 0.75)
         assert store.get(b"key") == b"value"
@@ -39,7 +39,7 @@ class Expiry:
         assert store.get(b"key") is None
 
     @pytest.mark.parametrize("ttl", [None, 0, 0.0, math.inf])
-    def test_no_ttl_means_never(self, store: Store, clock: FakeClock, ttl: float | None) -> None:
+    def test_no_ttl_means_never(self, store: Any, clock: FakeClock, ttl: float | None) -> None:
         store.set(b"key", b"value", ttl=ttl)
         clock.advance(1e9)
         store.sweep()
@@ -47,7 +47,7 @@ class Expiry:
         assert store.get(b"key") == b"value"
 
     @pytest.mark.parametrize("ttl", [-1.0, -math.inf, math.nan])
-    def test_a_ttl_that_is_negative_or_no_number_is_refused(self, store: Store, ttl: float) -> None:
+    def test_a_ttl_that_is_negative_or_no_number_is_refused(self, store: Any, ttl: float) -> None:
         store.set(b"key", b"1", ttl=10.0)
         operations: list[Callable[[], object]] = [
             lambda: store.set(b"key", b"2", ttl=ttl),
@@ -64,7 +64,7 @@ class Expiry:
     @pytest.mark.parametrize("how", ["set", "expire"])
     @pytest.mark.parametrize(("first", "then"), [(10.0, 20.0), (20.0, 10.0), (None, 10.0), (10.0, None)])
     def test_the_last_ttl_counts(
-        self, store: Store, clock: FakeClock, how: str, first: float | None, then: float | None
+        self, store: Any, clock: FakeClock, how: str, first: float | None, then: float | None
     ) -> None:
         store.set(b"key", b"value", ttl=first)
         clock.advance(5.0)
@@ -76,7 +76,7 @@ class Expiry:
         clock.advance(11.0)
         assert store.get(b"key") == (b"value" if then is None else None)
 
-    def test_a_clock_set_back_leaves_every_record_there(self, store: Store, clock: FakeClock) -> None:
+    def test_a_clock_set_back_leaves_every_record_there(self, store: Any, clock: FakeClock) -> None:
         store.set(b"key", b"value", ttl=10.0)
         clock.set_back(3600.0)
         store.set(b"brief", b"value", ttl=1.0)
@@ -87,7 +87,7 @@ class Expiry:
         assert store.get(b"key") is None
 
     def test_a_clock_that_was_ahead_for_a_while_harms_nothing_that_outlives_it(
-        self, store: Store, clock: FakeClock
+        self, store: Any, clock: FakeClock
     ) -> None:
         store.set(b"long", b"value", ttl=7200.0)
         store.set(b"never", b"value")
@@ -97,7 +97,7 @@ class Expiry:
         clock.set_back(3600.0)
         assert store.mget([b"long", b"never", b"meanwhile"]) == [b"value"] * 3
 
-    def test_sweep_deletes_what_has_expired_and_nothing_else(self, store: Store, clock: FakeClock) -> None:
+    def test_sweep_deletes_what_has_expired_and_nothing_else(self, store: Any, clock: FakeClock) -> None:
         with store.write() as txn:
             for number in range(30):
                 txn.set(b"short %d" % number, sample(number * 3000), ttl=1.0)
@@ -117,7 +117,7 @@ class Expiry:
         ],
     )
     def test_a_store_that_is_written_at_a_steady_rate_stays_small_by_itself(
-        self, store: Store, clock: FakeClock, writes: int, records: int, size: int
+        self, store: Any, clock: FakeClock, writes: int, records: int, size: int
     ) -> None:
         for number in range(writes):
             with store.write() as txn:
@@ -126,7 +126,7 @@ class Expiry:
             clock.advance(1.0)
         assert store.sweep() <= 10 * records  # how much expired and was still there
 
-    def test_a_store_goes_on_sweeping_itself_after_the_clock_was_set_back(self, store: Store, clock: FakeClock) -> None:
+    def test_a_store_goes_on_sweeping_itself_after_the_clock_was_set_back(self, store: Any, clock: FakeClock) -> None:
         store.set(b"key", b"value")
         clock.set_back(3600.0)
         for number in range(100):

@@ -22,6 +22,7 @@ READING: Final[dict[str, Callable[[ReadTransaction], object]]] = {
     "mget": lambda txn: txn.mget([b"key"]),
     "ttl": lambda txn: txn.ttl(b"key"),
     "scan": lambda txn: list(txn.scan()),
+    "range": lambda txn: list(txn.range()),
 }
 WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
     "set": lambda txn: txn.set(b"key", b"2"),
@@ -29,15 +30,16 @@ WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
     "delete": lambda txn: txn.delete(b"key"),
     "incr": lambda txn: txn.incr(b"key"),
     "expire": lambda txn: txn.expire(b"key", 1.0),
+    "notify": lambda txn: txn.notify(b"key"),
 }
-VERBS: Final[dict[str, Callable[[Store], object]]] = {
+VERBS: Final[dict[str, Callable[[Any], object]]] = {
     **READING,
     **WRITING,
     "read": lambda store: store.read().__enter__(),
     "write": lambda store: store.write().__enter__(),
+    "view": lambda store: store.view(lambda txn: None),
     "update": lambda store: store.update(lambda txn: None),
     "sweep": lambda store: store.sweep(),
-    "check": lambda store: store.check(),
     "stats": lambda store: store.stats(),
 }
 
@@ -49,8 +51,9 @@ def sample(size: int, seed: int = 0) -> bytes:
 
 def through(store: Store, door: str, operation: Callable[[Any], Result]) -> Result:
     """Run an operation in a transaction that is opened by ``read``, ``write`` or ``update``."""
-    if door == "update":
-        return store.update(operation)
+    if door in ("view", "update"):
+        result: Result = getattr(store, door)(operation)
+        return result
     with getattr(store, door)() as txn:
         return operation(txn)
 

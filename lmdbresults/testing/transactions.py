@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmdbresults.errors import NestedTransaction, StoreClosed
-from lmdbresults.store.base import Store, WriteTransaction
+from lmdbresults.store.base import WriteTransaction
 from lmdbresults.testing.samples import READING, VERBS, WRITING, in_threads, sample, through
 
 __all__ = ["Transactions"]
@@ -16,13 +16,13 @@ __all__ = ["Transactions"]
 class Transactions:
     """Reading, writing and updating, in one thread and in many."""
 
-    def test_write_keeps_everything_at_its_end(self, store: Store) -> None:
+    def test_write_keeps_everything_at_its_end(self, store: Any) -> None:
         with store.write() as txn:
             txn.set(b"a", b"1")
             txn.incr(b"b", 2)
         assert store.mget([b"a", b"b"]) == [b"1", b"2"]
 
-    def test_a_transaction_reads_its_own_writes(self, store: Store) -> None:
+    def test_a_transaction_reads_its_own_writes(self, store: Any) -> None:
         with store.write() as txn:
             txn.set(b"a", sample(50_000), ttl=10.0)
             assert txn.get(b"a") == sample(50_000)
@@ -35,7 +35,7 @@ class Transactions:
             assert list(txn.scan()) == [(b"a", sample(50_000))]
 
     @pytest.mark.parametrize("door", ["write", "update"])
-    def test_an_exception_undoes_the_whole_transaction(self, store: Store, door: str) -> None:
+    def test_an_exception_undoes_the_whole_transaction(self, store: Any, door: str) -> None:
         before = {b"deleted": sample(50_000), b"counted": b"5", b"replaced": b"old", b"expiring": b"kept"}
         for key, value in before.items():
             store.set(key, value)
@@ -53,11 +53,11 @@ class Transactions:
         assert dict(store.scan()) == before
         assert [store.ttl(key) for key in before] == [math.inf] * 4
 
-    def test_update_returns_what_the_operation_returns(self, store: Store) -> None:
+    def test_update_returns_what_the_operation_returns(self, store: Any) -> None:
         assert store.update(lambda txn: [txn.incr(b"key"), txn.incr(b"key")]) == [1, 2]
         assert store.get(b"key") == b"2"
 
-    def test_read_shows_one_moment_whatever_is_written_meanwhile(self, store: Store) -> None:
+    def test_read_shows_one_moment_whatever_is_written_meanwhile(self, store: Any) -> None:
         store.set(b"a", b"old")
         with store.read() as txn:
             in_threads(1, lambda: [store.set(key, b"new") for key in (b"a", b"b")])
@@ -69,7 +69,7 @@ class Transactions:
     @pytest.mark.parametrize("inner", VERBS)
     @pytest.mark.parametrize("outer", ["read", "write", "update"])
     def test_a_transaction_inside_another_is_refused_and_the_outer_one_goes_on(
-        self, store: Store, outer: str, inner: str
+        self, store: Any, outer: str, inner: str
     ) -> None:
         def nest(txn: Any) -> None:
             with pytest.raises(NestedTransaction):
@@ -82,31 +82,31 @@ class Transactions:
 
     @pytest.mark.parametrize(
         ("door", "verb"),
-        [("read", verb) for verb in READING]
+        [(door, verb) for door in ("read", "view") for verb in READING]
         + [(door, verb) for door in ("write", "update") for verb in (*READING, *WRITING)],
     )
-    def test_a_transaction_is_of_no_use_after_its_end(self, store: Store, door: str, verb: str) -> None:
+    def test_a_transaction_is_of_no_use_after_its_end(self, store: Any, door: str, verb: str) -> None:
         ended: Any = through(store, door, lambda txn: txn)
         with pytest.raises(StoreClosed):
             VERBS[verb](ended)
         assert list(store.scan()) == []
 
-    def test_a_transaction_that_was_undone_is_of_no_use_either(self, store: Store) -> None:
+    def test_a_transaction_that_was_undone_is_of_no_use_either(self, store: Any) -> None:
         with pytest.raises(LookupError), store.write() as txn:
             raise LookupError
         with pytest.raises(StoreClosed):
             txn.set(b"key", b"value")
         assert store.set(b"key", b"value") is True
 
-    def test_increments_from_many_threads_all_count(self, store: Store) -> None:
+    def test_increments_from_many_threads_all_count(self, store: Any) -> None:
         counts = in_threads(4, lambda: [store.incr(b"key") for _ in range(25)])
         assert sorted(count for thread in counts for count in thread) == list(range(1, 101))
 
-    def test_of_many_threads_that_add_one_succeeds(self, store: Store) -> None:
+    def test_of_many_threads_that_add_one_succeeds(self, store: Any) -> None:
         won = in_threads(4, lambda: [store.add(b"%d" % number, b"") for number in range(20)])
         assert [sum(winners) for winners in zip(*won, strict=True)] == [1] * 20
 
-    def test_no_reader_sees_half_a_transaction(self, store: Store) -> None:
+    def test_no_reader_sees_half_a_transaction(self, store: Any) -> None:
         def move(txn: WriteTransaction) -> None:
             txn.incr(b"from", -1)
             txn.incr(b"to", 1)

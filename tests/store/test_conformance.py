@@ -172,7 +172,7 @@ def test_a_store_can_be_sent_to_another_process(store: LMDBStore):
 
 @pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 @pytest.mark.parametrize("first", ["child", "parent"])
-def test_a_child_that_comes_out_of_the_update_it_was_forked_in_commits_nothing(store: LMDBStore, first: str):
+def test_a_child_forked_inside_an_update_commits_nothing(store: LMDBStore, first: str):
     ours, theirs = os.pipe()
     parent = os.getpid()
 

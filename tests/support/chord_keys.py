@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from lmdbresults import Store
 from lmdbresults.store import ReadTransaction
-from lmdbresults.store.chords import Head, head_of
+from lmdbresults.store.chord_steps import Head, read_head
 
 
 def leftovers(store: Store) -> list[bytes]:
@@ -13,9 +13,12 @@ def leftovers(store: Store) -> list[bytes]:
     And but for chords to which no part was ever returned: Celery begins one for a group at the end of a chain in a
     header, and then counts its tasks as parts of the outer chord.
     """
-    with store.read() as txn:
+
+    def look(txn: ReadTransaction) -> tuple[list[bytes], dict[bytes, Head]]:
         keys = [key for prefix in (b"chord-unlock-", b"celery-taskset-meta-") for key, _ in txn.scan(prefix)]
-        heads = {key: head for key in keys if (head := _head(txn, key)) is not None}
+        return keys, {key: head for key in keys if (head := _head(txn, key)) is not None}
+
+    keys, heads = store.view(look)
     unused = tuple(key + b"." for key, head in heads.items() if not head.returned)
     return [key for key in keys if not (_is_done(heads[key]) if key in heads else key.startswith(unused))]
 
@@ -26,5 +29,5 @@ def _is_done(head: Head) -> bool:
 
 def _head(txn: ReadTransaction, key: bytes) -> Head | None:
     with suppress(TypeError, ValueError):
-        return head_of(txn, key)
+        return read_head(txn, key)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 from lmdbresults.app import App, Signature
 from lmdbresults.backends import KeyValueStoreBackend, StoreBackend, open_backend
 from lmdbresults.store import Store
-from lmdbresults.store.chords import head_of
+from lmdbresults.store.base import Checkable
 from lmdbresults.testing import FakeClock, MemoryStore
 
 Task = dict[str, Any]
@@ -73,9 +73,8 @@ class HeldApp(App):
 
     def _is_mark(self, key: bytes) -> bool:
         """Whether the key is that of the head of a chord that has ended: all that a store with chords keeps of it."""
-        with self.store.read() as txn, suppress(TypeError, ValueError):
-            head = head_of(txn, key)
-            return head is not None and head.has_ended()
+        with suppress(TypeError, ValueError):
+            return self.store.chords.has_ended(key)
         return False
 
 
@@ -131,6 +130,6 @@ def opened(kind: str, app: HeldApp, clock: FakeClock, folder: Path) -> Iterator[
     backend = app.backend = MAKERS[kind](app, clock, folder)
     try:
         yield app
-        assert app.store.check() == []
+        assert not isinstance(app.store, Checkable) or app.store.check() == []
     finally:
         backend.process_cleanup()

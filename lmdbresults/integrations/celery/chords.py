@@ -25,7 +25,7 @@ from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.process.identity import holding
 from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, WriteTransaction
-from lmdbresults.store.chords import Part
+from lmdbresults.store.chords import Part, ResultRecord
 
 __all__ = ["CeleryChords", "ChordsMixin"]
 
@@ -114,7 +114,7 @@ class ChordsMixin:
         if ending is not None and ending.task_id == task_id and state in states.READY_STATES:
             ending.held = (key, record, ttl)
             return
-        self.store.set(key, record, ttl, unless_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
+        self.store.set(key, record, ttl, keep_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
         self.chords.recover()
 
     # -- chords ----------------------------------------------------------------------------------------------------
@@ -170,15 +170,11 @@ class CeleryChords(Chords):
 
     def part_returned(self, request: Any, part: Part, held: tuple[bytes, bytes, float | None] | None) -> None:
         """Count a part, storing the result that was held back for it, and end the chord if it was the last one."""
-
-        def store(txn: WriteTransaction) -> None:
-            if held is not None:
-                _store(txn, held)
-
+        result = None if held is None else ResultRecord(*held, SUCCESS_PREFIX)
         key, size = self._backend.get_key_for_chord(request.group), request.chord.get("chord_size")
         body = maybe_signature(request.chord, app=self._backend.app)
         with holding():
-            progress = self._retried(lambda: self.return_part(key, part, size, store))
+            progress = self._retried(lambda: self.return_part(key, part, size, result))
             if progress is not None and progress.claim is not None:
                 self.finish(progress.claim, body)
                 return
@@ -285,7 +281,7 @@ class CeleryChords(Chords):
 
 def _store(store: WriteTransaction, held: tuple[bytes, bytes, float | None]) -> None:
     key, record, ttl = held
-    store.set(key, record, ttl, unless_prefix=SUCCESS_PREFIX)
+    store.set(key, record, ttl, keep_prefix=SUCCESS_PREFIX)
 
 
 def _ids(signature: Mapping[str, Any]) -> Iterator[Any]:

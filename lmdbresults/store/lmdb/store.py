@@ -15,7 +15,7 @@ import lmdb
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import KEEP, Mailbox, Progress, ReadTransaction, Store, WriteTransaction, _Keep
+from lmdbresults.store.base import KEEP, Keep, Mailbox, Progress, ReadTransaction, Store, WriteTransaction
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
@@ -26,10 +26,10 @@ from lmdbresults.store.lmdb.notify.mailbox import LMDBMailbox
 from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import expiry, records
-from lmdbresults.store.lmdb.records.scan import scan
+from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
 from lmdbresults.store.lmdb.records.waiters import News
-from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Writing
+from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Scope, Writing
 from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
@@ -90,6 +90,7 @@ class LMDBStore(Store):
         #: When this store has last looked for expired records, and when it has to look again.
         self._looked_at = self._look_again_at = -math.inf
         self._environment: Environment = environments.acquire(options)
+        self._scope = Scope(self._prefix, self._clock, self._environment)
         self._wakes = WakeFolder(self._environment.path, options.mode)
         self._mailboxes: weakref.WeakSet[LMDBMailbox] = weakref.WeakSet()
 
@@ -108,20 +109,10 @@ class LMDBStore(Store):
         wanted = [self._prefix + key for key in keys]
         return self._environment.read(_lookup_all, wanted, self._clock())
 
-    def ttl(self, key: bytes) -> float | None:
-        with self.read() as txn:
-            return txn.ttl(key)
-
     def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
+        self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self._apply(Writing.put, key, value, ttl, unless_prefix or None, interim)
+        return self._apply(Writing.put, key, value, ttl, keep_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         return self._apply(Writing.add, key, value, ttl)
@@ -129,19 +120,47 @@ class LMDBStore(Store):
     def delete(self, key: bytes) -> bool:
         return self._apply(Writing.delete, key)
 
-    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
+    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         return self._apply(Writing.incr, key, by, ttl)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         return self._apply(Writing.expire, key, ttl)
 
+    def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        return scan(self._environment.read, self._prefix, prefix, self._clock, head)
+
+    def range(
+        self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return ordered(self._environment.read, self._prefix, prefix, self._clock, head, start, limit)
+
     # -- transactions --------------------------------------------------------------------------------------------
 
+    def view(self, operation: Callable[[ReadTransaction], Result]) -> Result:
+        result: Result = self._environment.read(self._view, operation)
+        return result
+
+    def _view(self, raw: Transaction, operation: Callable[[ReadTransaction], Result]) -> Result:
+        txn = Reading(self._scope, raw)
+        try:
+            return operation(txn)
+        finally:
+            txn.end()
+            gate.notice_fork()
+
+    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
+        result: Result = self._apply(_until_end, operation)
+        return result
+
     def read(self) -> AbstractContextManager[ReadTransaction]:
+        """Return a context manager for a snapshot. Leave it soon: the pages that it sees cannot be reused meanwhile.
+
+        Raises `NestedTransaction` inside another transaction of this thread on the same file.
+        """
         return Block(self._read())
 
     def _read(self) -> Steps[None]:
-        txn = Reading(self, ENDED)
+        txn = Reading(self._scope, ENDED)
         try:
             yield from self._environment.lend(False, txn.begin)
         finally:
@@ -149,10 +168,14 @@ class LMDBStore(Store):
         yield 0
 
     def write(self) -> AbstractContextManager[WriteTransaction]:
+        """Return a context manager for a transaction that commits at its end and is undone by an exception.
+
+        Other writers wait meanwhile. Raises `NestedTransaction` like `read`, and `StoreFull`.
+        """
         return Block(self._write())
 
     def _write(self) -> Steps[None]:
-        txn = Writing(self, ENDED)
+        txn = Writing(self._scope, ENDED)
         try:
             failure = yield from self._environment.lend(True, txn.begin, lambda: self._sweep_along(txn._raw, txn))
             if failure is None:
@@ -165,25 +188,6 @@ class LMDBStore(Store):
         finally:
             txn.end()
         yield 0
-
-    def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result, news = self._make_room_for(self._environment.write, self._run_callback, operation)
-        if news:
-            self._wakes.send(news)
-        return result  # type: ignore[no-any-return]
-
-    def _run_callback(
-        self, raw: Transaction, callback: Callable[[WriteTransaction], Result]
-    ) -> tuple[Result, list[News]]:
-        """Run what is not ours, and may fork or keep the transaction."""
-        txn = Writing(self, raw)
-        try:
-            result = callback(txn)
-            self._sweep_along(txn._raw, txn)
-        finally:
-            txn.end()
-            gate.notice_fork()
-        return result, txn.news
 
     def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
         """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""
@@ -198,7 +202,7 @@ class LMDBStore(Store):
         return result
 
     def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
-        txn = Writing(self, raw)
+        txn = Writing(self._scope, raw)
         result = verb(txn, *args)
         self._sweep_along(raw, txn)
         return result, txn.news
@@ -266,13 +270,14 @@ class LMDBStore(Store):
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return scan(self._environment.read, self._prefix, prefix, self._clock)
-
     def flush(self) -> None:
         self._environment.flush()
 
     def check(self, *, deep: bool = False) -> list[str]:
+        """Return the problems found, one sentence each; an empty list means that the store is sound.
+
+        ``deep`` verifies the file below the records as well.
+        """
         if deep:  # in a process of its own: LMDB on a damaged page could take this one down
             return verify(self._environment.path, live=True, chords=True)
         return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
@@ -329,6 +334,15 @@ class LMDBStore(Store):
         except NestedTransaction:
             self._environment = environment
             raise
+
+
+def _until_end(txn: Writing, operation: Callable[[WriteTransaction], Result]) -> Result:
+    """Run an operation, which may keep the transaction, or fork."""
+    try:
+        return operation(txn)
+    finally:
+        txn.end()
+        gate.notice_fork()
 
 
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:

@@ -1,35 +1,54 @@
-"""The verbs of a transaction of an `LMDBStore`, over a raw one."""
+"""The transactions of an `LMDBStore`: the verbs of the port over a transaction of LMDB."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
-from lmdbresults.store.base import KEEP, ReadTransaction, WriteTransaction, _Keep
-from lmdbresults.store.lmdb.records import records
+from lmdbresults.store.lmdb.records import records, waiters
 from lmdbresults.store.lmdb.records.chunks import PIECE_BYTES
-from lmdbresults.store.lmdb.records.scan import scan
+from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
+from lmdbresults.store.values import deadline_of
 
-if TYPE_CHECKING:
-    from lmdbresults.store.lmdb.store import LMDBStore
+__all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing"]
 
 T = TypeVar("T", bound="Reading")
 
-__all__ = ["CLOSED", "ENDED", "Reading", "Writing"]
-
-#: What a record takes besides key and value: its head, its entry in the index, the nodes of both.
+#: Bytes that a record takes besides key and value: its head, its entry in the expiry index, the nodes of both.
 _RECORD_COST: Final = 128
 
 
+class Space(Protocol):
+    """What a transaction reserves space from."""
+
+    @property
+    def reserve(self) -> Callable[[Transaction, int], object]:
+        """Reserve bytes for an addition, inside a write transaction. Raises `StoreFull`."""
+
+    @property
+    def reserve_for_delete(self) -> Callable[[Transaction], object]:
+        """Prepare for a delete, which may use space that additions may not."""
+
+
+class Scope(NamedTuple):
+    """What the transactions of a store share."""
+
+    prefix: bytes
+    """Begins every key in the file, and no key that the caller sees."""
+    clock: Callable[[], float]
+    space: Space
+
+
 class Reading(ReadTransaction):
-    """The verbs of reading over a raw transaction."""
+    """A read transaction."""
 
-    __slots__ = ("_raw", "_store")
+    __slots__ = ("_raw", "_scope")
 
-    def __init__(self, store: "LMDBStore", raw: Transaction) -> None:
-        self._store = store
+    def __init__(self, scope: Scope, raw: Transaction) -> None:
+        self._scope = scope
         self._raw = raw
 
     def begin(self: T, raw: Transaction) -> T:
@@ -37,95 +56,91 @@ class Reading(ReadTransaction):
         return self
 
     def end(self) -> None:
+        """Refuse further use."""
         self._raw = ENDED
 
     def get(self, key: bytes) -> bytes | None:
-        return records.lookup(self._raw, self._store._prefix + key, self._store._clock())
+        return records.lookup(self._raw, self._scope.prefix + key, self._scope.clock())
 
     def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
         return [self.get(key) for key in keys]
 
     def ttl(self, key: bytes) -> float | None:
-        now = self._store._clock()
-        found = records.entry(self._raw, self._store._prefix + key, now)
+        now = self._scope.clock()
+        found = records.entry(self._raw, self._scope.prefix + key, now)
         if found is None:
             return None
         return found.deadline - now if found.deadline else math.inf
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return scan(self._here, self._store._prefix, prefix, self._store._clock)
+    def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        return scan(self._here, self._scope.prefix, prefix, self._scope.clock, head)
+
+    def range(
+        self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return ordered(self._here, self._scope.prefix, prefix, self._scope.clock, head, start, limit)
 
     def _here(self, operation: Callable[..., Any], *args: Any) -> Any:
         return operation(self._raw, *args)
 
 
 class Writing(Reading, WriteTransaction):
-    """The verbs of writing over a raw transaction."""
+    """A write transaction."""
 
     __slots__ = ("changes", "news")
 
-    def __init__(self, store: "LMDBStore", raw: Transaction) -> None:
-        self._store = store
+    def __init__(self, scope: Scope, raw: Transaction) -> None:
+        self._scope = scope
         self._raw = raw
-        #: Records and pieces that were added: what sweeping has to keep up with.
+        #: Records and chunks that were added: the sweep along the way must keep up with them.
         self.changes = 0
-        #: What to tell whom once this is committed.
+        #: What to send once this is committed.
         self.news: list[News] = []
 
     def set(
-        self,
-        key: bytes,
-        value: bytes,
-        ttl: float | None = None,
-        *,
-        unless_prefix: bytes = b"",
-        interim: bool = False,
+        self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self.put(key, value, ttl, unless_prefix or None, interim)
+        return self.put(key, value, ttl, keep_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self.put(key, value, ttl, b"")  # every value begins with nothing
+        return self.put(key, value, ttl, b"")
 
     def put(
-        self, key: bytes, value: bytes, ttl: float | None, unless_prefix: bytes | None, interim: bool = False
+        self, key: bytes, value: bytes, ttl: float | None, keep_prefix: bytes | None, interim: bool = False
     ) -> bool:
-        store = self._store
-        key, now = store._prefix + key, store._clock()
+        """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none."""
+        prefix, clock, space = self._scope
+        key, now = prefix + key, clock()
         if type(value) is not bytes:
-            value = bytes(memoryview(value))  # bytes() alone would take a number for a length
+            value = bytes(memoryview(value))  # bytes() would take an int for a length
         size = len(value)
-        store._environment.reserve(self._raw, len(key) + size + _RECORD_COST)
+        space.reserve(self._raw, len(key) + size + _RECORD_COST)
         self.changes += 1 + size // PIECE_BYTES
-        deadline = now + ttl if ttl and 0 < ttl < math.inf else _deadline(ttl, now)
-        return records.put(self._raw, key, value, deadline, now, self.news, unless_prefix, interim)
+        deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
+        return records.put(self._raw, key, value, deadline, now, self.news, keep_prefix, interim)
 
     def delete(self, key: bytes) -> bool:
-        self._store._environment.reserve_for_delete(self._raw)
-        return records.remove(self._raw, self._store._prefix + key, self._store._clock(), self.news)
+        self._scope.space.reserve_for_delete(self._raw)
+        return records.remove(self._raw, self._scope.prefix + key, self._scope.clock(), self.news)
 
-    def incr(self, key: bytes, by: int = 1, ttl: float | _Keep | None = KEEP) -> int:
-        key, now = self._store._prefix + key, self._store._clock()
-        deadline = None if isinstance(ttl, _Keep) else _deadline(ttl, now)
-        self._store._environment.reserve(self._raw, len(key) + _RECORD_COST)
+    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
+        key, now = self._scope.prefix + key, self._scope.clock()
+        deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
+        self._scope.space.reserve(self._raw, len(key) + _RECORD_COST)
         self.changes += 1
         return records.increment(self._raw, key, by, deadline, now, self.news)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
-        now = self._store._clock()
-        self._store._environment.reserve_for_delete(self._raw)
-        return records.expire(self._raw, self._store._prefix + key, _deadline(ttl, now), now)
+        now = self._scope.clock()
+        self._scope.space.reserve_for_delete(self._raw)
+        return records.expire(self._raw, self._scope.prefix + key, deadline_of(ttl, now), now)
 
-
-def _deadline(ttl: float | None, now: float) -> float:
-    if not ttl:
-        return records.NEVER
-    if not ttl > 0:
-        raise ValueError(f"ttl {ttl!r} will not do: it has to be a number of seconds, or None or 0 for no expiry.")
-    return records.NEVER if ttl == math.inf else now + ttl
+    def notify(self, topic: bytes, *, one: bool = False) -> None:
+        self.news += waiters.take(self._raw, records.place_of(self._scope.prefix + topic), interim=False)
 
 
 class _Gone:
-    """Stands where something was that is no longer there, and says so to whoever wants to use it."""
+    """Stands in for an object that is closed, and raises when it is used."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -135,4 +150,4 @@ class _Gone:
 
 
 CLOSED: Any = _Gone("The store is closed. Open it again with open_store().")
-ENDED: Any = _Gone("The transaction has ended: use it inside its with block only.")
+ENDED: Any = _Gone("The transaction has ended: use it inside its with block or callback only.")

@@ -7,7 +7,6 @@ from typing import Final
 import msgpack
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.chords import unpack_head
 from lmdbresults.store.lmdb.records.records import NEVER, _at, lookup
 from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
@@ -47,6 +46,6 @@ def chord_leftovers(txn: Transaction) -> Iterator[str]:
 def _run_of(txn: Transaction, key: bytes) -> str | None:
     try:
         head = lookup(txn, key, NEVER)
-        return None if head is None else unpack_head(head).run
+        return None if head is None else str(msgpack.unpackb(head)[0])
     except (RecordDamaged, ValueError, TypeError, msgpack.UnpackException):
         return None  # damaged, or no chord

@@ -8,12 +8,13 @@ value is a descriptor: the id of its pieces, its length, its checksum.
 import os
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 from zlib import crc32
 
 from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["PIECE_BYTES", "REGION", "begins_with", "cut", "drop", "fetch", "group_of", "shorten"]
+__all__ = ["PIECE_BYTES", "REGION", "cut", "drop", "fetch", "fetch_head", "group_of", "shorten"]
 
 #: The first byte of the keys of pieces.
 REGION: Final = b"p"
@@ -39,11 +40,10 @@ def fetch(txn: Transaction, descriptor: bytes) -> bytes | None:
     return value if len(value) == length and crc32(value) == checksum else None
 
 
-def begins_with(txn: Transaction, descriptor: bytes, prefix: bytes) -> bool:
-    """Return whether the value begins with a prefix; put it together only if that is longer than a piece."""
-    if len(prefix) > PIECE_BYTES:
-        return (fetch(txn, descriptor) or b"").startswith(prefix)
-    return txn.get(_place(group_of(descriptor), 0), b"").startswith(prefix)
+def fetch_head(txn: Transaction, descriptor: bytes, size: int) -> bytes:
+    """Return the first ``size`` bytes of the value, unverified; no more pieces are read than that takes."""
+    count = -(-size // PIECE_BYTES)
+    return b"".join(data for _, data in islice(_pieces(txn, group_of(descriptor)), count))[:size]
 
 
 def drop(txn: Transaction, descriptor: bytes) -> None:

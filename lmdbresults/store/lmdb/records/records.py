@@ -21,13 +21,14 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from lmdbresults.errors import NotACounter, RecordDamaged
+from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.quoting import quoted
+from lmdbresults.store.values import NEVER, add_to_counter
 
 __all__ = [
     "NEVER",
@@ -41,8 +42,6 @@ __all__ = [
     "touch",
 ]
 
-#: The deadline of what does not expire.
-NEVER: Final = 0.0
 #: The deadline of a large value that a sweep is taking down in steps: before any present time.
 _DOOMED: Final = 5e-324
 #: The deadline of a record that is not there, but waited for. Its entry in the index says how long it stays.
@@ -147,9 +146,12 @@ def _damaged(key: bytes, why: str) -> RecordDamaged:
     return error
 
 
-def _value(txn: Transaction, key: bytes, found: Entry) -> bytes:
+def _value(txn: Transaction, key: bytes, found: Entry, head: int | None = None) -> bytes:
+    """Return the value of a record, or its first ``head`` bytes, which do not tell whether a large value is damaged."""
     if not found.flags & _IS_CUT:
-        return found.body
+        return found.body[:head]
+    if head is not None:
+        return pieces.fetch_head(txn, found.body, head)
     value = pieces.fetch(txn, found.body)
     if value is None:
         raise _damaged(key, "its pieces do not match its checksum")
@@ -166,12 +168,12 @@ def put(
     deadline: float,
     now: float,
     news: list[News],
-    unless_prefix: bytes | None = None,
+    keep_prefix: bytes | None = None,
     interim: bool = False,
 ) -> bool:
     """Store a value that expires at ``deadline`` (0: never) and return True; what to tell whom is added to ``news``.
 
-    If there is a value already that begins with ``unless_prefix``, leave it and return False; b"" is in every value.
+    If there is a value already that begins with ``keep_prefix``, leave it and return False; b"" is in every value.
     """
     if len(key) <= _LONGEST_KEY:
         flags, place, fits = 0, _RECORD + key, len(value) <= _LARGEST_WHOLE
@@ -185,7 +187,7 @@ def put(
             txn.put(_index_key(deadline, place), b"")
         return True
     former = _former(txn, key, place)
-    if unless_prefix is not None and former is not None and _protects(txn, former, unless_prefix, now):
+    if keep_prefix is not None and former is not None and _protects(txn, former, keep_prefix, now):
         return False
     body, flags = (value, flags) if fits else (pieces.cut(txn, value), flags | _IS_CUT)
     if former is not None and former.flags & _IS_CUT:
@@ -200,7 +202,8 @@ def put(
 def _protects(txn: Transaction, present: Entry, prefix: bytes, now: float) -> bool:
     if present.is_expired(now):
         return False
-    return pieces.begins_with(txn, present.body, prefix) if present.flags & _IS_CUT else present.body.startswith(prefix)
+    beginning = pieces.fetch_head(txn, present.body, len(prefix)) if present.flags & _IS_CUT else present.body
+    return beginning.startswith(prefix)
 
 
 def remove(txn: Transaction, key: bytes, now: float, news: list[News]) -> bool:
@@ -231,25 +234,16 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
     A counter is a decimal number in ASCII, as in Redis. Raises `NotACounter`.
     """
     found = entry(txn, key, now)
-    count = by + (0 if found is None else _number(key, found))
-    if not _fits_counter(count):
-        raise NotACounter(f"{quoted(key)} would exceed 64 bits by {by:+}, and was left as it is.")
+    count = add_to_counter(key, b"0" if found is None else _short_value(found), by)
     if deadline is None:
         deadline = NEVER if found is None else found.deadline
     put(txn, key, b"%d" % count, deadline, now, news)
     return count
 
 
-def _number(key: bytes, found: Entry) -> int:
-    digits = found.body[1:] if found.body[:1] == b"-" else found.body
-    number = int(found.body) if digits.isdigit() and len(digits) < 20 and not found.flags & _IS_CUT else None
-    if number is None or not _fits_counter(number):
-        raise NotACounter(f"What {quoted(key)} holds is no whole number of 64 bits, so it cannot be counted up.")
-    return number
-
-
-def _fits_counter(number: int) -> bool:
-    return -(1 << 63) <= number < 1 << 63
+def _short_value(found: Entry) -> bytes:
+    """Return the value of a record; b"" stands for a large one, which is not a counter either."""
+    return b"" if found.flags & _IS_CUT else found.body
 
 
 def _former(txn: Transaction, key: bytes, place: bytes) -> Entry | None:

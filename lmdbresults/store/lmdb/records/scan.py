@@ -1,17 +1,27 @@
-"""All records whose key begins alike, some at a time."""
+"""Reading all records whose key begins with a prefix, a page at a time."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.records.records import _HASHED, _RECORD, _decode, _key_at, _value
 from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["scan"]
+__all__ = ["ordered", "scan"]
 
-#: A page ends when it holds so many records, or so many bytes.
-_PAGE_RECORDS: Final = 500
+#: A page ends after so many entries of the tree, or so many bytes of values.
+_PAGE_ENTRIES: Final = 500
 _PAGE_BYTES: Final = 4 << 20
+
+
+class _Query(NamedTuple):
+    """Which records are wanted, and how much of each."""
+
+    prefix: bytes
+    ranges: tuple[tuple[bytes, bytes], ...]
+    """Where to begin in the tree, and what a place there must begin with."""
+    head: int | None
+    """Bytes of each value; None: all."""
 
 
 class _Page:
@@ -19,25 +29,50 @@ class _Page:
 
     def __init__(self) -> None:
         self.pairs: list[tuple[bytes, bytes]] = []
-        #: Where to go on; None: nowhere.
+        #: The place at which the next page begins; None: this is the last one.
         self.next: bytes | None = None
         self.damage: list[RecordDamaged] = []
 
 
 def scan(
-    read: Callable[..., _Page], own: bytes, prefix: bytes, clock: Callable[[], float]
+    read: Callable[..., _Page], own: bytes, prefix: bytes, clock: Callable[[], float], head: int | None
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the pairs of key, without the prefix ``own`` of the store, and value.
+    """Yield key, without the prefix ``own`` of the store, and value: long keys first, in the order of their hashes.
 
-    ``read(operation, *args)`` runs an operation in a transaction. One damaged record is no reason to keep the others
-    back, nor to pass over it: `RecordDamaged` is raised at the end.
+    ``read(operation, *args)`` runs an operation in a transaction. Damaged records are skipped; `RecordDamaged` is raised
+    at the end.
     """
+    prefix = own + prefix
+    query = _Query(prefix, ((_HASHED, _HASHED), (_RECORD + prefix, _RECORD + prefix)), head)
+    return _pairs(read, query, len(own), clock, None)
+
+
+def ordered(
+    read: Callable[..., _Page],
+    own: bytes,
+    prefix: bytes,
+    clock: Callable[[], float],
+    head: int | None,
+    start: bytes,
+    limit: int | None,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield up to ``limit`` pairs from the key ``start`` on, in the order of their keys; long keys are left out."""
+    prefix = own + prefix
+    query = _Query(prefix, ((_RECORD + max(prefix, own + start), _RECORD + prefix),), head)
+    return _pairs(read, query, len(own), clock, limit)
+
+
+def _pairs(
+    read: Callable[..., _Page], query: _Query, own: int, clock: Callable[[], float], limit: int | None
+) -> Iterator[tuple[bytes, bytes]]:
     start: bytes | None = b""
     damage: list[RecordDamaged] = []
-    while start is not None:
-        page = read(_page, own + prefix, start, clock())
+    while start is not None and limit != 0:
+        page = read(_page, query, start, limit, clock())
         for key, value in page.pairs:
-            yield key[len(own) :], value
+            yield key[own:], value
+        if limit is not None:
+            limit -= len(page.pairs)
         damage += page.damage
         start = page.next
     if len(damage) > 1:
@@ -46,19 +81,17 @@ def scan(
         raise damage[0]
 
 
-def _page(txn: Transaction, prefix: bytes, start: bytes, now: float) -> _Page:
-    """Read on from ``start``, which is b"" or where the page before ended.
-
-    Long keys come first, in the order of their hashes; then the others in order.
-    """
+def _page(txn: Transaction, query: _Query, start: bytes, limit: int | None, now: float) -> _Page:
+    """Read on from ``start``, which is b"" or where the page before ended."""
     page = _Page()
-    size = 0
-    for place, data in _places(txn, prefix, start):
-        if len(page.pairs) >= _PAGE_RECORDS or size >= _PAGE_BYTES:
+    size = entries = 0
+    for place, data in _entries(txn, query, start):
+        if entries >= _PAGE_ENTRIES or size >= _PAGE_BYTES or len(page.pairs) == limit:
             page.next = place
             break
+        entries += 1
         try:
-            pair = _pair(txn, place, data, prefix, now)
+            pair = _pair(txn, place, data, query, now)
         except RecordDamaged as damage:
             page.damage.append(damage)
             continue
@@ -68,20 +101,20 @@ def _page(txn: Transaction, prefix: bytes, start: bytes, now: float) -> _Page:
     return page
 
 
-def _pair(txn: Transaction, place: bytes, data: bytes, prefix: bytes, now: float) -> tuple[bytes, bytes] | None:
+def _pair(txn: Transaction, place: bytes, data: bytes, query: _Query, now: float) -> tuple[bytes, bytes] | None:
     key = _key_at(place, data)
-    if not key.startswith(prefix):
+    if not key.startswith(query.prefix):
         return None
     found = _decode(key, data)
-    return None if found.is_expired(now) else (key, _value(txn, key, found))
+    return None if found.is_expired(now) else (key, _value(txn, key, found, query.head))
 
 
-def _places(txn: Transaction, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, Any]]:
-    for region, first in ((_HASHED, _HASHED), (_RECORD, _RECORD + prefix)):
+def _entries(txn: Transaction, query: _Query, start: bytes) -> Iterator[tuple[bytes, Any]]:
+    for first, beginning in query.ranges:
         cursor = txn.cursor()
-        if start[:1] > region or not cursor.set_range(max(start, first)):
+        if start[:1] > first[:1] or not cursor.set_range(max(start, first)):
             continue
         for place, data in cursor:
-            if not place.startswith(first):
+            if not place.startswith(beginning):
                 break
             yield place, data

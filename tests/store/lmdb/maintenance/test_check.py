@@ -7,11 +7,8 @@ import lmdb
 import pytest
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.chords import Part, open_chord, return_part
 from lmdbresults.testing import FakeClock, sample
 from tests.store.lmdb.records.test_records import LONG, RECORDS, fill, places, raw, reopened
-
-CLAIMS = b"claims"
 
 
 def damage(txn: lmdb.Transaction, place: bytes) -> None:
@@ -109,46 +106,12 @@ def test_repair_leaves_what_others_have_put_right_meanwhile(path: str, clock: Fa
         assert cures_in(txn) == []
 
 
-@pytest.mark.parametrize("end", ["gone", "anew", "running", "expiring"])
-def test_a_deep_check_finds_what_is_left_of_chords(path: str, clock: FakeClock, end: str):
-    key = b"chord-unlock-abc"
-    with reopened(path, clock) as store:
-        ttl = 60.0 if end == "expiring" else None
-        store.update(lambda txn: open_chord(txn, key, ttl, size=3, body=b"body"))
-        for place in range(2):
-            store.update(lambda txn, place=place: return_part(txn, key, Part(place, "a.b", b"value"), ttl, CLAIMS))
-        if end in ("gone", "expiring"):
-            store.delete(key)
-        elif end == "anew":
-            head = store.get(key)
-            open_chord_over(store, key)
-            assert store.get(key) != head
-        found = store.check(deep=True)
-        assert store.check() == []
-    count = {"gone": 4, "anew": 4, "running": 0, "expiring": 0}[end]
-    assert len(found) == count
-    assert all("belongs to a chord that is gone, or begun anew" in problem for problem in found)
-
-
-def open_chord_over(store, key: bytes) -> None:
-    """Begin a chord anew as if its former run was still being ended by somebody."""
-    store.delete(key)
-    store.update(lambda txn: open_chord(txn, key, None, size=2))
-
-
 def test_a_deep_check_looks_at_records_and_pages_too(path: str, clock: FakeClock):
     fill(path, clock, (b"key", b"value", None))
     with raw(path) as txn:
         damage(txn, b"kkey")
     with reopened(path, clock) as store:
         assert store.check(deep=True) == store.check() != []
-
-
-def test_a_key_that_only_looks_like_a_chords_is_none(path: str, clock: FakeClock):
-    with reopened(path, clock) as store:
-        store.set(b"chord", b"no head")
-        store.set(b"chord.0123abcd.body", b"value")
-        assert len(store.check(deep=True)) == 1
 
 
 def test_an_index_entry_that_is_too_short_is_found_and_removed(path: str, clock: FakeClock):
