@@ -34,7 +34,7 @@ def test_a_part_that_cannot_be_counted_leaves_no_result_behind_that_says_it_was(
 ) -> None:
     chord = Chord(eager, "a")
     with monkeypatch.context() as patch:
-        patch.setattr("lmdbresults.store.chords.return_part", lambda *args: 1 / 0)
+        patch.setattr("lmdbresults.store.chord_steps._keep_part", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             chord.part("a", 1, 0)
     assert eager.AsyncResult("a").state == "PENDING"

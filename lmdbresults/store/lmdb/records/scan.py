@@ -39,8 +39,8 @@ def scan(
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield key, without the prefix ``own`` of the store, and value: long keys first, in the order of their hashes.
 
-    ``read(operation, *args)`` runs an operation in a transaction. Damaged records are skipped; `RecordDamaged` is raised
-    at the end.
+    ``read(operation, *args)`` runs an operation in a transaction. Damaged records are skipped, and `RecordDamaged` is
+    raised at the end.
     """
     prefix = own + prefix
     query = _Query(prefix, ((_HASHED, _HASHED), (_RECORD + prefix, _RECORD + prefix)), head)
