@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lmdbresults
-from lmdbresults import Options, backends, errors
+from lmdbresults import Options, backends, errors, testing
 from tests.crash.damages import DAMAGES
 from tests.crash.fuzz import OUTCOMES
 
@@ -100,5 +100,5 @@ def test_the_table_of_damage_has_every_kind_and_outcome():
 def test_every_name_that_looks_like_one_of_ours_exists():
     text = "".join(page.read_text() for page in PAGES)
     named = set(re.findall(r"`((?:Store|Record|Forked|Nested|Open|Not|Disk|File)\w+)`", text))
-    known = {*errors.__all__, *lmdbresults.__all__, *backends.__all__}
+    known = {*errors.__all__, *lmdbresults.__all__, *backends.__all__, *testing.__all__}
     assert named - known == set()
