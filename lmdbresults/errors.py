@@ -1,7 +1,7 @@
-"""Every exception of the package, grouped by the phase in which it is raised.
+"""All exceptions of the package, grouped by the phase in which they are raised.
 
-Each one also derives from the builtin that a caller would expect (``StoreFull`` is an ``OSError``), and its
-message names the thing, its present value and the cure.
+Each also derives from the builtin that a caller would expect (``StoreFull`` is an ``OSError``). Messages name the
+setting or file, its present value and the cure.
 """
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ResultTimeout",
     "SecurityError",
     "SerializationError",
+    "StoreBusy",
     "StoreClosed",
     "StoreError",
     "StoreFull",
@@ -46,37 +47,37 @@ __all__ = [
 
 
 class ResultError(Exception):
-    """Raised when anything in this package fails: the base of every error below."""
+    """Raised when anything in this package fails: the base of all errors below."""
 
 
 # -- Settings ----------------------------------------------------------------------------------------------------
 
 
 class ConfigurationError(ResultError, ValueError):
-    """Raised when a URL or an option cannot be understood, or contradicts what the process already uses."""
+    """Raised when a URL or an option is invalid, or contradicts how this process has the file open already."""
 
 
 class UnknownOption(ConfigurationError):
-    """Raised when an option has a name that does not exist; the message lists those that do."""
+    """Raised when an option does not exist; the message lists the existing ones."""
 
 
 # -- Opening the file --------------------------------------------------------------------------------------------
 
 
 class StoreError(ResultError):
-    """Raised when the store cannot do what it was asked: the base of the errors of the file and of its use."""
+    """Raised when an operation of a store fails: the base of the errors of opening and using its file."""
 
 
 class OpenError(StoreError, OSError):
-    """Raised when the file cannot be opened. Nothing has been changed by then."""
+    """Raised when the file cannot be opened. Nothing has been changed."""
 
 
 class FolderMissing(OpenError, FileNotFoundError):
-    """Raised when neither the folder of the file nor the folder above it exists."""
+    """Raised when neither the folder of the file nor its parent folder exists."""
 
 
 class NotAFile(OpenError):
-    """Raised when the path leads to a folder, a pipe, a socket or a device, or to a file of several names."""
+    """Raised when the path is a folder, pipe, socket or device, or a file with several hard links."""
 
 
 class AccessDenied(OpenError, PermissionError):
@@ -84,39 +85,39 @@ class AccessDenied(OpenError, PermissionError):
 
 
 class ReadOnlyPath(OpenError, PermissionError):
-    """Raised when the file lies on a file system that is mounted read-only."""
+    """Raised when the file system is mounted read-only."""
 
 
 class SymlinkRefused(OpenError):
-    """Raised when the file or its lock file is a symbolic link, which somebody else could have planted."""
+    """Raised when the file or its lock file is a symbolic link, which another user could have planted."""
 
 
 class WrongOwner(OpenError, PermissionError):
-    """Raised when the file belongs to another user and sharing it was not asked for by ``mode``."""
+    """Raised when the file belongs to another user and the option ``mode`` does not allow sharing."""
 
 
 class NotLMDB(OpenError):
-    """Raised when the file has content that is no LMDB data file of the 0.9 format."""
+    """Raised when the file is not an LMDB data file of format 0.9."""
 
 
 class ForeignFile(OpenError):
-    """Raised when the file is a sound LMDB file, of some other program."""
+    """Raised when the file is a valid LMDB file of another program."""
 
 
 class NewerFormat(OpenError):
-    """Raised when the file was written by a newer lmdbresults, in a format that this one cannot read."""
+    """Raised when the file was written by a newer lmdbresults in a format that this version cannot read."""
 
 
 class FileDamaged(OpenError):
-    """Raised when the file is shorter than it says, or its structure is broken."""
+    """Raised when the file is truncated or its structure is broken."""
 
 
 class FileReplaced(OpenError):
-    """Raised when the file was deleted or replaced while this process still has the former one open."""
+    """Raised when the file was deleted or replaced while this process has the former file open."""
 
 
 class LockUnavailable(OpenError):
-    """Raised when LMDB cannot take its locks, as in containers that do not share a PID namespace."""
+    """Raised when LMDB cannot acquire its locks, as in containers that do not share a PID namespace."""
 
 
 # -- Using the store ---------------------------------------------------------------------------------------------
@@ -127,18 +128,22 @@ class StoreClosed(StoreError, RuntimeError):
 
 
 class StoreFull(StoreError, OSError):
-    """Raised when ``max_size`` or the disk leaves no room, after expired records have made way.
+    """Raised when ``max_size`` or the disk is full, even after expired records have been removed.
 
-    Reading, deleting and sweeping go on; writing does too once there is room again.
+    Reads, deletes and sweeps still work, and writes do again once there is space.
     """
 
 
+class StoreBusy(StoreError, TimeoutError):
+    """Raised when another transaction has held the write lock for longer than ``lock_timeout``. Nothing was written."""
+
+
 class DiskFailed(StoreError, OSError):
-    """Raised when the disk has not taken what was stored before, and until that is mended. Reading goes on."""
+    """Raised when an earlier fsync has failed, until that is repaired. Reads still work."""
 
 
 class TooManyReaders(StoreError, RuntimeError):
-    """Raised when every slot of the reader table is taken by a live process."""
+    """Raised when live processes use all slots of the reader table."""
 
 
 class NestedTransaction(StoreError, RuntimeError):
@@ -146,72 +151,88 @@ class NestedTransaction(StoreError, RuntimeError):
 
 
 class ForkedStore(StoreError, RuntimeError):
-    """Raised in a forked child when the fork happened inside a transaction, or unseen by Python."""
+    """Raised in a forked child when the fork happened inside a transaction, or without Python's fork hooks."""
 
 
 class TargetExists(StoreError, FileExistsError):
-    """Raised when a backup or a salvage would write over a file that is there already."""
+    """Raised when a backup or a salvage would overwrite an existing file."""
 
 
 class NotACounter(StoreError, ValueError):
-    """Raised when ``incr`` meets a value that is no decimal 64-bit integer."""
+    """Raised when ``incr`` finds a value that is not a decimal 64-bit integer."""
 
 
 class RecordDamaged(StoreError):
-    """Raised when what is stored under a key does not match its checksum or cannot be taken apart."""
+    """Raised when a stored record does not match its checksum or cannot be decoded."""
 
     key: bytes = b""
-    """The key, all of it, as far as it can be read; the message may quote a part."""
+    """The whole key, as far as it can be read; the message may quote only a part."""
 
 
 # -- Payloads ----------------------------------------------------------------------------------------------------
 
 
 class SerializationError(ResultError):
-    """Raised when a payload cannot be written or read: the base of the errors below."""
+    """Raised when a payload cannot be encoded or decoded: the base of the errors below."""
 
 
 class UnknownSerializer(SerializationError, ValueError):
-    """Raised when a serializer or a compression has a name that is unknown or not installed here."""
+    """Raised when the name of a serializer or a compression is unknown or its package not installed."""
 
 
 class EncodeError(SerializationError, TypeError):
-    """Raised when a value cannot be encoded by the serializer that was chosen."""
+    """Raised when the chosen serializer cannot encode a value."""
 
 
 class DecodeError(SerializationError, ValueError):
-    """Raised when bytes are not what their content type says."""
+    """Raised when bytes do not match their content type."""
 
 
 class ContentDisallowed(SerializationError):
-    """Raised when a payload has a content type that the reader does not accept (pickle, unless asked for)."""
+    """Raised when a payload has a content type that the reader does not accept, such as pickle by default."""
 
 
 class SecurityError(SerializationError):
-    """Raised when a stored exception names something that is no exception class, as a forged result would."""
+    """Raised when a stored exception names something other than an exception class, as a forged result would."""
 
 
 # -- Tasks -------------------------------------------------------------------------------------------------------
 
 
 class ResultTimeout(ResultError, TimeoutError):
-    """Raised when a result is not there in time. It may come later."""
+    """Raised when a result does not arrive in time. It may still arrive later."""
 
 
 class TaskError(ResultError):
     """Raised when a task failed with an exception whose class is not imported here.
 
-    What is raised is a subclass with the name and the module of the original, made for the occasion.
+    The error is an instance of a subclass, created on the fly, with the name and module of the original class.
     """
 
 
 class TaskRevokedError(ResultError):
-    """Raised when a task was revoked before it ended."""
+    """Raised when a task was revoked before it finished."""
 
 
 class ChordError(ResultError):
-    """Raised when the body of a chord cannot run, because a part failed or its result is gone."""
+    """Raised when the body of a chord cannot run because a part failed or its result is missing."""
 
 
 class NotRegistered(ResultError, LookupError):
-    """Raised when a task is named that the app does not know."""
+    """Raised when the app does not know a task of that name."""
+
+
+# -- Messages ----------------------------------------------------------------------------------------------------
+
+#: Most characters of a key in a message: an id with its prefix fits.
+_QUOTED = 100
+#: How many of them are the end of a longer key, where ids differ.
+_QUOTED_END = 30
+
+
+def quoted(key: bytes) -> str:
+    """Return a key for a message; a long one as its beginning, an ellipsis, its end and its length."""
+    text = repr(key)
+    if len(text) <= _QUOTED:
+        return text
+    return f"{text[: _QUOTED - _QUOTED_END]}...{text[-_QUOTED_END:]} ({len(key)} bytes)"

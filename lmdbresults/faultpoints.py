@@ -1,30 +1,31 @@
-"""Fault points: the steps between which a test ends a process, to see that another one goes on.
+"""Fault points: steps at which a test kills a process, to see that another process continues its work.
 
-In production nothing is set and passing one costs the call of an empty function. `lmdbresults.testing.die_at` sets one.
+In production `reached` calls an empty function. `lmdbresults.testing.die_at` sets a point.
 """
 
 from collections.abc import Callable
 
-__all__ = ["POINTS", "passing", "reached"]
+__all__ = ["POINTS", "hook", "reached"]
 
-#: In the order in which the end of a chord passes them.
+#: In the order in which the end of a chord reaches them.
 POINTS = (
-    "part returns",  # nothing of it is stored yet
-    "part stored",  # and it was not the last one
-    "chord claimed",  # the last part is stored, and with it the claim
+    "part returns",  # nothing is stored yet
+    "part stored",  # and it was not the last part
+    "chord claimed",  # the last part is stored, together with the claim
     "values joined",
     "body sent",
-    "chord ended",  # and if it is large, most of its parts are left to delete
+    "chord ended",  # most parts of a large chord are not deleted yet
 )
 
 
-def _nothing(point: str) -> None:
-    """Do nothing, as always but in tests."""
+def _ignore(point: str) -> None:
+    """Do nothing, as always outside of tests."""
 
 
-passing: Callable[[str], None] = _nothing
+#: Called at each point; tests replace it.
+hook: Callable[[str], None] = _ignore
 
 
 def reached(point: str) -> None:
-    """Say that a fault point is reached."""
-    passing(point)
+    """Mark a fault point in the code."""
+    hook(point)

@@ -1,4 +1,4 @@
-"""Fault points: a process dies at the one that was told, once."""
+"""Fault points: a process is killed at the chosen one, once."""
 
 import signal
 from pathlib import Path
@@ -18,7 +18,7 @@ def pass_all(flag: Path, point: str) -> str:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_the_first_process_that_comes_to_the_point_dies_there_and_no_other_one(tmp_path: Path, point: str) -> None:
+def test_only_the_first_process_is_killed_at_a_point(tmp_path: Path, point: str) -> None:
     flag = tmp_path / "flag"
     first = Child(pass_all, flag, point)
     first.wait()
@@ -27,12 +27,12 @@ def test_the_first_process_that_comes_to_the_point_dies_there_and_no_other_one(t
     assert in_child(pass_all, flag, point) == "alive"
 
 
-def test_a_point_that_there_is_not_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_point_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no fault point 'nowhere'; there are: part returns, "):
         die_at("nowhere", tmp_path / "flag")
 
 
-def test_without_a_word_in_the_environment_nothing_is_set() -> None:
+def test_no_point_is_set_by_default() -> None:
     die_as_told({})
     for point in POINTS:
         reached(point)

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.faultpoints import reached
-from lmdbresults.process.identity import holding
+from lmdbresults.process.identity import lease
 from lmdbresults.store.base import Store
 from lmdbresults.store.chords import Claim, Part, PartOutcome, ResultRecord
 
@@ -85,7 +85,7 @@ class Chords:
     def set_size(self, key: bytes, size: int, *, at_least: bool = False) -> None:
         """Say how many parts a chord waits for. If they are there already, the body runs."""
         ttl = self._owner.chord_ttl()
-        with holding():
+        with lease():
             claim = self._owner.store.chords.set_size(key, size, ttl, self._claims_key, at_least=at_least)
             if claim is not None:
                 self.finish(claim)
@@ -101,7 +101,7 @@ class Chords:
     def return_part(self, key: bytes, part: Part, size: int | None, result: ResultRecord | None) -> PartOutcome | None:
         """Store a result and count it as a part, in one transaction; None if the chord is unknown.
 
-        To be called in a block of `holding`, with `finish` for the claim that may come of it.
+        To be called in a block of `lease`, with `finish` for the claim that may come of it.
         """
         ttl = self._owner.chord_ttl()
         reached("part returns")
@@ -197,7 +197,7 @@ class Chords:
             return
         for key in self._orphans():
             try:
-                with holding():
+                with lease():
                     self._take_over(key)
             except self.interruptions:
                 raise

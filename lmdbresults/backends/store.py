@@ -19,7 +19,7 @@ from lmdbresults.backends.parts import count_tasks
 from lmdbresults.backends.task_changes import News
 from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed
-from lmdbresults.process.identity import holding
+from lmdbresults.process.identity import lease
 from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store import Store, WriteTransaction
@@ -225,7 +225,7 @@ class StoreBackend(KeyValueStoreBackend):
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         body = self.app.signature(request.chord)
         key = self.get_key_for_chord(request.group)
-        with holding():
+        with lease():
             progress = self._chords.return_part(key, part, request.chord.get("chord_size"), stored)
             if progress is not None and progress.claim is not None:
                 self._chords.finish(progress.claim, body if body.id else None)

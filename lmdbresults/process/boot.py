@@ -1,4 +1,4 @@
-"""Which boot of the machine this is: what was written in an earlier one may have been cut off by a loss of power."""
+"""The boot of the machine: what was written in an earlier one may have been cut off by a power failure."""
 
 import functools
 
@@ -7,7 +7,7 @@ __all__ = ["boot_id"]
 
 @functools.cache
 def boot_id() -> str:
-    """Return the id of the present boot; empty where the system does not tell."""
+    """Return the id of the present boot; empty if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()

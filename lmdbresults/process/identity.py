@@ -1,7 +1,7 @@
-"""Who holds a claim: a process, told from a later one with the same number by when it began.
+"""The identity of a process and whether it is alive. Its start time tells it from a later process with the same number.
 
-And in it a block of code, told from others by a name: an exception of a signal handler may end that at any moment, also
-between the commit that takes a claim and the first line that knows of it.
+A lease narrows that to a block of code: a claim that was taken in the block is orphaned when the block ends, even if an
+exception out of a signal handler ends it between the commit of the claim and the next line.
 """
 
 import functools
@@ -13,24 +13,24 @@ from typing import Final, NamedTuple
 
 from lmdbresults.process import boot
 
-__all__ = ["NOBODY", "Owner", "holding", "present_owner"]
+__all__ = ["NO_OWNER", "Owner", "current_owner", "lease"]
 
-#: The blocks that are being run in this process; a set is changed in one step, so no lock guards it.
-_blocks: Final[set[str]] = set()
-_block: Final[ContextVar[str]] = ContextVar("block", default="")
+#: The leases that are running in this process. A set is changed in one step, so no lock guards it.
+_leases: Final[set[str]] = set()
+_lease: Final[ContextVar[str]] = ContextVar("lease", default="")
 
 
 @contextmanager
-def holding() -> Iterator[None]:
-    """Have claims that are taken in the block die with it, at the latest."""
-    name, former = os.urandom(8).hex(), _block.get()
+def lease() -> Iterator[None]:
+    """Have `current_owner` return an owner that is alive only until the block ends."""
+    name, former = os.urandom(8).hex(), _lease.get()
     try:
-        _blocks.add(name)
-        _block.set(name)
+        _leases.add(name)
+        _lease.set(name)
         yield
     finally:
-        _blocks.discard(name)
-        _block.set(former)
+        _leases.discard(name)
+        _lease.set(former)
 
 
 class Owner(NamedTuple):
@@ -38,14 +38,14 @@ class Owner(NamedTuple):
 
     pid: int
     started: str
-    """When it began, in clock ticks since the boot; empty where the system does not tell."""
+    """Start time in clock ticks since the boot; empty if unknown."""
     boot: str
-    """Id of the boot, likewise."""
-    block: str = ""
-    """What holds it in the process; empty: the process itself."""
+    """Id of the boot; empty if unknown."""
+    lease: str = ""
+    """Name of a lease in the process; empty: the process itself."""
 
     def is_alive(self) -> bool:
-        """Return whether the process still runs. One of which nothing but the number is known counts as alive."""
+        """Return whether the process, and its lease if it has one, still runs. If only the pid is known: yes."""
         if not self.pid or self.boot != boot.boot_id():
             return False
         try:
@@ -53,39 +53,35 @@ class Owner(NamedTuple):
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # of another user
-        started = _started(self.pid)
-        if started and self.started and started != self.started:  # one of another user may be kept secret
+            pass  # the process of another user
+        started = _start_time(self.pid)
+        if started and self.started and started != self.started:
             return False
-        return not self.block or self.pid != os.getpid() or self.block in _blocks
+        return not self.lease or self.pid != os.getpid() or self.lease in _leases
 
 
-#: Owns what has been given up.
-NOBODY = Owner(0, "", "")
+#: An owner that is never alive.
+NO_OWNER = Owner(0, "", "")
 
 
-def present_owner() -> Owner:
-    """Return this process, and the block of `holding` that runs here."""
-    return _owner(os.getpid())._replace(block=_block.get())
+def current_owner() -> Owner:
+    """Return this process, with the lease that runs here."""
+    return _process(os.getpid())._replace(lease=_lease.get())
 
 
 @functools.lru_cache(maxsize=1)
-def _owner(pid: int) -> Owner:
-    return Owner(pid, _started(pid), boot.boot_id())
+def _process(pid: int) -> Owner:
+    return Owner(pid, _start_time(pid), boot.boot_id())
 
 
-def _started(pid: int) -> str:
-    """Return when a process began; empty if nobody knows, "ended" if it has ended but for its parent's noticing."""
-    _, _, fields = _read(f"/proc/{pid}/stat").rpartition(")")  # before it stands the name, which may hold anything
-    state_to_end = fields.split()
-    if len(state_to_end) <= 19:
-        return ""
-    return "ended" if state_to_end[0] in "ZX" else state_to_end[19]
-
-
-def _read(path: str) -> str:
+def _start_time(pid: int) -> str:
+    """Return when a process started; empty if unknown, "ended" if it is a zombie."""
     try:
-        with open(path) as file:
-            return file.read()
+        with open(f"/proc/{pid}/stat") as file:
+            stat = file.read()
     except OSError:
         return ""
+    state, *fields = stat.rpartition(")")[2].split() or [""]  # after the name, which may contain anything
+    if len(fields) <= 18:
+        return ""
+    return "ended" if state in "ZX" else fields[18]

@@ -1,81 +1,85 @@
-"""An interpreter of its own, for work on files that may end a process: by a signal out of LMDB, or by never ending."""
+"""Work in a subprocess, for files on which LMDB may crash the process that opens them, or loop for ever."""
 
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from subprocess import DEVNULL, PIPE
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lmdbresults.errors import StoreError
 
-__all__ = ["WorkDied", "run_apart"]
+if TYPE_CHECKING:
+    import subprocess
 
-#: The package, and all that it needs, is found where the caller finds it; nothing else of the caller gets there.
+__all__ = ["SubprocessFailed", "run_isolated"]
+
+#: The subprocess finds modules where the caller does, and inherits nothing else.
 _START: Final = "import sys; sys.path[:] = {path!r}; from {module} import main; main(sys.argv[1:])"
-#: Seconds between two looks at how far the work is.
+#: Seconds between two calls of ``meanwhile``.
 _TICK: Final = 0.1
 
 
-class WorkDied(StoreError):
-    """Raised when the interpreter ends by a signal or an error, or is not done in time."""
+class SubprocessFailed(StoreError):
+    """Raised when a subprocess ends by a signal or an error, or exceeds its time."""
 
 
-def run_apart(
+def run_isolated(
     module: str,
     arguments: list[str],
     *,
     timeout: float | None = None,
     meanwhile: Callable[[], object] | None = None,
 ) -> bytes:
-    """Return what ``main(arguments)`` of a module has printed in an interpreter of its own. Raises `WorkDied`.
+    """Return what ``main(arguments)`` of a module prints in a subprocess. Raises `SubprocessFailed`.
 
-    The caller is not forked: a new program is started, which inherits neither descriptors nor locks. ``meanwhile`` is
-    called ten times a second. An exception ends the program.
+    The subprocess is a new interpreter and not a fork: it inherits neither descriptors nor locks. It is killed after
+    ``timeout`` seconds, and when an exception interrupts the wait. ``meanwhile`` is called ten times a second.
     """
     code = _START.format(path=sys.path, module=module)
-    command = [_interpreter(), "-I", "-c", code, *arguments]
-    with _started(command) as process:
+    with _start([_interpreter(), "-I", "-c", code, *arguments]) as process:
         try:
-            said, complaints = _communicate(process, timeout, meanwhile)
+            output, complaints = _communicate(process, timeout, meanwhile)
         finally:
             process.kill()
     if process.returncode < 0:
-        raise WorkDied(f"died by {_signal_name(-process.returncode)}")
+        raise SubprocessFailed(f"died by {_signal_name(-process.returncode)}")
     if process.returncode:
         lines = complaints.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise WorkDied(f"failed: {lines[-1]}")
-    return said
+        raise SubprocessFailed(f"failed: {lines[-1]}")
+    return output
 
 
-def _started(command: list[str]) -> "subprocess.Popen[bytes]":
+def _start(command: list[str]) -> "subprocess.Popen[bytes]":
+    from subprocess import DEVNULL, PIPE, Popen  # takes milliseconds, and few processes need it
+
     try:
-        return subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)  # noqa: S603
+        return Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)  # noqa: S603
     except OSError as error:
-        raise WorkDied(f"could not be started: {error}") from error
+        raise SubprocessFailed(f"could not be started: {error}") from error
 
 
 def _communicate(
     process: "subprocess.Popen[bytes]", timeout: float | None, meanwhile: Callable[[], object] | None
 ) -> tuple[bytes, bytes]:
+    from subprocess import TimeoutExpired
+
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     while True:
         left = deadline - time.monotonic()
         wait = left if meanwhile is None else min(left, _TICK)
         try:
             return process.communicate(timeout=None if math.isinf(wait) else max(wait, 0))
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             if time.monotonic() >= deadline:
-                raise WorkDied(f"was not done after {timeout} seconds") from None
+                raise SubprocessFailed(f"did not finish within {timeout} seconds") from None
             if meanwhile is not None:
                 meanwhile()
 
 
 def _interpreter() -> str:
-    """Return the program to start: in a server that embeds Python, ``sys.executable`` may be that server."""
+    """Return the Python interpreter: ``sys.executable`` may be a server that embeds Python."""
     if os.path.basename(sys.executable or "").startswith(("python", "pypy")):
         return sys.executable
     return os.path.join(sys.exec_prefix, "bin", "python3")

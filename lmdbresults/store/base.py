@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from lmdbresults.process.identity import Owner, present_owner
+from lmdbresults.process.identity import Owner, current_owner
 from lmdbresults.store.chords import TransactionalChords
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 
@@ -167,7 +167,7 @@ class Store(WriteTransaction):
 
     def owner(self) -> Owner:
         """Return what this process owns claims by."""
-        return present_owner()
+        return current_owner()
 
     def is_alive(self, owner: Owner) -> bool:
         """Return whether an owner of claims still runs."""

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
 
-from lmdbresults.process.identity import NOBODY, Owner
+from lmdbresults.process.identity import NO_OWNER, Owner
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = [
@@ -59,7 +59,7 @@ class Liveness(Protocol):
         """Return the owner of claims that are taken here."""
 
     def is_alive(self, owner: Owner) -> bool:
-        """Return whether an owner still runs; `NOBODY` never does."""
+        """Return whether an owner still runs; `NO_OWNER` never does."""
 
 
 class Part(NamedTuple):
@@ -302,7 +302,7 @@ def release(txn: WriteTransaction, claim: Claim) -> None:
     """Release a claim, so that any process can take it over."""
     head = _claimed_head(txn, claim)
     if head is not None:
-        _write_head(txn, claim.key, head._replace(owner=NOBODY), txn.ttl(claim.key))
+        _write_head(txn, claim.key, head._replace(owner=NO_OWNER), txn.ttl(claim.key))
 
 
 def orphans(txn: ReadTransaction, store: Liveness, claims_key: bytes) -> list[bytes]:
@@ -376,7 +376,7 @@ def _write_head(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None
 
 
 def _new_head(size: int | None) -> Head:
-    return Head(os.urandom(4).hex(), _OPEN, size, 0, 0, 0, "", NOBODY)
+    return Head(os.urandom(4).hex(), _OPEN, size, 0, 0, 0, "", NO_OWNER)
 
 
 def _write_or_claim(

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final
 
 from lmdbresults.errors import StoreClosed
-from lmdbresults.process.fork_gate import gate, is_mine
+from lmdbresults.process.fork_gate import gate, is_owned
 from lmdbresults.store.base import Mailbox, Sent, Store
 
 __all__ = ["Hub", "Listener"]
@@ -127,7 +127,7 @@ class Hub:
 
     def wait(self, awake: threading.Event, is_over: Callable[[], bool], until: float) -> None:
         """Return when ``is_over``, which is asked whenever ``awake`` is set, or at ``until`` by the monotonic clock."""
-        is_nested = is_mine(self._reading)  # in a signal handler that has interrupted the reading
+        is_nested = is_owned(self._reading)  # in a signal handler that has interrupted the reading
         self._others.add(awake)
         try:
             while not is_over() and (left := until - time.monotonic()) > 0:
@@ -138,7 +138,7 @@ class Hub:
                     break
                 _pause(awake, left)
         finally:
-            if not is_nested and is_mine(self._reading):
+            if not is_nested and is_owned(self._reading):
                 self._reading.release()
             self._others.discard(awake)
             if self._others:

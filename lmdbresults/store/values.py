@@ -3,8 +3,7 @@
 import math
 from typing import Final
 
-from lmdbresults.errors import NotACounter
-from lmdbresults.store.quoting import quoted
+from lmdbresults.errors import NotACounter, quoted
 
 __all__ = ["NEVER", "add_to_counter", "deadline_of"]
 

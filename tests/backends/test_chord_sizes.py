@@ -218,7 +218,7 @@ def test_what_is_left_of_a_large_chord_by_a_process_that_was_killed_is_deleted_b
     app.require_backend().add_to_chord("c", AsyncResult(app.held[0][0]["options"]["task_id"]))
     app.require_backend().set_chord_size("c", 4)
     monkeypatch.setattr(chords, "_BATCH", 2)
-    monkeypatch.setattr(faultpoints, "passing", end_at("chord ended"))
+    monkeypatch.setattr(faultpoints, "hook", end_at("chord ended"))
     with pytest.raises(SystemExit):
         app.run_held()
     monkeypatch.undo()

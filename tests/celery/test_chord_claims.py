@@ -28,7 +28,7 @@ def interrupt_at(point: str, error: type[BaseException], monkeypatch: pytest.Mon
             monkeypatch.undo()
             raise error
 
-    monkeypatch.setattr(faultpoints, "passing", passing)
+    monkeypatch.setattr(faultpoints, "hook", passing)
 
 
 @pytest.mark.parametrize("point", faultpoints.POINTS)

@@ -82,14 +82,16 @@ def test_a_transaction_may_use_what_forks_lock_too(store: LMDBStore, doing: str)
 import faulthandler, os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from lmdbresults import open_store
+from lmdbresults.process.fork_gate import gate
 import logging
 from concurrent.futures import ThreadPoolExecutor
+gate.fork_timeout = 0.5
 faulthandler.dump_traceback_later(20, exit=True)
 entered = threading.Event()
 def work():
     with store.write() as txn:
         entered.set()
-        time.sleep(0.2)
+        time.sleep(0.1)
         {doing}
 with open_store(sys.argv[1], durability="none") as store:
     thread = threading.Thread(target=work)

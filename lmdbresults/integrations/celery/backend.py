@@ -19,7 +19,6 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
-from lmdbresults.integrations.celery import worker_exit as celery_exits  # noqa: F401 - they listen to workers
 from lmdbresults.integrations.celery.chords import CeleryChords, ChordsMixin
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
 from lmdbresults.options import require_expiry

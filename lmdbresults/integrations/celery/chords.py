@@ -22,7 +22,7 @@ from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
-from lmdbresults.process.identity import holding
+from lmdbresults.process.identity import lease
 from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, WriteTransaction
 from lmdbresults.store.chords import Part, ResultRecord
@@ -173,7 +173,7 @@ class CeleryChords(Chords):
         result = None if held is None else ResultRecord(*held, SUCCESS_PREFIX)
         key, size = self._backend.get_key_for_chord(request.group), request.chord.get("chord_size")
         body = maybe_signature(request.chord, app=self._backend.app)
-        with holding():
+        with lease():
             progress = self._retried(lambda: self.return_part(key, part, size, result))
             if progress is not None and progress.claim is not None:
                 self.finish(progress.claim, body)

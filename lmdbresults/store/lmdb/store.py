@@ -146,7 +146,7 @@ class LMDBStore(Store):
             return operation(txn)
         finally:
             txn.end()
-            gate.notice_fork()
+            gate.detect_fork()
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         result: Result = self._apply(_until_end, operation)
@@ -323,7 +323,7 @@ class LMDBStore(Store):
     def close(self) -> None:
         if self._environment is CLOSED:
             return
-        gate.refuse_inside()
+        gate.refuse_in_transaction()
         for mailbox in list(self._mailboxes):
             mailbox.close()
         environment, self._environment = self._environment, CLOSED
@@ -342,7 +342,7 @@ def _until_end(txn: Writing, operation: Callable[[WriteTransaction], Result]) ->
         return operation(txn)
     finally:
         txn.end()
-        gate.notice_fork()
+        gate.detect_fork()
 
 
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:

@@ -25,7 +25,7 @@ import lmdb
 
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
-from lmdbresults.process.fork_gate import is_mine
+from lmdbresults.process.fork_gate import is_owned
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
@@ -195,7 +195,7 @@ class Checkpoints:
         Threads and processes that want this at the same time share the work. Raises `DiskFailed` if a sync fails, or
         has failed in this boot.
         """
-        is_within = is_mine(self._making)  # for a signal handler that has come in its midst, where the turn is had
+        is_within = is_owned(self._making)  # for a signal handler that has come in its midst, where the turn is had
         with self._making:
             if self._is_durable(through):
                 return

@@ -20,8 +20,7 @@ from lmdbresults.errors import (
     StoreError,
 )
 from lmdbresults.options import Options
-from lmdbresults.process.exit_hooks import exits
-from lmdbresults.process.fork_gate import gate, is_mine
+from lmdbresults.process.fork_gate import gate, is_owned
 from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.signal_safe import Steps, lend
@@ -69,11 +68,10 @@ class Environment:
         self._failure: StoreError | None = None
         #: Why the file can never be opened again by this object; None if it can.
         self._unusable: StoreError | None = None
-        self._start_anew()
+        self._reset()
         gate.watch_forks(self)
-        exits.watch(self)
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         #: Guards the opening of the handle; taken inside the gate.
         self._opening = threading.RLock()
         #: Held during a write transaction. LMDB's own lock would do, but waiting for that freezes gevent's hub and
@@ -89,7 +87,7 @@ class Environment:
 
     def read(self, operation: Callable[..., Result], *args: Any) -> Result:
         """Return ``operation(txn, *args)``, run in a read transaction."""
-        lock = gate.at_rest() or self._guarded()
+        lock = gate.try_shared() or self._guarded()
         tries_left = _TRIES
         while True:
             try:
@@ -115,9 +113,9 @@ class Environment:
         wait for the disk.
 
         The operation may fork: the child neither commits nor undoes what belongs to its parent, and gets `ForkedStore`
-        when the operation ends there. (A fork that Python's hooks do not see must be announced by `gate.notice_fork`.)
+        when the operation ends there. (A fork that Python's hooks do not see must be announced by `gate.detect_fork`.)
         """
-        lock = gate.at_rest() or self._guarded()
+        lock = gate.try_shared() or self._guarded()
         tries_left = _TRIES
         while True:
             try:
@@ -160,7 +158,7 @@ class Environment:
                     try:
                         is_lent = True
                         failure = yield from lend(wrap(txn))
-                        gate.notice_fork()
+                        gate.detect_fork()
                         if self._handle is handle and failure is None and write:
                             if finish is not None:
                                 finish()
@@ -194,14 +192,13 @@ class Environment:
 
         Raises `NestedTransaction` inside a transaction of this file.
         """
-        gate.notice_fork()
-        gate.refuse_while_alone()
+        lock = gate.shared()
         # The writer lock is held when a signal handler, or a destructor, comes in the middle of a write.
-        if is_mine(self._reading.lock) or is_mine(self._writer):
+        if is_owned(self._reading.lock) or is_owned(self._writer):
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )
-        return gate.shared()
+        return lock
 
     def has_been_replaced(self) -> bool:
         """Return whether the path leads to another file by now than the one that is open here."""
@@ -266,17 +263,17 @@ class Environment:
 
     def close(self) -> None:
         """Close the file once no transaction is open in this process; the next transaction opens it again."""
-        gate.alone(self.let_go)
+        gate.exclusive(self.let_go)
 
     def close_at_exit(self) -> None:
         """Close the file if that is possible soon; a daemon thread may be in a transaction that never ends."""
         if self._opened is None:
             return
-        if not gate.alone(self.let_go, timeout=1.0):
+        if not gate.exclusive(self.let_go, timeout=1.0):
             _leave_untouched(self._opened)
 
     def _open(self) -> lmdb.Environment:
-        if is_mine(self._opening):
+        if is_owned(self._opening):
             raise NestedTransaction(f"{self.path} is being opened by this thread: a signal handler cannot use it now.")
         with self._opening:
             tries_left = _TRIES
@@ -301,7 +298,6 @@ class Environment:
         self.reserve, self.reserve_for_delete = opened.space.reserve, opened.space.reserve_for_delete
         self._entrance = Entrance(opened.sidecar.data)
         opened.checkpoints.sync_errors.failure = self._failure
-        exits.expect()
         if opened.checkpoints.is_behind():
             self._checkpointer.wake()
 
@@ -330,7 +326,7 @@ class Environment:
 
     def after_fork_in_child(self) -> None:
         """Make new locks. If the file was not closed before the fork, give it up for good."""
-        self._start_anew()
+        self._reset()
         if self._opened is not None:
             self._opened.sidecar.close()  # or the locks of the parent would stay when that is killed
             _leave_untouched(self._opened)
@@ -363,7 +359,7 @@ class Environment:
 
     def _adopt_size(self) -> None:
         """Take over the size that another process, with a larger max_size, has let the map grow to."""
-        gate.alone(self._resize)
+        gate.exclusive(self._resize)
 
     def _resize(self) -> None:
         try:

@@ -1,11 +1,12 @@
 """The environments of this process: one a file, whichever paths lead to it and however many stores use it."""
 
+import atexit
 import threading
 from dataclasses import replace
 
 from lmdbresults.errors import ConfigurationError, NestedTransaction
 from lmdbresults.options import Options
-from lmdbresults.process.fork_gate import gate, is_mine
+from lmdbresults.process.fork_gate import gate, is_owned
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
 
@@ -33,8 +34,7 @@ class EnvironmentRegistry:
         Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
         """
         path = paths.canonical(options.path)
-        self._refuse_reentry()
-        with gate.shared(), self._lock:
+        with gate.shared(), self._own_lock():
             environment = self._environments.get(path) or Environment(replace(options, path=path))
             if environment.has_been_replaced():
                 raise lmdb_errors.file_replaced(path)
@@ -46,7 +46,7 @@ class EnvironmentRegistry:
 
     def release(self, environment: Environment) -> None:
         """Give an environment back; the last user closes the file."""
-        gate.alone(lambda: self._drop_user(environment))
+        gate.exclusive(lambda: self._drop_user(environment))
 
     def _drop_user(self, environment: Environment) -> None:
         with self._lock:
@@ -54,11 +54,15 @@ class EnvironmentRegistry:
             if not environment.users and environment.retire():
                 del self._environments[environment.path]
 
-    def _refuse_reentry(self) -> None:
-        gate.notice_fork()
-        gate.refuse_while_alone()
-        if is_mine(self._lock):
+    def _own_lock(self) -> "threading.RLock":
+        if is_owned(self._lock):
             raise NestedTransaction("This thread is opening a store: a signal handler cannot open another one now.")
+        return self._lock
+
+    def close_at_exit(self) -> None:
+        """Close all files, each after a last checkpoint. The next use of one opens it again."""
+        for environment in list(self._environments.values()):
+            environment.close_at_exit()
 
 
 def _require_same(present: Options, wanted: Options) -> None:
@@ -71,3 +75,4 @@ def _require_same(present: Options, wanted: Options) -> None:
 
 
 environments = EnvironmentRegistry()
+atexit.register(environments.close_at_exit)

@@ -3,7 +3,7 @@
 import json
 
 from lmdbresults.errors import FileDamaged
-from lmdbresults.process.isolated import WorkDied, run_apart
+from lmdbresults.process.isolated import SubprocessFailed, run_isolated
 
 __all__ = ["refuse_broken", "verify"]
 
@@ -22,9 +22,9 @@ def verify(
     arguments = [json.dumps({"path": path, "live": live, "records": records, "chords": chords})]
     try:
         problems: list[str] = json.loads(
-            run_apart("lmdbresults.store.lmdb.maintenance.verify_worker", arguments, timeout=timeout)
+            run_isolated("lmdbresults.store.lmdb.maintenance.verify_worker", arguments, timeout=timeout)
         )
-    except WorkDied as error:
+    except SubprocessFailed as error:
         return [f"{path} cannot be verified: the process that read it {error}."]
     return problems
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import lmdb
 
 from lmdbresults.errors import FileDamaged, NotAFile, StoreError, TargetExists
-from lmdbresults.process.isolated import WorkDied, run_apart
+from lmdbresults.process.isolated import SubprocessFailed, run_isolated
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.file import paths
 
@@ -35,12 +35,12 @@ def backup(path: str, target: str, size: int, overwrite: bool, progress: Progres
     order = json.dumps({"source": path, "draft": draft})
     try:
         failure = json.loads(
-            run_apart("lmdbresults.store.lmdb.maintenance.backup", [order], meanwhile=report if progress else None)
+            run_isolated("lmdbresults.store.lmdb.maintenance.backup", [order], meanwhile=report if progress else None)
         )
         if failure is not None:
             raise paths.translate_os_error(OSError(*failure), target)
         publish(draft, target)
-    except WorkDied as error:
+    except SubprocessFailed as error:
         raise FileDamaged(
             f"{path} cannot be copied: the process that read it {error}. "
             "If it is damaged, which `lmdbresults check` tells, rescue what can be read by `lmdbresults salvage`."

@@ -5,7 +5,7 @@ only one to read them all, and never runs while results are stored or fetched.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lmdbresults.errors import RecordDamaged
+from lmdbresults.errors import RecordDamaged, quoted
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
@@ -27,7 +27,6 @@ from lmdbresults.store.lmdb.records.records import (
     place_of,
 )
 from lmdbresults.store.lmdb.types import Transaction
-from lmdbresults.store.quoting import quoted
 
 __all__ = ["Problem", "apply", "check", "cures_in"]
 

@@ -6,10 +6,9 @@ from typing import Final
 
 import msgpack
 
-from lmdbresults.errors import RecordDamaged
+from lmdbresults.errors import RecordDamaged, quoted
 from lmdbresults.store.lmdb.records.records import NEVER, _at, lookup
 from lmdbresults.store.lmdb.types import Transaction
-from lmdbresults.store.quoting import quoted
 
 __all__ = ["chord_leftovers"]
 

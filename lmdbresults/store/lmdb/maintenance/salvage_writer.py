@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from lmdbresults.errors import NewerFormat, RecordDamaged
+from lmdbresults.errors import NewerFormat, RecordDamaged, quoted
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.lmdb.file.pages import Node
 from lmdbresults.store.lmdb.maintenance.check import apply, cures_in
@@ -28,7 +28,6 @@ from lmdbresults.store.lmdb.records.records import (
     place_of,
 )
 from lmdbresults.store.lmdb.types import Transaction
-from lmdbresults.store.quoting import quoted
 
 if TYPE_CHECKING:
     from lmdbresults.store.lmdb.maintenance.salvage import Salvaged

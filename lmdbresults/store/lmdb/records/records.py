@@ -21,13 +21,12 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from lmdbresults.errors import RecordDamaged
+from lmdbresults.errors import RecordDamaged, quoted
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks as pieces
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
-from lmdbresults.store.quoting import quoted
 from lmdbresults.store.values import NEVER, add_to_counter
 
 __all__ = [

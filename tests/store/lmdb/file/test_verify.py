@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from lmdbresults import errors, open_store
-from lmdbresults.process.isolated import WorkDied, run_apart
+from lmdbresults.process.isolated import SubprocessFailed, run_isolated
 from lmdbresults.store.lmdb.file.pages import LEAF, OVERFLOW, PageFile, kind_of, nodes_of
 from lmdbresults.store.lmdb.file.verify import verify
 from tests.support.processes import busy_threads
@@ -193,7 +193,7 @@ def test_only_some_of_very_many_problems_are_listed(tmp_path: Path):
 
 def test_a_process_that_takes_too_long_is_a_problem(file: Path):
     (problem,) = verify(str(file), timeout=0.001)
-    assert "was not done after 0.001 seconds" in problem
+    assert "did not finish within 0.001 seconds" in problem
 
 
 @pytest.mark.parametrize(
@@ -209,5 +209,5 @@ def test_a_process_that_takes_too_long_is_a_problem(file: Path):
 def test_the_end_of_a_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str):
     (tmp_path / "ends_badly.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(WorkDied, match=said):
-        run_apart("ends_badly", [])
+    with pytest.raises(SubprocessFailed, match=said):
+        run_isolated("ends_badly", [])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_backend, open_store
-from lmdbresults.process.isolated import WorkDied
+from lmdbresults.process.isolated import SubprocessFailed
 from lmdbresults.store.lmdb.file.verify import verify
 from lmdbresults.store.lmdb.maintenance import backup as backups
 from lmdbresults.testing import MemoryStore, sample
@@ -107,9 +107,9 @@ def test_progress_is_told_and_ends_with_all(store: LMDBStore, tmp_path: Path):
 
 def test_a_copy_that_fails_leaves_nothing_behind(store: LMDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def die(*args: object, **kwargs: object) -> bytes:
-        raise WorkDied("died by SIGBUS")
+        raise SubprocessFailed("died by SIGBUS")
 
-    monkeypatch.setattr(backups, "run_apart", die)
+    monkeypatch.setattr(backups, "run_isolated", die)
     with pytest.raises(errors.FileDamaged, match="died by SIGBUS"):
         store.backup(tmp_path / "copy")
     assert not list(tmp_path.glob("copy*"))
