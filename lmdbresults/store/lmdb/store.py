@@ -25,7 +25,7 @@ from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cure
 from lmdbresults.store.lmdb.notify.mailbox import LMDBMailbox
 from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
-from lmdbresults.store.lmdb.records import expiry, records
+from lmdbresults.store.lmdb.records import expiry, expiry_index, records
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
 from lmdbresults.store.lmdb.records.waiters import News
@@ -242,7 +242,7 @@ class LMDBStore(Store):
         budget = _SWEEP_PER_WRITE + 2 * txn.changes
         _, more = expiry.sweep(raw, now, budget, budget, txn.news)
         self._looked_at = now
-        self._look_again_at = now if more else min(expiry.next_deadline(raw), now + _LOOK_AGAIN)
+        self._look_again_at = now if more else min(expiry_index.next_deadline(raw), now + _LOOK_AGAIN)
 
     def _reclaim(self) -> bool:
         """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.lmdb.records import records, waiters
-from lmdbresults.store.lmdb.records.chunks import PIECE_BYTES
+from lmdbresults.store.lmdb.records.layout import CHUNK_BYTES, place_of
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
@@ -67,7 +67,7 @@ class Reading(ReadTransaction):
 
     def ttl(self, key: bytes) -> float | None:
         now = self._scope.clock()
-        found = records.entry(self._raw, self._scope.prefix + key, now)
+        found = records.record_of(self._raw, self._scope.prefix + key, now)
         if found is None:
             return None
         return found.deadline - now if found.deadline else math.inf
@@ -115,7 +115,7 @@ class Writing(Reading, WriteTransaction):
             value = bytes(memoryview(value))  # bytes() would take an int for a length
         size = len(value)
         space.reserve(self._raw, len(key) + size + _RECORD_COST)
-        self.changes += 1 + size // PIECE_BYTES
+        self.changes += 1 + size // CHUNK_BYTES
         deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
         return records.put(self._raw, key, value, deadline, now, self.news, keep_prefix, interim)
 
@@ -136,7 +136,7 @@ class Writing(Reading, WriteTransaction):
         return records.expire(self._raw, self._scope.prefix + key, deadline_of(ttl, now), now)
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
-        self.news += waiters.take(self._raw, records.place_of(self._scope.prefix + topic), interim=False)
+        self.news += waiters.take(self._raw, place_of(self._scope.prefix + topic), interim=False)
 
 
 class _Gone:

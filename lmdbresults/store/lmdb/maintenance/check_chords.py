@@ -7,8 +7,9 @@ from typing import Final
 import msgpack
 
 from lmdbresults.errors import RecordDamaged, quoted
-from lmdbresults.store.lmdb.records.records import NEVER, _at, lookup
+from lmdbresults.store.lmdb.records.records import lookup, record_at
 from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.values import NEVER
 
 __all__ = ["chord_leftovers"]
 
@@ -31,7 +32,7 @@ def chord_leftovers(txn: Transaction) -> Iterator[str]:
         if not place.startswith(b"k"):
             return
         match = _BELONGING.fullmatch(place)
-        _, record = _at(txn, place) if match else (b"", None)
+        _, record = record_at(txn, place) if match else (b"", None)
         if match is None or record is None or record.deadline != NEVER:
             continue
         key, run = match[1], match[2].decode()

@@ -9,24 +9,21 @@ from lmdbresults.errors import NewerFormat, RecordDamaged, quoted
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.lmdb.file.pages import Node
 from lmdbresults.store.lmdb.maintenance.check import apply, cures_in
-from lmdbresults.store.lmdb.records import chunks as pieces
-from lmdbresults.store.lmdb.records.records import (
-    _DEADLINE,
-    _HASHED,
-    _INDEX,
-    _IS_AWAITED,
-    _IS_CUT,
-    _LONGEST_KEY,
-    _RECORD,
-    Entry,
-    _decode,
-    _former,
-    _index_key,
-    _key_at,
-    _value,
-    _write,
+from lmdbresults.store.lmdb.records.expiry_index import index_key, place_in
+from lmdbresults.store.lmdb.records.layout import (
+    CHUNK,
+    HASHED,
+    INDEX,
+    IS_AWAITED,
+    IS_CHUNKED,
+    LONGEST_KEY,
+    RECORD,
+    Record,
+    key_at,
     place_of,
+    unpack,
 )
+from lmdbresults.store.lmdb.records.records import sound_record, value_of, write
 from lmdbresults.store.lmdb.types import Transaction
 
 if TYPE_CHECKING:
@@ -71,12 +68,12 @@ class Rescue:
 
     def _take(self, txn: Transaction, place: bytes, data: bytes) -> None:
         region = place[:1]
-        if region in (_RECORD, _HASHED):
+        if region in (RECORD, HASHED):
             self._take_record(txn, place, data)
-        elif region == pieces.REGION:
+        elif region == CHUNK:
             txn.put(place, data, overwrite=False)
-        elif region == _INDEX and self._rank <= _STRAY:
-            indexed = place[1 + _DEADLINE.size :]
+        elif region == INDEX and self._rank <= _STRAY:
+            indexed = place_in(place)
             if indexed and txn.get(indexed) is None:
                 self._indexed.add(indexed)
         elif place == FORMAT_KEY and (version_of(data) or 0) > FORMAT_VERSION:
@@ -84,8 +81,8 @@ class Rescue:
 
     def _take_record(self, txn: Transaction, place: bytes, data: bytes) -> None:
         try:
-            key = _key_at(place, data)
-            record = _decode(key, data)
+            key = key_at(place, data)
+            record = unpack(key, data)
         except RecordDamaged as damage:
             if self._rank <= _STRAY:
                 self._damaged.setdefault(place, str(damage))
@@ -98,7 +95,7 @@ class Rescue:
                 self._expired.setdefault(place, self._rank)
             return
         self._expired.pop(place, None)
-        former = _former(txn, key, place)
+        former = sound_record(txn, key, place)
         if former is not None and (self._is_of_former_rank(place) or _lasts(former) >= _lasts(record)):
             return
         self._put(txn, key, place, record, former)
@@ -106,15 +103,15 @@ class Rescue:
     def _is_of_former_rank(self, place: bytes) -> bool:
         return self._rank != _OF_THE_TREE and place not in self._new.get(self._rank, ())
 
-    def _put(self, txn: Transaction, key: bytes, place: bytes, record: Entry, former: Entry | None) -> None:
+    def _put(self, txn: Transaction, key: bytes, place: bytes, record: Record, former: Record | None) -> None:
         if former is not None and former.indexed:
-            txn.delete(_index_key(former.indexed, place))
+            txn.delete(index_key(former.indexed, place))
         if self._rank != _OF_THE_TREE:
             self._new.setdefault(self._rank, set()).add(place)
-        flags = record.flags & ~_IS_AWAITED
-        _write(txn, key, place, record._replace(indexed=record.deadline, flags=flags))
+        flags = record.flags & ~IS_AWAITED
+        write(txn, key, place, record._replace(indexed=record.deadline, flags=flags))
         if record.deadline:
-            txn.put(_index_key(record.deadline, place), b"")
+            txn.put(index_key(record.deadline, place), b"")
 
     def finish(self, report: "Salvaged") -> None:
         """Remove what turns out to be incomplete, and fill in the report."""
@@ -133,15 +130,15 @@ class Rescue:
             return [
                 (place, data)
                 for place, data in txn.cursor()
-                if place[:1] in (_RECORD, _HASHED) and _decode(_key_at(place, data), data).flags & _IS_CUT
+                if place[:1] in (RECORD, HASHED) and unpack(key_at(place, data), data).flags & IS_CHUNKED
             ]
 
     def _drop_if_incomplete(self, place: bytes, data: bytes) -> None:
-        key = _key_at(place, data)
-        record = _decode(key, data)
+        key = key_at(place, data)
+        record = unpack(key, data)
         with self._handle.begin(write=True) as txn:
             try:
-                _value(txn, key, record)
+                value_of(txn, key, record)
             except RecordDamaged as damage:
                 self._damaged[place] = str(damage)
                 txn.delete(place)
@@ -149,7 +146,7 @@ class Rescue:
     def _count(self, txn: Transaction, report: "Salvaged") -> None:
         present = 0
         for place in txn.cursor().iternext(values=False):
-            present += place[:1] in (_RECORD, _HASHED)
+            present += place[:1] in (RECORD, HASHED)
             self._damaged.pop(place, None)  # another version of it could be read
         report.records = present
         report.expired = len(self._expired)
@@ -164,11 +161,11 @@ class Rescue:
 
 
 def _gone(place: bytes) -> str:
-    if place.startswith(_RECORD):
+    if place.startswith(RECORD):
         return f"The record under {quoted(place[1:])} is gone."
-    return f"A record under a key of more than {_LONGEST_KEY} bytes is gone."
+    return f"A record under a key of more than {LONGEST_KEY} bytes is gone."
 
 
-def _lasts(record: Entry) -> float:
+def _lasts(record: Record) -> float:
     """Return until when a record lives, by which the later one of two is told: both were to live as long."""
     return record.deadline or math.inf

@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Final
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import waiters
-from lmdbresults.store.lmdb.records.records import (
-    _HASHED,
-    _IS_AWAITED,
-    _IS_HASHED,
-    _VACANT,
-    Entry,
-    _at,
-    _former,
-    _index,
-    _index_key,
-    _write,
-    place_of,
-)
+from lmdbresults.store.lmdb.records.expiry_index import index, index_key
+from lmdbresults.store.lmdb.records.layout import HASHED, IS_AWAITED, IS_HASHED, VACANT, Record, place_of
+from lmdbresults.store.lmdb.records.records import record_at, sound_record, write
 from lmdbresults.store.lmdb.types import Transaction
 
 if TYPE_CHECKING:
@@ -103,19 +93,19 @@ def watch(txn: Transaction, key: bytes, box: bytes, every_change: bool, until: f
     """
     place = place_of(key)
     waiters.enter(txn, place, box, every_change)
-    present = _former(txn, key, place)
+    present = sound_record(txn, key, place)
     if present is None:
-        flags = _IS_AWAITED | (_IS_HASHED if place[:1] == _HASHED else 0)
-        _write(txn, key, place, Entry(_VACANT, _index(txn, place, None, until), flags, b""))
-    elif not present.flags & _IS_AWAITED:
-        _write(txn, key, place, present._replace(flags=present.flags | _IS_AWAITED))
+        flags = IS_AWAITED | (IS_HASHED if place[:1] == HASHED else 0)
+        write(txn, key, place, Record(VACANT, index(txn, place, None, until), flags, b""))
+    elif not present.flags & IS_AWAITED:
+        write(txn, key, place, present._replace(flags=present.flags | IS_AWAITED))
 
 
 def unwatch(txn: Transaction, place: bytes, box: bytes) -> None:
     """Take a registration back, and the vacant record if it was the last one."""
     if waiters.leave(txn, place, box):
         return
-    _, present = _at(txn, place)
-    if present is not None and present.deadline == _VACANT:
+    _, present = record_at(txn, place)
+    if present is not None and present.deadline == VACANT:
         txn.delete(place)
-        txn.delete(_index_key(present.indexed, place))
+        txn.delete(index_key(present.indexed, place))

@@ -1,124 +1,83 @@
-"""Expiry: what is due by the index, and its deletion.
+"""The deletion of expired records.
 
 A sweep in the order of deadlines meets records with random ids all over the tree, each on a page of its own, whose copy
-is most of what deleting it costs. So a long sweep reads many entries first, deletes their records in the order of the
-tree (`reap`), and the entries in theirs (`drop`). In between there are entries that belong to no record, which one that
-is stored anew under its key does not mind. What is left is for `sweep`.
+is most of what deleting it costs. So a long sweep reads many entries of the index first, deletes their records in the
+order of the tree (`reap`), then the entries in theirs (`drop`). In between there are entries that belong to no record,
+which do not disturb a record that is stored under the same key. Records that need more work are left for `sweep`.
 """
 
-import math
-import struct
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Final
-from zlib import crc32
 
-from lmdbresults.store.lmdb.records import chunks as pieces
-from lmdbresults.store.lmdb.records import waiters
-from lmdbresults.store.lmdb.records.records import (
-    _DEADLINE,
-    _DOOMED,
-    _HEAD,
-    _INDEX,
-    _IS_AWAITED,
-    _IS_CUT,
-    _VACANT,
-    NEVER,
-    Entry,
-    _at,
-    _due,
-    _index,
-    _write,
-)
+from lmdbresults.errors import RecordDamaged
+from lmdbresults.store.lmdb.records import chunks, waiters
+from lmdbresults.store.lmdb.records.expiry_index import due_at, first_due, index, place_in
+from lmdbresults.store.lmdb.records.layout import DOOMED, IS_AWAITED, IS_CHUNKED, RECORD, VACANT, Record, unpack_head
+from lmdbresults.store.lmdb.records.records import record_at, write
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["drop", "first_due", "in_order_of_the_tree", "next_deadline", "reap", "sweep"]
+__all__ = ["drop", "in_order_of_the_tree", "reap", "sweep"]
 
-#: Where the place of the record begins in the key of an entry.
-_PLACE: Final = len(_INDEX) + _DEADLINE.size
-#: So many entries are read, or sorted, in one step of C, in which no other thread has its turn: about 10 ms.
+#: Entries sorted in one step of C, during which no other thread runs: about 10 ms.
 _AT_ONCE: Final = 12_800
-#: One of so many entries is looked at to see how their places are spread.
+#: One of so many entries is sampled to see how their places are distributed.
 _SAMPLED: Final = 64
 
 
-def next_deadline(txn: Transaction) -> float:
-    """Return when the first entry of the index is due; infinity if there is none."""
-    cursor = txn.cursor()
-    if not cursor.set_range(_INDEX):
-        return math.inf
-    return _due(cursor.key())
-
-
-def first_due(txn: Transaction, now: float, limit: int) -> list[bytes]:
-    """Return up to ``limit`` keys of entries that are due, in their order."""
-    cursor = txn.cursor()
-    if not cursor.set_range(_INDEX):
-        return []
-    # Deadlines sort as their bytes do, as none is negative.
-    behind = _INDEX + _DEADLINE.pack(now if now > 0 else NEVER) + b"\xff"
-    due = takewhile(behind.__gt__, cursor.iternext(values=False))
-    found: list[bytes] = []
-    while part := list(islice(due, min(limit - len(found), _AT_ONCE))):
-        found += part
-    return found
-
-
 def in_order_of_the_tree(index_keys: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Yield entries in the order of the places that they point at, part by part."""
-    sample = sorted(map(_place_in, islice(index_keys, 0, None, _SAMPLED)))
+    """Yield entries of the index in the order of the places of their records, in parts of bounded size."""
+    sample = sorted(map(place_in, islice(index_keys, 0, None, _SAMPLED)))
     bounds = sample[_AT_ONCE // _SAMPLED :: _AT_ONCE // _SAMPLED]
     parts: list[list[bytes]] = [[] for _ in range(len(bounds) + 1)]
     for index_key in index_keys:
-        parts[bisect(bounds, index_key[_PLACE:])].append(index_key)
+        parts[bisect(bounds, place_in(index_key))].append(index_key)
     for part in parts:
-        yield sorted(part, key=_place_in)
-
-
-def _place_in(index_key: bytes) -> bytes:
-    return index_key[_PLACE:]
+        yield sorted(part, key=place_in)
 
 
 def reap(txn: Transaction, index_keys: Iterable[bytes], now: float) -> list[bytes]:
-    """Delete those of the records behind some entries that have expired, and return their entries.
+    """Delete the expired records of some entries, and return those entries, which are left for `drop`.
 
-    These are left, for `drop`, and so is what takes more than deleting one key, for `sweep`.
+    A record that takes more than deleting one key is left for `sweep`.
     """
     cursor = txn.cursor()
     reaped = []
     for index_key in index_keys:
-        place = index_key[_PLACE:]
-        if cursor.set_key(place) and _is_mere(place, cursor.value(), now):
+        place = place_in(index_key)
+        if cursor.set_key(place) and _is_plain(place, cursor.value(), now):
             cursor.delete()
             reaped.append(index_key)
     return reaped
 
 
-def _is_mere(place: bytes, data: bytes, now: float) -> bool:
-    """Return whether a record is sound, has expired, and nothing but its entry belongs to it."""
-    try:
-        checksum, deadline, _, flags = _HEAD.unpack_from(data)
-    except struct.error:  # it is too short
+def _is_plain(place: bytes, data: bytes, now: float) -> bool:
+    """Return whether a record is sound and expired, and nothing but its entry belongs to it."""
+    if not place.startswith(RECORD):
         return False
-    return not flags and _VACANT < deadline <= now and crc32(data[4:], crc32(place[1:])) == checksum
+    try:
+        deadline, _, flags = unpack_head(place[1:], data)
+    except RecordDamaged:
+        return False
+    return not flags and VACANT < deadline <= now
 
 
 def drop(txn: Transaction, index_keys: Sequence[bytes]) -> Sequence[bytes]:
-    """Delete some entries, and return them."""
+    """Delete some entries of the index, and return them."""
     cursor = txn.cursor()
     cursor.first()
     for index_key in index_keys:
         if cursor.key() == index_key or cursor.set_key(index_key):
-            cursor.delete()  # and be at the next one
+            cursor.delete()  # which moves the cursor to the next one
     return index_keys
 
 
 def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News]) -> tuple[int, bool]:
-    """Delete up to ``limit`` records that have expired; return how many, and whether there may be more.
+    """Delete up to ``limit`` expired records; return how many, and whether there may be more.
 
-    ``budget`` bounds the work: each entry of the index and each piece of a large value costs one.
+    ``budget`` bounds the work: each entry of the index and each chunk of a large value costs one.
     """
     removed = 0
     due = first_due(txn, now, budget)
@@ -132,24 +91,24 @@ def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News
 
 
 def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, news: list[News]) -> tuple[int, int]:
-    """Follow one entry of the index; return how many records went, and what that cost."""
-    place = index_key[_PLACE:]
-    key, record = _at(txn, place)
+    """Delete an entry of the index and its record, if that has expired; return how many records went, and the cost."""
+    place = place_in(index_key)
+    key, record = record_at(txn, place)
     txn.delete(index_key)
-    if record is None or record.indexed != _due(index_key):
-        return 0, 1  # the record is gone or damaged, or was replaced by something that the entry is not about
+    if record is None or record.indexed != due_at(index_key):
+        return 0, 1  # the record is gone or damaged, or the entry is not its own
     if not record.is_expired(now):  # it was given a later deadline since
-        _write(txn, key, place, record._replace(indexed=_index(txn, place, None, record.deadline)))
+        write(txn, key, place, record._replace(indexed=index(txn, place, None, record.deadline)))
         return 0, 1
-    if record.flags & _IS_AWAITED:  # who still waits registers again
+    if record.flags & IS_AWAITED:  # a waiter registers again
         news += waiters.take(txn, place, interim=False)
-    if not record.flags & _IS_CUT:
+    if not record.flags & IS_CHUNKED:
         txn.delete(place)
-        return int(record.deadline != _VACANT), 1
-    pieces_gone, rest = pieces.shorten(txn, record.body, budget)
+        return int(record.deadline != VACANT), 1
+    chunks_gone, rest = chunks.shorten(txn, record.body, budget)
     if rest is None:
         txn.delete(place)
-    else:  # half a value has to stay expired even if the clock is set back
-        indexed = _index(txn, place, None, _DOOMED)
-        _write(txn, key, place, Entry(_DOOMED, indexed, record.flags & ~_IS_AWAITED, rest))
-    return int(rest is None), pieces_gone + 1
+    else:  # half a value must stay expired even if the clock is set back
+        indexed = index(txn, place, None, DOOMED)
+        write(txn, key, place, Record(DOOMED, indexed, record.flags & ~IS_AWAITED, rest))
+    return int(rest is None), chunks_gone + 1

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.lmdb.records.records import _HASHED, _RECORD, _decode, _key_at, _value
+from lmdbresults.store.lmdb.records.layout import HASHED, RECORD, key_at, unpack
+from lmdbresults.store.lmdb.records.records import value_of
 from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["ordered", "scan"]
@@ -43,7 +44,7 @@ def scan(
     raised at the end.
     """
     prefix = own + prefix
-    query = _Query(prefix, ((_HASHED, _HASHED), (_RECORD + prefix, _RECORD + prefix)), head)
+    query = _Query(prefix, ((HASHED, HASHED), (RECORD + prefix, RECORD + prefix)), head)
     return _pairs(read, query, len(own), clock, None)
 
 
@@ -58,7 +59,7 @@ def ordered(
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield up to ``limit`` pairs from the key ``start`` on, in the order of their keys; long keys are left out."""
     prefix = own + prefix
-    query = _Query(prefix, ((_RECORD + max(prefix, own + start), _RECORD + prefix),), head)
+    query = _Query(prefix, ((RECORD + max(prefix, own + start), RECORD + prefix),), head)
     return _pairs(read, query, len(own), clock, limit)
 
 
@@ -102,11 +103,11 @@ def _page(txn: Transaction, query: _Query, start: bytes, limit: int | None, now:
 
 
 def _pair(txn: Transaction, place: bytes, data: bytes, query: _Query, now: float) -> tuple[bytes, bytes] | None:
-    key = _key_at(place, data)
+    key = key_at(place, data)
     if not key.startswith(query.prefix):
         return None
-    found = _decode(key, data)
-    return None if found.is_expired(now) else (key, _value(txn, key, found, query.head))
+    found = unpack(key, data)
+    return None if found.is_expired(now) else (key, value_of(txn, key, found, query.head))
 
 
 def _entries(txn: Transaction, query: _Query, start: bytes) -> Iterator[tuple[bytes, Any]]:

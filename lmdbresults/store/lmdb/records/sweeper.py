@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.store.lmdb.engine.environment import Environment
-from lmdbresults.store.lmdb.records import expiry
+from lmdbresults.store.lmdb.records import expiry, expiry_index
 from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
 
@@ -60,7 +60,7 @@ class Sweeper:
 
     def _sweep_chunk(self, limit: int, until: float) -> tuple[int, bool]:
         """Delete up to ``limit`` of the records that are due first; return how many, and whether there may be more."""
-        due = self._environment.read(expiry.first_due, self._clock(), limit)
+        due = self._environment.read(expiry_index.first_due, self._clock(), limit)
         removed = self._reap(due, until) if len(due) > _FEW else 0
         left, more = len(due) - removed, bool(due)
         while left > 0 and more and (not removed or time.monotonic() < until):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_backend, open_store
+from lmdbresults.backends import StoreBackend
 from lmdbresults.process.isolated import SubprocessFailed
 from lmdbresults.store.lmdb.file.verify import verify
 from lmdbresults.store.lmdb.maintenance import backup as backups
@@ -115,9 +116,9 @@ def test_a_copy_that_fails_leaves_nothing_behind(store: LMDBStore, tmp_path: Pat
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_a_store_without_backups_says_so():
-    with pytest.raises(NotImplementedError, match="MemoryStore has no backup"):
-        MemoryStore().backup("copy")
+def test_a_backend_over_a_store_without_backups_says_so():
+    with pytest.raises(NotImplementedError, match=r"MemoryStore has no backup\(\)"):
+        StoreBackend(store=MemoryStore()).backup("copy")
 
 
 @pytest.mark.interface("backup")

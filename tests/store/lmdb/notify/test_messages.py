@@ -12,7 +12,7 @@ from lmdbresults.store.base import Mailbox, WriteTransaction
 from lmdbresults.store.lmdb.notify import messages
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import waiters
-from lmdbresults.store.lmdb.records.records import place_of
+from lmdbresults.store.lmdb.records.layout import place_of
 from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
 from tests.support.waits import FOREVER, folder_of, is_absent

@@ -9,7 +9,7 @@ import pytest
 
 from lmdbresults import LMDBStore
 from lmdbresults.errors import StoreFull
-from lmdbresults.store.lmdb.records import expiry
+from lmdbresults.store.lmdb.records import expiry, expiry_index
 from lmdbresults.store.lmdb.records.sweeper import Turns
 from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.testing import FakeClock, sample
@@ -71,7 +71,7 @@ def break_off(store: LMDBStore) -> int:
     """Do what a sweep has done when it is killed before it comes to the index; return how many records went."""
 
     def reap(raw: Transaction) -> int:
-        due = expiry.first_due(raw, store._clock(), 1000)
+        due = expiry_index.first_due(raw, store._clock(), 1000)
         return len(expiry.reap(raw, due, store._clock()))
 
     return store._environment.write(reap)
