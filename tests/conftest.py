@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store import subscriptions as listening
-from lmdbresults.store.base import Mailbox
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.subscriptions import Hub
 
 pytest.register_assert_rewrite("lmdbresults.testing")
@@ -68,7 +68,7 @@ def hub(store: LMDBStore) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def mailbox(store: LMDBStore) -> Iterator[Mailbox]:
-    mailbox = store.mailbox()
-    yield mailbox
-    mailbox.close()
+def subscription(store: LMDBStore) -> Iterator[Subscription]:
+    subscription = store.subscribe()
+    yield subscription
+    subscription.close()

@@ -1,8 +1,7 @@
 """Desks: where the coroutines of an event loop wait, and which looks for all of them at once.
 
-A desk has one mailbox, hence one socket, and no thread. What coroutines begin and cease to wait for within one turn of
-the loop is registered and taken back together, in the thread of the loop: by a write transaction, which takes
-microseconds, and as long as the writers take whose turn it is.
+A desk has one subscription, hence one socket, and no thread. What coroutines begin and cease to wait for within one
+turn of the loop is added and removed together, in the thread of the loop.
 """
 
 import asyncio
@@ -160,13 +159,13 @@ class Desk:
 
 
 class StoreDesk(Desk):
-    """A desk that gets messages, by a mailbox of its own. It looks where it is told to, and seldom elsewhere."""
+    """A desk that gets messages, by a subscription of its own. It looks where it is told to, and seldom elsewhere."""
 
     def __init__(self, backend: "StoreBackend", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(backend, loop)
         self._store = backend.store
         self._key_of = backend.get_key_for_task
-        self._mailbox = self._store.mailbox()
+        self._subscription = self._store.subscribe()
         #: What the loop reads; -1 if there is nothing.
         self._descriptor = -1
         #: The ids that are followed, by key.
@@ -194,7 +193,7 @@ class StoreDesk(Desk):
         unneeded = [key for key in _taken(self._unneeded) if key not in self._ids]
         unheard = [key for key in _taken(self._unheard) if key in self._ids]
         with suppress(StoreClosed):
-            self._mailbox.forget(unneeded)
+            self._subscription.remove(unneeded)
         every, others = _parted(unheard, lambda key: self._wants_every_change(self._ids[key]))
         ready = [*self._register(every, every_change=True), *self._register(others, every_change=False)]
         self._attend()
@@ -206,7 +205,8 @@ class StoreDesk(Desk):
     def _register(self, keys: list[bytes], *, every_change: bool) -> list[bytes]:
         """Register keys; return those that are not pending."""
         try:
-            return self._mailbox.register(keys, is_pending, every_change=every_change) if keys else []
+            values = self._subscription.add(keys, every_change=every_change) if keys else {}
+            return [key for key, value in values.items() if not is_pending(value)]
         except Exception as error:
             if len(keys) > 1:  # as in `_found`
                 return [ready for key in keys for ready in self._register([key], every_change=every_change)]
@@ -214,8 +214,8 @@ class StoreDesk(Desk):
             return []
 
     def _attend(self) -> None:
-        """Read the mailbox, which has a socket once there was something to wait for."""
-        descriptor = self._mailbox.fileno()
+        """Read the subscription, which has a socket once there was something to wait for."""
+        descriptor = self._subscription.fileno()
         if descriptor != self._descriptor:
             self._turn_away()
             if descriptor >= 0:
@@ -228,7 +228,7 @@ class StoreDesk(Desk):
             self._descriptor = -1
 
     def _read(self) -> None:
-        changed = self._mailbox.drain()
+        changed = self._subscription.drain()
         keys = list(self._ids) if changed is None else [key for key in changed if key in self._ids]
         self._look_again(keys, unheard=keys)
 
@@ -249,7 +249,7 @@ class StoreDesk(Desk):
         super().close()
         self._turn_away()
         self._ids.clear()
-        self._mailbox.close()
+        self._subscription.close()
 
 
 def _parted(items: Iterable[Item], test: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:

@@ -22,12 +22,12 @@ __all__ = [
     "Durable",
     "Interactive",
     "Keep",
-    "Mailbox",
     "Measurable",
     "Progress",
     "ReadTransaction",
     "Sent",
     "Store",
+    "Subscription",
     "Sweepable",
     "WriteTransaction",
 ]
@@ -39,64 +39,58 @@ Progress: TypeAlias = Callable[[int, int], object]
 Sent: TypeAlias = tuple[int, bytes]
 
 
-class Mailbox(ABC):
-    """Where the news arrives that keys have changed, from whichever process changed them.
+class Subscription(ABC):
+    """Keys that one waiter follows, and the messages that say which of them have changed, in whichever process.
 
-    News is a hint to look again. It may come for nothing, and it is lost with a process that dies between its commit
-    and the message; so whoever waits looks again after a while in any case, by `Store.moment`. Threads may share a
-    mailbox, as long as one at a time calls `receive` or `drain`.
+    A message is a hint to look. It may come without reason, and it is lost if the writer dies between its commit and
+    the message. So a waiter also looks again after a while, for instance when `Store.moment` has changed. Threads may
+    share a subscription, but only one at a time may call `receive` or `drain`.
     """
 
     @abstractmethod
-    def register(
-        self, keys: Iterable[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
-    ) -> list[bytes]:
-        """Have a message arrive when a key changes next; return the keys that are not pending, so not registered.
+    def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
+        """Follow some keys, then return their values as of a moment not before that, so no change is missed.
 
-        ``is_pending(value)`` says of a value, or of None, whether it is still to be waited for. Value and registration
-        are looked at in one transaction, so no change goes unnoticed. ``every_change`` has messages arrive for
-        interim values too. A registration lasts until a value that is not interim, or `forget`.
+        A key is followed until `remove`, whatever its value: remove what need not be waited for. ``every_change`` has
+        messages arrive for interim values too. Raises `RecordDamaged` like `Store.mget`; the keys are followed then.
 
-        Where nothing can be registered (no room, no sockets, closed), the rest is neither looked at nor returned.
+        Where no messages can arrive (no sockets, closed), only the values are returned.
         """
 
     @abstractmethod
-    def forget(self, keys: Iterable[bytes]) -> None:
-        """Take registrations back. What was not registered is skipped.
-
-        Call it for what was used up, too: a mailbox may remember a key until then.
-        """
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Stop following some keys. A key that is not followed is skipped."""
 
     @abstractmethod
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
-        """Wait so many seconds for a message at most; return the keys that have changed, with what was sent along.
+        """Wait for messages for up to ``timeout`` seconds; return the keys that have changed, with what was sent along.
 
-        None: any key may have changed, and none is registered any more. What is sent along is a hint, too: it was
-        committed, and may have been replaced since; it may be missing though there is a value.
+        None: any key may have changed. What was sent along is a hint too: it was committed, and may have been replaced
+        since. It may be missing although there is a value.
         """
 
     def drain(self) -> Collection[bytes] | None:
-        """Return, without waiting, the keys that `receive` would."""
+        """Return, without waiting, the keys that `receive` would return."""
         changed = self.receive(0)
         return None if changed is None else changed.keys()
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return what becomes readable when messages arrive; -1 if none can, and one has to look again and again."""
+        """Return a descriptor that becomes readable when messages arrive; -1 if none can, so one must poll."""
 
     @abstractmethod
     def ring(self) -> None:
-        """Have `fileno` become readable, so that who waits for that looks up; `drain` returns nothing for it."""
+        """Make `fileno` readable, so that the thread that waits for it returns; `drain` returns nothing for it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Take all registrations back, and have who waits for `fileno` look up. Closing twice is fine."""
+        """Stop following all keys, and wake the thread that waits for `fileno`. Closing twice is fine."""
 
 
 class Store(WriteTransaction):
     """Values by key. Each method of a transaction, called on the store, is a transaction of its own.
 
-    An engine implements `view`, `update`, `mailbox` and `close`. The rest has defaults over these, which an engine
+    An engine implements `view`, `update`, `subscribe` and `close`. The rest has defaults over these, which an engine
     overrides where it can do better.
     """
 
@@ -176,8 +170,8 @@ class Store(WriteTransaction):
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def mailbox(self) -> "Mailbox":
-        """Return a new mailbox, for one thread or event loop to read. The caller closes it."""
+    def subscribe(self) -> "Subscription":
+        """Return a new subscription, for one thread or event loop to read. The caller closes it."""
 
     def moment(self) -> int | None:
         """Return a number that differs after every change, so that there is nothing new while it stays.

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreClosed
-from lmdbresults.store.base import KEEP, Keep, Mailbox, ReadTransaction, Sent, Store, WriteTransaction
+from lmdbresults.store.base import KEEP, Keep, ReadTransaction, Sent, Store, Subscription, WriteTransaction
 from lmdbresults.store.values import NEVER, add_to_counter, deadline_of
 
 __all__ = ["MemoryStore"]
@@ -47,7 +47,7 @@ class MemoryStore(Store):
         self._inside = threading.local()
         #: How many transactions were committed.
         self._moment = 0
-        self._mailboxes: weakref.WeakSet[_Mailbox] = weakref.WeakSet()
+        self._subscriptions: weakref.WeakSet[_Subscription] = weakref.WeakSet()
 
     def __reduce__(self) -> str | tuple[object, ...]:
         raise TypeError("A MemoryStore lives in one process: use an LMDBStore to share results between processes.")
@@ -89,8 +89,8 @@ class MemoryStore(Store):
         """Publish the records of a transaction, and notify of its changes; True marks an interim value."""
         self._records = records
         self._moment += 1
-        for mailbox in list(self._mailboxes):
-            mailbox.tell(changed)
+        for subscription in list(self._subscriptions):
+            subscription.tell(changed)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -109,10 +109,10 @@ class MemoryStore(Store):
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def mailbox(self) -> Mailbox:
-        mailbox = _Mailbox(self)
-        self._mailboxes.add(mailbox)
-        return mailbox
+    def subscribe(self) -> Subscription:
+        subscription = _Subscription(self)
+        self._subscriptions.add(subscription)
+        return subscription
 
     def moment(self) -> int:
         return self._moment
@@ -135,44 +135,40 @@ class MemoryStore(Store):
     def close(self) -> None:
         with self._entered(), self._writer:
             self._records = None
-        for mailbox in list(self._mailboxes):
-            mailbox.close()
+        for subscription in list(self._subscriptions):
+            subscription.close()
 
 
-class _Mailbox(Mailbox):
-    """A pair of sockets: the keys wait in a set, and a byte in a socket says that there are some."""
+class _Subscription(Subscription):
+    """A pair of sockets: changed keys wait in a queue, and a byte in a socket says that there are some."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._registered: dict[bytes, bool] = {}
+        #: The keys that are followed, and whether every change was asked for.
+        self._keys: dict[bytes, bool] = {}
         self._changed: deque[bytes] = deque()
         self._is_closed = False
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
-    def register(
-        self, keys: Iterable[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
-    ) -> list[bytes]:
-        with self._store.write() as txn:  # in which nobody else changes anything
-            keys = list(keys)
-            ready = [key for key in keys if not is_pending(txn.get(key))]
-            for key in () if self._is_closed else set(keys).difference(ready):
-                self._registered[key] = every_change or self._registered.get(key, False)
-        return ready
+    def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
+        keys = list(keys)
+        for key in () if self._is_closed else keys:
+            self._keys[key] = every_change or self._keys.get(key, False)
+        return dict(zip(keys, self._store.mget(keys), strict=True))
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._keys.pop(key, None)
 
     def tell(self, changed: Mapping[bytes, bool]) -> None:
-        """Take the keys that have changed, and whether that was in the interim. The store's writer lock is held."""
+        """Note the keys that have changed, and whether to an interim value. The store's writer lock is held."""
         for key, interim in changed.items():
-            if self._registered.get(key, False) or (not interim and key in self._registered):
+            every_change = self._keys.get(key)
+            if every_change or (every_change is False and not interim):
                 self._changed.append(key)
-                if not interim:
-                    self._registered.pop(key, None)
                 self.ring()
-
-    def forget(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            self._registered.pop(key, None)
 
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
         with suppress(OSError):  # for nothing is left, or it is closed
@@ -190,7 +186,7 @@ class _Mailbox(Mailbox):
 
     def close(self) -> None:
         self._is_closed = True
-        self._registered.clear()
+        self._keys.clear()
         self.ring()
         self._reader.close()
         self._writer.close()

@@ -1,7 +1,7 @@
-"""Many threads (or greenlets) that wait, and one mailbox between them.
+"""Many threads (or greenlets) that wait, and one subscription between them.
 
-Whichever thread comes first reads the mailbox for all; when it leaves, another takes over. So there is no thread of
-ours, and one that waits alone is woken by the socket itself.
+Whichever thread comes first reads the subscription for all; when it leaves, another takes over. So there is no thread
+of ours, and one that waits alone is woken by the socket itself.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Final
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.process.fork_gate import gate, is_owned
-from lmdbresults.store.base import Mailbox, Sent, Store
+from lmdbresults.store.base import Sent, Store, Subscription
 
 __all__ = ["Hub", "Listener"]
 
@@ -31,11 +31,11 @@ _CLOSING_PATIENCE: Final = 1.0
 
 
 class Hub:
-    """The one mailbox of a store for all threads of a process. It is made when somebody waits."""
+    """The one subscription of a store for all threads of a process. It is made when somebody waits."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.mailbox: Mailbox = store.mailbox()
+        self.subscription: Subscription = store.subscribe()
         self._is_closed = False
         self._start_anew()
         gate.watch_forks(self)
@@ -47,10 +47,10 @@ class Hub:
         #: because a signal handler may wait.
         self._lock = threading.RLock()
         self._listeners: dict[bytes, set[Listener]] = {}
-        #: Held by the thread that reads the mailbox. Reentrant for two reasons: a signal handler may wait in its turn,
-        #: and it knows its owner, so that an exception at any instruction does not leave it held.
+        #: Held by the thread that reads the subscription. Reentrant for two reasons: a signal handler may wait in its
+        #: turn, and it knows its owner, so that an exception at any instruction does not leave it held.
         self._reading = threading.RLock()
-        #: What that thread waits by, besides the mailbox.
+        #: What that thread waits by, besides the subscription.
         self.reader: threading.Event | None = None
         #: Listeners that have left, with the keys that are still noted for them.
         self.left: deque[tuple[Listener, Collection[bytes]]] = deque()
@@ -58,20 +58,20 @@ class Hub:
         self._others: set[threading.Event] = set()
 
     def before_fork(self) -> None:
-        """Nothing to do: the mailbox stays the parent's."""
+        """Nothing to do: the subscription stays the parent's."""
 
     def after_fork_in_child(self) -> None:
         """Forget who waited in the parent."""
         self._start_anew()
 
     def close(self) -> None:
-        """Give the mailbox back, and have everybody who waits look at everything."""
+        """Give the subscription back, and have everybody who waits look at everything."""
         self._is_closed = True
         self._wake(self._tell(None))
         # Whoever polls the socket leaves first: once it is closed, another file may get its number.
         is_alone = self._reading.acquire(timeout=_CLOSING_PATIENCE)
         try:
-            self.mailbox.close()
+            self.subscription.close()
         finally:
             if is_alone:
                 self._reading.release()
@@ -96,7 +96,7 @@ class Hub:
                     self._listeners.pop(key, None)
                     unneeded.append(key)
         try:
-            self.mailbox.forget(unneeded)
+            self.subscription.remove(unneeded)
         finally:  # who has come in between may have lost his registration by this
             self._wake(self._tell(dict.fromkeys(unneeded)))
 
@@ -149,23 +149,23 @@ class Hub:
         interrupted, self.reader = self.reader, awake
         try:
             while not is_over() and (left := until - time.monotonic()) > 0:
-                if self._is_closed or self.mailbox.fileno() < 0:
+                if self._is_closed or self.subscription.fileno() < 0:
                     _pause(awake, left)
                 else:
-                    self._tell(self.mailbox.receive(min(left, _LONGEST_WAIT)))
+                    self._tell(self.subscription.receive(min(left, _LONGEST_WAIT)))
         except BaseException:  # of a signal handler, perhaps after the drain and before everybody was told
             self._tell(None)
             raise
         finally:
             self.reader = interrupted
             if interrupted is not None:  # that thread may have news by now
-                self.mailbox.ring()
+                self.subscription.ring()
 
     def wake(self, waiting: threading.Event) -> None:
         """Have a thread that waits ask again whether that is over."""
         waiting.set()
         if waiting is self.reader:
-            self.mailbox.ring()
+            self.subscription.ring()
 
 
 class Listener:
@@ -223,7 +223,7 @@ class Listener:
     ) -> list[bytes]:
         """Be told when a key changes next, from now on; return the keys that are not pending.
 
-        See `Mailbox.register`, which is asked for those keys only that are found pending without a write transaction.
+        See `Subscription.add`, which is asked for those keys only that are pending at a first look.
         """
         self._notice_fork()
         if not keys:
@@ -237,7 +237,8 @@ class Listener:
             self._hub.clear_up()
             self._keys.update(pending)
             self._hub.add(self, pending)
-            ready += self._hub.mailbox.register(pending, is_pending, every_change=every_change)
+            values_since = self._hub.subscription.add(pending, every_change=every_change)
+            ready += [key for key, value in values_since.items() if not is_pending(value)]
         return ready
 
     def _look(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -258,7 +259,7 @@ class Listener:
         if self._is_inherited:
             self._is_inherited = False
             return None
-        if self._hub.mailbox.fileno() < 0:
+        if self._hub.subscription.fileno() < 0:
             seconds = min(seconds, self._pause)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         awake = threading.Event()

@@ -15,7 +15,7 @@ import pytest
 from lmdbresults.backends import LMDBBackend, StoreBackend
 from lmdbresults.errors import RecordDamaged, ResultTimeout, StoreClosed
 from lmdbresults.results import AsyncResult
-from lmdbresults.store.base import Mailbox, Store
+from lmdbresults.store.base import Store, Subscription
 from lmdbresults.testing import MemoryStore
 from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
 from tests.support.plain import DictBackend, opened
@@ -46,7 +46,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[StoreBackend]:
         backend.look_interval = HOUR
         yield backend
         assert backend._desks._desks == {}
-        assert not any(mailbox._registered for mailbox in store._mailboxes)
+        assert not any(subscription._keys for subscription in store._subscriptions)
+            subscription._registered if hasattr(subscription, "_registered") else subscription._keys
+            for subscription in store._subscriptions
+        )
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +180,7 @@ def test_several_await_the_same_result_and_it_is_read_once(backend, monkeypatch)
 
 
 class Late:
-    """A store in which something happens when a mailbox is about to register."""
+    """A store in which something happens when a key is about to be added to a subscription."""
 
     def __init__(self, store: Store, happens: Any) -> None:
         self._store = store
@@ -186,17 +189,17 @@ class Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def mailbox(self) -> Mailbox:
-        mailbox = self._store.mailbox()
-        register = mailbox.register
+    def subscribe(self) -> Subscription:
+        subscription = self._store.subscribe()
+        add = subscription.add
 
         def late(*args: Any, **kwargs: Any) -> Any:
             happens, self._happens = self._happens, lambda: None
             happens()
-            return register(*args, **kwargs)
+            return add(*args, **kwargs)
 
-        mailbox.register = late  # type: ignore[method-assign]
-        return mailbox
+        subscription.add = late  # type: ignore[method-assign]
+        return subscription
 
 
 @interface("wait_for_async")
@@ -333,13 +336,13 @@ def test_a_loop_that_is_left_by_break_leaves_nothing(lmdb):
 @interface("wait_for_async")
 def test_whoever_awaits_one_result_after_the_other_keeps_the_same_socket(lmdb, monkeypatch):
     boxes = set()
-    asked = lmdb.store.mailbox
+    asked = lmdb.store.subscribe
 
-    def mailbox() -> Mailbox:
+    def subscribe() -> Subscription:
         boxes.add(box := asked())
         return box
 
-    monkeypatch.setattr(lmdb.store, "mailbox", mailbox)
+    monkeypatch.setattr(lmdb.store, "subscribe", subscribe)
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
@@ -512,7 +515,7 @@ def test_a_lost_message_is_made_up_for(backend):
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id"))
         await turns()
-        backend._desk()._mailbox.forget([backend.get_key_for_task("id")])  # as if nobody had registered
+        backend._desk()._subscription.remove([backend.get_key_for_task("id")])  # as if nobody had registered
         backend.mark_as_done("id", 42)
         return await waiting
 

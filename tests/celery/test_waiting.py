@@ -76,7 +76,7 @@ def registrations(app: Celery) -> list[tuple[bytes, bytes]]:
 
 def until_waited_for(app: Celery, *results: AsyncResult) -> None:
     """Return once somebody waits for results."""
-    boxes = app.backend.result_consumer.hub.mailbox
+    boxes = app.backend.result_consumer.hub.subscription
     keys = {app.backend.get_key_for_task(result.id) for result in results}
     wait_for(lambda: keys <= boxes._registered.keys())
 
@@ -231,9 +231,9 @@ def test_progress_wakes_nobody_else(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     got = threads.submit(result.get)
     until_waited_for(app, result)
-    before = app.backend.result_consumer.hub.mailbox._registered.copy()
+    before = app.backend.result_consumer.hub.subscription._registered.copy()
     app.backend.store_result(result.id, 1, "PROGRESS")
-    assert app.backend.result_consumer.hub.mailbox._registered == before
+    assert app.backend.result_consumer.hub.subscription._registered == before
     app.backend.mark_as_done(result.id, 42)
     assert got.result(PATIENCE) == 42
 
@@ -469,7 +469,7 @@ def test_ten_thousand_waits_leave_nothing_behind(app: Celery, threads: Any) -> N
         for each in [threads.submit(wait_many, number) for number in range(10)]:
             each.result()
     assert left_behind(app) == []
-    assert (len(hub.mailbox._registered), len(hub.mailbox._keys)) == (0, 0)  # type: ignore[attr-defined]
+    assert (len(hub.subscription._registered), len(hub.subscription._keys)) == (0, 0)  # type: ignore[attr-defined]
     assert [*map(len, app.backend._pending_results), len(app.backend._pending_messages)] == [0, 0, 0]
     if descriptors:
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # a transaction's thread may hold one
@@ -530,7 +530,7 @@ consumer = app.backend.result_consumer
 result = app.AsyncResult(uuid())
 
 def interrupt(number):
-    while app.backend.get_key_for_task(result.id) not in consumer.hub.mailbox._registered:
+    while app.backend.get_key_for_task(result.id) not in consumer.hub.subscription._registered:
         time.sleep(0.001)
     time.sleep(0.05)
     os.kill(os.getpid(), number)
@@ -545,7 +545,7 @@ for number, error in [
     except error:
         print("interrupted")
     thread.join()
-    assert (consumer.hub._listeners, consumer.hub.mailbox._registered, len(consumer._left)) == ({}, {}, 0)
+    assert (consumer.hub._listeners, consumer.hub.subscription._registered, len(consumer._left)) == ({}, {}, 0)
 threading.Timer(0.1, app.backend.mark_as_done, (result.id, 42)).start()
 print(result.get())
 """
@@ -573,7 +573,8 @@ results = [app.AsyncResult(uuid()) for _ in range(20)]
 told, got = [], {}
 
 def registered(*results):
-    while not {app.backend.get_key_for_task(each.id) for each in results} <= consumer.hub.mailbox._registered.keys():
+    keys = {app.backend.get_key_for_task(each.id) for each in results}
+    while not keys <= consumer.hub.subscription._registered.keys():
         sleep(0.001)
 
 def until(condition):
@@ -628,7 +629,7 @@ print(os.wait()[1], late.get())
 late = first = second = results = group = waits = each = None
 gc.collect()
 consumer.drain_events(timeout=0)
-print(len(consumer.callbacks), len(consumer.hub._listeners), len(consumer.hub.mailbox._registered))
+print(len(consumer.callbacks), len(consumer.hub._listeners), len(consumer.hub.subscription._registered))
 app.backend.close()
 """
 

@@ -114,12 +114,12 @@ class Writer:
         mark("flushed", self._name)
 
     def _wait(self) -> None:
-        mailbox = self._store.mailbox()
+        subscription = self._store.subscribe()
         keys = [b"key %d" % self._choose.randrange(80)]
-        mailbox.register(keys, lambda value: True)
+        subscription.add(keys)
         if self._choose.random() < 0.5:
-            mailbox.forget(keys)
-        mailbox.close()
+            subscription.remove(keys)
+        subscription.close()
 
     def _reopen(self) -> None:
         self.close()

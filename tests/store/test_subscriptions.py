@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeou
 
 @pytest.mark.usefixtures("no_second_look")
 class TestHub:
-    """Many threads, one mailbox, and nobody who looks just in case."""
+    """Many threads, one subscription, and nobody who looks just in case."""
 
     @pytest.mark.parametrize("kind", ["same", "different"])
     @pytest.mark.parametrize("make", [lambda path: open_store(path, durability="none"), lambda path: MemoryStore()])
@@ -45,7 +45,7 @@ class TestHub:
         keys = [b"%d" % number for number in range(10)]
         readers = []
         with threads(10, lambda number: wait_for(hub, [keys[number]])):
-            until(lambda: len(hub._others) == 10 and len(hub.mailbox._registered) == 10)
+            until(lambda: len(hub._others) == 10 and len(hub.subscription._registered) == 10)
             for key in keys:
                 until(lambda: hub.reader)
                 readers.append(hub.reader)
@@ -67,7 +67,7 @@ class TestHub:
     def test_an_exception_in_the_reader_loses_nobodys_news(
         self, store: LMDBStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        receive = hub.mailbox.receive
+        receive = hub.subscription.receive
         raised = threading.Event()
 
         def receive_and_raise(timeout: float) -> Any:
@@ -83,7 +83,7 @@ class TestHub:
             except InterruptedError:
                 wait_for(hub, [b"key"])
 
-        monkeypatch.setattr(hub.mailbox, "receive", receive_and_raise)
+        monkeypatch.setattr(hub.subscription, "receive", receive_and_raise)
         with threads(5, wait):
             until(lambda: len(hub._others) == 5)
             until(lambda: len(hub._listeners.get(b"key", ())) == 5)
@@ -101,7 +101,7 @@ class TestHub:
             hub.add(second, keys)
             raise LookupError
 
-        monkeypatch.setattr(hub.mailbox, "forget", forget)
+        monkeypatch.setattr(hub.subscription, "remove", forget)
         with pytest.raises(LookupError):
             first.close()
         monkeypatch.undo()
@@ -192,10 +192,10 @@ class TestForks:
         listener.listen([b"key"], is_absent)
 
         def work() -> tuple[bool, int]:
-            before = hub.mailbox.fileno()
+            before = hub.subscription.fileno()
             is_all = listener.wait(FOREVER) is None
             with threads(1, lambda _: wait_for(hub, [b"child"])):
-                until(lambda: hub.mailbox._registered)
+                until(lambda: hub.subscription._registered)
                 store.set(b"child", b"done")
             hub.close()
             return is_all, before

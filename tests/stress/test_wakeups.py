@@ -57,10 +57,10 @@ def harass(chance: random.Random, store: LMDBStore, hub: Hub | None = None) -> N
     """Put pauses around everything between a change and whoever waits for it."""
     store._wakes.send = now_and_then(chance, store._wakes.send)
     if hub is not None:
-        mailbox = hub.mailbox
+        subscription = hub.subscription
         for owner, names in (
-            (mailbox, ("register", "forget", "receive", "_datagram", "_register")),
-            (mailbox._registrations, ("watch", "unwatch")),
+            (subscription, ("add", "remove", "receive", "_datagram", "_register")),
+            (subscription._registrations, ("watch", "unwatch")),
             (hub, ("add", "remove", "_read", "_tell")),
         ):
             for name in names:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmdbresults import LMDBStore
-from lmdbresults.store.base import Mailbox
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify import registrations as watching
 from lmdbresults.store.subscriptions import Hub, Listener
 
@@ -59,8 +59,8 @@ def until(is_so: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def is_readable(mailbox: Mailbox) -> bool:
-    return bool(select.select([mailbox.fileno()], [], [], 0)[0])
+def is_readable(subscription: Subscription) -> bool:
+    return bool(select.select([subscription.fileno()], [], [], 0)[0])
 
 
 def folder_of(store: LMDBStore) -> Path:

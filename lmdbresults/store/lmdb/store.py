@@ -15,16 +15,16 @@ import lmdb
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import KEEP, Keep, Mailbox, Progress, ReadTransaction, Store, WriteTransaction
+from lmdbresults.store.base import KEEP, Keep, Progress, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
 from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cures_in
-from lmdbresults.store.lmdb.notify.mailbox import LMDBMailbox
 from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
 from lmdbresults.store.lmdb.records import expiry, expiry_index, records
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
@@ -92,7 +92,7 @@ class LMDBStore(Store):
         self._environment: Environment = environments.acquire(options)
         self._scope = Scope(self._prefix, self._clock, self._environment)
         self._wakes = WakeFolder(self._environment.path, options.mode)
-        self._mailboxes: weakref.WeakSet[LMDBMailbox] = weakref.WeakSet()
+        self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options!r})"
@@ -260,10 +260,10 @@ class LMDBStore(Store):
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    def mailbox(self) -> Mailbox:
-        mailbox = LMDBMailbox(Registrations(self), self._wakes)
-        self._mailboxes.add(mailbox)
-        return mailbox
+    def subscribe(self) -> Subscription:
+        subscription = LMDBSubscription(Registrations(self), self._wakes, self.mget)
+        self._subscriptions.add(subscription)
+        return subscription
 
     def moment(self) -> int:
         return self._environment.read(Transaction.id)
@@ -324,8 +324,8 @@ class LMDBStore(Store):
         if self._environment is CLOSED:
             return
         gate.refuse_in_transaction()
-        for mailbox in list(self._mailboxes):
-            mailbox.close()
+        for subscription in list(self._subscriptions):
+            subscription.close()
         environment, self._environment = self._environment, CLOSED
         if environment is CLOSED:  # closed by another thread meanwhile
             return

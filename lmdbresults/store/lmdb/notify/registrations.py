@@ -3,7 +3,6 @@
 If a record is not there, a vacant one (records.py) stands in for it until it expires.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -41,24 +40,16 @@ class Registrations:
         """Return what stands for a key in messages."""
         return waiters.topic_of(place_of(self._store._prefix + key))
 
-    def watch(
-        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every_change: bool
-    ) -> list[bytes]:
-        """Register a box for those keys that are pending, in one transaction; return the others."""
-        return self._store._apply(self._watch, keys, is_pending, box, every_change, durably=False)
+    def watch(self, keys: list[bytes], box: bytes, every_change: bool) -> None:
+        """Register a box for some keys, in one transaction."""
+        self._store._apply(self._watch, keys, box, every_change, durably=False)
 
-    def _watch(
-        self, txn: "Writing", keys: list[bytes], is_pending: Callable[[bytes | None], bool], box: bytes, every: bool
-    ) -> list[bytes]:
-        store, ready = self._store, []
+    def _watch(self, txn: "Writing", keys: list[bytes], box: bytes, every: bool) -> None:
+        store = self._store
         for key in keys:
-            if is_pending(txn.get(key)):
-                store._environment.reserve(txn._raw, 2 * len(key) + _COST)
-                watch(txn._raw, store._prefix + key, box, every, store._clock() + _WATCH_LIFE)
-                txn.changes += 1
-            else:
-                ready.append(key)
-        return ready
+            store._environment.reserve(txn._raw, 2 * len(key) + _COST)
+            watch(txn._raw, store._prefix + key, box, every, store._clock() + _WATCH_LIFE)
+            txn.changes += 1
 
     def unwatch(self, keys: list[bytes], box: bytes) -> None:
         """Take the registrations of a box back, in one transaction."""

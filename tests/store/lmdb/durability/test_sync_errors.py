@@ -196,8 +196,8 @@ def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
     backend = open_backend(f"lmdb://{path}")
     with backend.store as store:
         backend.mark_as_done("id", 42)
-        mailbox = store.mailbox()
-        assert mailbox.register([b"what does not come"], lambda value: value is None) == []
+        subscription = store.subscribe()
+        subscription.add([b"what does not come"])
         fail(path)
         wait_until(lambda: refuses(store))
         assert backend.wait_for("id", timeout=10)["result"] == 42

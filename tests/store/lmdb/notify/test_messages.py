@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lmdbresults import LMDBStore
-from lmdbresults.store.base import Mailbox, WriteTransaction
+from lmdbresults.store.base import Subscription, WriteTransaction
 from lmdbresults.store.lmdb.notify import messages
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import waiters
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture
-def mailbox(store: LMDBStore) -> Iterator[Mailbox]:
-    mailbox = store.mailbox()
-    yield mailbox
-    mailbox.close()
+def subscription(store: LMDBStore) -> Iterator[Subscription]:
+    subscription = store.subscribe()
+    yield subscription
+    subscription.close()
 
 
 @pytest.fixture
@@ -53,49 +53,51 @@ class TestWhatComes:
 
     @pytest.mark.parametrize("key", [b"key", b"k" * 600])
     @pytest.mark.parametrize("ttl", [None, 60.0])
-    def test_a_small_value_does(self, store: LMDBStore, mailbox: Mailbox, key: bytes, ttl: float | None) -> None:
-        mailbox.register([key], is_absent)
+    def test_a_small_value_does(
+        self, store: LMDBStore, subscription: Subscription, key: bytes, ttl: float | None
+    ) -> None:
+        subscription.add([key])
         store.set(key, b"done", ttl)
-        assert mailbox.receive(FOREVER) == {key: (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {key: (store.moment(), b"done")}
 
     @pytest.mark.parametrize("size", [2049, 20_000])
-    def test_a_large_value_does_not(self, store: LMDBStore, mailbox: Mailbox, size: int) -> None:
-        mailbox.register([b"key"], is_absent)
+    def test_a_large_value_does_not(self, store: LMDBStore, subscription: Subscription, size: int) -> None:
+        subscription.add([b"key"])
         store.set(b"key", bytes(size))
-        assert mailbox.receive(FOREVER) == {b"key": None}
+        assert subscription.receive(FOREVER) == {b"key": None}
 
-    def test_an_interim_value_does_not(self, store: LMDBStore, mailbox: Mailbox) -> None:
-        mailbox.register([b"key"], is_absent, every_change=True)
+    def test_an_interim_value_does_not(self, store: LMDBStore, subscription: Subscription) -> None:
+        subscription.add([b"key"], every_change=True)
         store.set(b"key", b"...", interim=True)
-        assert mailbox.receive(FOREVER) == {b"key": None}
+        assert subscription.receive(FOREVER) == {b"key": None}
 
     def test_nothing_comes_of_a_value_that_is_deleted_or_expires(
-        self, store: LMDBStore, mailbox: Mailbox, clock: FakeClock
+        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
     ) -> None:
         for key in (b"deleted", b"expired"):
             store.set(key, b"...", ttl=60.0)
-            mailbox.register([key], lambda value: True)
+            subscription.add([key])
         store.delete(b"deleted")
         clock.advance(60.0)
         store.sweep()
-        assert mailbox.receive(FOREVER) == {b"deleted": None, b"expired": None}
+        assert subscription.receive(FOREVER) == {b"deleted": None, b"expired": None}
 
-    def test_many_values_of_one_transaction_all_do(self, store: LMDBStore, mailbox: Mailbox) -> None:
+    def test_many_values_of_one_transaction_all_do(self, store: LMDBStore, subscription: Subscription) -> None:
         keys = [b"%d" % number for number in range(9)]
-        mailbox.register(keys, is_absent)
+        subscription.add(keys)
         with store.write() as txn:
             for key in keys:
                 txn.set(key, key * 1000)
-        assert mailbox.receive(FOREVER) == {key: (store.moment(), key * 1000) for key in keys}
+        assert subscription.receive(FOREVER) == {key: (store.moment(), key * 1000) for key in keys}
 
     def test_nothing_comes_of_a_transaction_that_is_undone(
-        self, store: LMDBStore, mailbox: Mailbox, posted: list[waiters.News]
+        self, store: LMDBStore, subscription: Subscription, posted: list[waiters.News]
     ) -> None:
         def set_and_fail(txn: WriteTransaction) -> None:
             txn.set(b"key", b"done")
             raise LookupError
 
-        mailbox.register([b"key"], is_absent)
+        subscription.add([b"key"])
         with pytest.raises(LookupError):
             store.update(set_and_fail)
         assert posted == []
@@ -151,14 +153,14 @@ class TestWhatIsBelieved:
         ],
     )
     def test_what_nobody_of_ours_has_sent_does_no_harm(
-        self, store: LMDBStore, mailbox: Mailbox, datagram: bytes
+        self, store: LMDBStore, subscription: Subscription, datagram: bytes
     ) -> None:
-        mailbox.register([b"key"], is_absent)
+        subscription.add([b"key"])
         send(store, datagram)
-        assert mailbox.receive(0) in ({}, {b"key": None})
-        assert mailbox.register([b"key"], is_absent) == []
+        assert subscription.receive(0) in ({}, {b"key": None})
+        assert set(subscription.add([b"key"]).values()) == {None}
         store.set(b"key", b"done")
-        assert mailbox.receive(FOREVER) == {b"key": (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {b"key": (store.moment(), b"done")}
 
 
 class TestLines:
@@ -167,33 +169,35 @@ class TestLines:
     def test_there_are_few_however_many_wait(self, store: LMDBStore) -> None:
         before = len(os.listdir("/proc/self/fd"))
         for number in range(50):
-            mailbox = store.mailbox()
-            mailbox.register([b"%d" % number], is_absent)
+            subscription = store.subscribe()
+            subscription.add([b"%d" % number])
             store.set(b"%d" % number, b"done")
-            assert mailbox.drain() == {b"%d" % number}
-            mailbox.close()
+            assert subscription.drain() == {b"%d" % number}
+            subscription.close()
         assert len(os.listdir("/proc/self/fd")) <= before + 18
 
-    def test_one_to_a_box_that_is_gone_is_given_up(self, store: LMDBStore, mailbox: Mailbox) -> None:
-        mailbox.register([b"first", b"second"], is_absent)
+    def test_one_to_a_box_that_is_gone_is_given_up(self, store: LMDBStore, subscription: Subscription) -> None:
+        subscription.add([b"first", b"second"])
         store.set(b"first", b"done")
-        mailbox._finalizer()  # as if its process had been killed
+        subscription._finalizer()  # as if its process had been killed
         store.set(b"second", b"done")
         assert store._wakes._lines == {}
         assert not folder_of(store).exists()
 
 
-def test_a_full_queue_is_noticed_though_only_one_key_is_waited_for(store: LMDBStore, mailbox: Mailbox) -> None:
+def test_a_full_queue_is_noticed_though_only_one_key_is_waited_for(
+    store: LMDBStore, subscription: Subscription
+) -> None:
     """The marker is looked for at least once in as many messages as a queue takes."""
     keys = [b"%d" % number for number in range(40)]
-    mailbox.register([*keys, b"key"], is_absent)
+    subscription.add([*keys, b"key"])
     for key in keys:
         store.set(key, b"done")
     store.set(b"key", b"done")
-    mailbox._registered.clear()  # as if nothing was waited for but what has been read
+    subscription._registered.clear()  # as if nothing was waited for but what has been read
     received = []
-    while (changed := mailbox.receive(0)) is not None:
+    while (changed := subscription.receive(0)) is not None:
         received.append(changed)
         assert changed
     assert len(received) < store._wakes.queue_length
-    assert mailbox.register([b"key"], is_absent) == [b"key"]
+    assert subscription.add([b"key"]) == {b"key": b"done"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store.base import Mailbox
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
@@ -29,31 +29,31 @@ class TestSockets:
     )
     def test_they_are_as_private_as_the_file(self, path: str, mode: int, folder_mode: int, socket_mode: int) -> None:
         with open_store(path, durability="none", mode=mode) as store:
-            mailbox = store.mailbox()
-            mailbox.register([b"key"], is_absent)
+            subscription = store.subscribe()
+            subscription.add([b"key"])
             folder = folder_of(store)
             (name,) = folder.iterdir()
             assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
             assert stat.S_ISSOCK(name.stat().st_mode)
             assert stat.S_IMODE(name.stat().st_mode) == socket_mode
-            mailbox.close()
+            subscription.close()
             assert not folder.exists()
 
-    def test_nothing_is_made_before_somebody_waits(self, store: LMDBStore, mailbox: Mailbox) -> None:
+    def test_nothing_is_made_before_somebody_waits(self, store: LMDBStore, subscription: Subscription) -> None:
         store.set(b"key", b"done")
-        assert mailbox.fileno() == -1
+        assert subscription.fileno() == -1
         assert not folder_of(store).exists()
 
     def test_the_store_takes_its_sockets_along_when_it_is_closed(self, path: str) -> None:
         store = open_store(path, durability="none")
-        mailbox = store.mailbox()
-        mailbox.register([b"key"], is_absent)
+        subscription = store.subscribe()
+        subscription.add([b"key"])
         store.close()
         assert not Path(path + "-wake").exists()
         with open_store(path, durability="none") as again:
             assert registrations(again) == 0
             assert again.check() == []
-        assert mailbox.fileno() == -1
+        assert subscription.fileno() == -1
 
     @pytest.mark.usefixtures("no_second_look")
     def test_a_path_may_be_longer_than_an_address(self, tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ class TestSockets:
         with open_store(folder / "results.lmdb", durability="none") as store:
             hub = Hub(store)
             with threads(1, lambda _: wait_for(hub, [b"key"])):
-                until(lambda: hub.mailbox.fileno() >= 0)
-                hub.mailbox.ring()
+                until(lambda: hub.subscription.fileno() >= 0)
+                hub.subscription.ring()
                 store.set(b"key", b"done")
             hub.close()
             assert not folder_of(store).exists()
@@ -82,7 +82,7 @@ class TestSockets:
         with threads(1, lambda _: wait_for(hub, [b"key"])):
             until(lambda: hub._listeners)
             store.set(b"key", b"done")
-        assert hub.mailbox.fileno() == -1
+        assert hub.subscription.fileno() == -1
         store.sweep()
         assert folder.exists()
         assert dead.exists()
@@ -97,7 +97,7 @@ class TestSockets:
         assert foreign.exists()
 
     def test_a_folder_that_is_removed_while_a_socket_is_made_is_made_again(
-        self, store: LMDBStore, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+        self, store: LMDBStore, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make, removals = WakeFolder._make, 3
 
@@ -109,34 +109,36 @@ class TestSockets:
                 os.rmdir(folder.path)
 
         monkeypatch.setattr(WakeFolder, "_make", make_and_lose)
-        mailbox.register([b"key"], is_absent)
-        assert mailbox.fileno() >= 0
+        subscription.add([b"key"])
+        assert subscription.fileno() >= 0
 
     @pytest.mark.usefixtures("no_second_look")
     def test_a_socket_whose_name_is_gone_is_replaced_when_somebody_registers(self, store: LMDBStore, hub: Hub) -> None:
         with threads(1, lambda _: wait_for(hub, [b"first"])):
-            until(lambda: hub.mailbox.fileno() >= 0 and hub.reader)
+            until(lambda: hub.subscription.fileno() >= 0 and hub.reader)
             for name in folder_of(store).iterdir():
                 name.unlink()
             folder_of(store).rmdir()
             with threads(1, lambda _: wait_for(hub, [b"second"])):
-                until(lambda: {b"first", b"second"} <= hub.mailbox._registered.keys())
+                until(lambda: {b"first", b"second"} <= hub.subscription._registered.keys())
                 store.set(b"second", b"done")
                 store.set(b"first", b"done")
 
-    def test_two_threads_that_register_first_make_one_socket(self, store: LMDBStore, mailbox: Mailbox) -> None:
+    def test_two_threads_that_register_first_make_one_socket(
+        self, store: LMDBStore, subscription: Subscription
+    ) -> None:
         barrier = threading.Barrier(20)
 
         def register(number: int) -> None:
             barrier.wait()
-            mailbox.register([b"%d" % number], is_absent)
+            subscription.add([b"%d" % number])
 
         with threads(20, register):
             pass
         assert len(list(folder_of(store).iterdir())) == 1
         for number in range(20):
             store.set(b"%d" % number, b"done")
-        assert mailbox.drain() in (None, {b"%d" % number for number in range(20)})
+        assert subscription.drain() in (None, {b"%d" % number for number in range(20)})
         assert registrations(store) == 0
 
 
@@ -144,44 +146,46 @@ class TestOverflow:
     """Queues take few messages, and writers never wait."""
 
     def test_none_of_a_thousand_changes_is_missed_while_the_reader_sleeps(
-        self, store: LMDBStore, mailbox: Mailbox
+        self, store: LMDBStore, subscription: Subscription
     ) -> None:
         keys = [b"%d" % number for number in range(1000)]
-        mailbox.register(keys, is_absent)
+        subscription.add(keys)
         for key in keys:
             store.set(key, b"done")
-        assert mailbox.drain() is None
-        assert sorted(mailbox.register(keys, is_absent)) == sorted(keys)
-        assert mailbox.drain() == set()
+        assert subscription.drain() is None
+        assert sorted(subscription.add(keys)) == sorted(keys)
+        assert subscription.drain() == set()
         assert len(list(folder_of(store).iterdir())) == 1
 
-    def test_it_is_noticed_though_what_was_read_is_of_no_interest(self, store: LMDBStore, mailbox: Mailbox) -> None:
+    def test_it_is_noticed_though_what_was_read_is_of_no_interest(
+        self, store: LMDBStore, subscription: Subscription
+    ) -> None:
         keys = [b"%d" % number for number in range(100)]
-        mailbox.register([*keys, b"key"], is_absent)
+        subscription.add([*keys, b"key"])
         for key in keys:
             store.set(key, b"done")
         store.set(b"key", b"done")
-        mailbox.forget(keys)
-        assert mailbox.drain() is None
-        assert mailbox.register([b"key"], is_absent) == [b"key"]
+        subscription.remove(keys)
+        assert subscription.drain() is None
+        assert subscription.add([b"key"]) == {b"key": b"done"}
 
     def test_what_some_have_not_read_keeps_nothing_from_others(self, store: LMDBStore) -> None:
-        mailboxes = [store.mailbox() for _ in range(60)]
-        for number, mailbox in enumerate(mailboxes):
-            mailbox.register([b"%d/%d" % (number, turn) for turn in range(12)], is_absent)
+        subscriptions = [store.subscribe() for _ in range(60)]
+        for number, subscription in enumerate(subscriptions):
+            subscription.add([b"%d/%d" % (number, turn) for turn in range(12)])
         for turn in range(12):
             for number in range(60):
                 store.set(b"%d/%d" % (number, turn), b"done")
-        assert [number for number, mailbox in enumerate(mailboxes) if not is_readable(mailbox)] == []
-        assert {mailbox.drain() is None for mailbox in mailboxes} == {True}
-        for mailbox in mailboxes:
-            mailbox.close()
+        assert [number for number, subscription in enumerate(subscriptions) if not is_readable(subscription)] == []
+        assert {subscription.drain() is None for subscription in subscriptions} == {True}
+        for subscription in subscriptions:
+            subscription.close()
         assert not folder_of(store).exists()
 
     def test_a_box_that_dies_meanwhile_leaves_no_marker(
-        self, store: LMDBStore, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+        self, store: LMDBStore, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        mailbox.register([b"key"], is_absent)
+        subscription.add([b"key"])
         tries = []
 
         def send(*args: Any) -> int:
@@ -201,54 +205,54 @@ class TestUsedUp:
 
     @pytest.mark.parametrize("event", ["message", "overflow", "forgotten"])
     def test_a_key_used_up_while_it_is_registered_can_be_registered_again(
-        self, store: LMDBStore, mailbox: Mailbox, event: str
+        self, store: LMDBStore, subscription: Subscription, event: str
     ) -> None:
-        watch = mailbox._registrations.watch
+        watch = subscription._registrations.watch
 
         def watch_then(keys: list[bytes], *args: Any) -> list[bytes]:
             ready = watch(keys, *args)
             if event == "forgotten":
-                mailbox._registered[b"key"] = False  # another thread has registered it, too
-                mailbox.forget(keys)
+                subscription._registered[b"key"] = False  # another thread has registered it, too
+                subscription.remove(keys)
             else:
                 store.set(b"key", b"done")
                 if event == "overflow":
-                    mailbox._folder.has_overflown = lambda box: True
-                mailbox.drain()
+                    subscription._folder.has_overflown = lambda box: True
+                subscription.drain()
                 store.delete(b"key")
             return ready
 
-        mailbox._registrations.watch = watch_then
-        mailbox.register([b"key"], is_absent)
-        del mailbox._registrations.watch
-        vars(mailbox._folder).pop("has_overflown", None)
-        assert mailbox.register([b"key"], is_absent) == []
-        assert mailbox._in_progress == {}
+        subscription._registrations.watch = watch_then
+        subscription.add([b"key"])
+        del subscription._registrations.watch
+        vars(subscription._folder).pop("has_overflown", None)
+        assert set(subscription.add([b"key"]).values()) == {None}
+        assert subscription._in_progress == {}
         store.set(b"key", b"done")
-        assert mailbox.drain() == {b"key"}
+        assert subscription.drain() == {b"key"}
 
     def test_an_exception_while_messages_are_read_makes_all_register_again(
-        self, store: LMDBStore, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+        self, store: LMDBStore, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        mailbox.register([b"key", b"other"], is_absent)
+        subscription.add([b"key", b"other"])
         store.set(b"key", b"done")
 
         def interrupted(box: bytes) -> bool:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(mailbox._folder, "has_overflown", interrupted)
+        monkeypatch.setattr(subscription._folder, "has_overflown", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            mailbox.drain()
+            subscription.drain()
         monkeypatch.undo()
-        assert mailbox.register([b"key", b"other"], is_absent) == [b"key"]
+        assert subscription.add([b"key", b"other"]) == {b"key": b"done", b"other": None}
 
     def test_a_wait_leaves_nothing_behind(self, store: LMDBStore, hub: Hub) -> None:
         keys = [b"%d" % number for number in range(100)]
         with threads(1, lambda _: wait_for(hub, keys)):
-            until(lambda: len(hub.mailbox._registered) == 100)
+            until(lambda: len(hub.subscription._registered) == 100)
             for key in keys:
                 store.set(key, b"done")
-        assert (hub._listeners, hub.mailbox._keys, hub.mailbox._registered) == ({}, {}, {})
+        assert (hub._listeners, hub.subscription._keys, hub.subscription._registered) == ({}, {}, {})
         assert registrations(store) == 0
 
 
@@ -256,7 +260,7 @@ def wait_until_killed(path: str, clock: FakeClock) -> None:
     with open_store(path, durability="none", clock=clock) as store:
         hub = Hub(store)
         store.set(b"present", b"...")
-        hub.mailbox.register([b"absent", b"present"], lambda value: True)
+        hub.subscription.add([b"absent", b"present"])
         store.set(b"waits", b"")
         wait_for(hub, [b"never"])
 
@@ -265,9 +269,9 @@ class TestDeath:
     """What is left of who was killed, and that it does no harm."""
 
     def test_a_sweep_takes_away_what_the_dead_leave_and_nothing_of_the_living(
-        self, store: LMDBStore, mailbox: Mailbox, clock: FakeClock
+        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
     ) -> None:
-        mailbox.register([b"absent", b"living"], is_absent)
+        subscription.add([b"absent", b"living"])
         with child(wait_until_killed, store.options.path, clock) as process:
             until(lambda: store.get(b"waits") is not None)
             until(lambda: registrations(store) == 5)
@@ -279,7 +283,7 @@ class TestDeath:
         assert store.check() == []
         store.set(b"absent", b"done")
         store.set(b"living", b"done")
-        assert mailbox.drain() == {b"absent", b"living"}
+        assert subscription.drain() == {b"absent", b"living"}
 
     def test_a_message_to_the_dead_takes_their_socket_away(self, store: LMDBStore, clock: FakeClock) -> None:
         with child(wait_until_killed, store.options.path, clock) as process:
@@ -306,27 +310,29 @@ class TestDeath:
 class TestVacancy:
     """What is waited for and not there has a record without a value, for an hour."""
 
-    def test_it_expires_wakes_and_leaves_nothing(self, store: LMDBStore, mailbox: Mailbox, clock: FakeClock) -> None:
+    def test_it_expires_wakes_and_leaves_nothing(
+        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
+    ) -> None:
         keys = [b"key", b"k" * 2000]
         entries = store.stats().entries
-        mailbox.register(keys, is_absent)
+        subscription.add(keys)
         assert store.check() == []
         clock.advance(3599.0)
         assert store.sweep() == 0
-        assert mailbox.drain() == set()
+        assert subscription.drain() == set()
         clock.advance(1.0)
         assert store.sweep() == 0
-        assert mailbox.drain() == set(keys)
+        assert subscription.drain() == set(keys)
         assert store.stats().entries == entries
         assert store.check() == []
-        assert mailbox.register(keys, is_absent) == []
+        assert set(subscription.add(keys).values()) == {None}
 
-    def test_it_goes_with_the_last_who_waits(self, store: LMDBStore, mailbox: Mailbox) -> None:
+    def test_it_goes_with_the_last_who_waits(self, store: LMDBStore, subscription: Subscription) -> None:
         entries = store.stats().entries
-        other = store.mailbox()
-        mailbox.register([b"key"], is_absent)
-        other.register([b"key"], is_absent)
+        other = store.subscribe()
+        subscription.add([b"key"])
+        other.add([b"key"])
         other.close()
         assert store.stats().entries > entries
-        mailbox.forget([b"key"])
+        subscription.remove([b"key"])
         assert store.stats().entries == entries

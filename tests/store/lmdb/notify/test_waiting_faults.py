@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore, StoreFull, open_store
-from lmdbresults.store.base import Mailbox
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify import registrations as watching
 from lmdbresults.store.subscriptions import Hub, Listener
 from lmdbresults.testing import FakeClock
@@ -28,7 +28,7 @@ class TestFull:
                 for number in range(10_000):
                     store.set(b"%d" % number, os.urandom(1000))
             keys = [b"wait %d" % number for number in range(2000)]
-            hub.mailbox.register(keys, is_absent)
+            hub.subscription.add(keys)
             with Listener(hub) as listener:
                 listener.listen([*keys, b"last"], is_absent)
                 for number in range(200):
@@ -60,13 +60,13 @@ class TestDamage:
 
     @pytest.mark.parametrize("mend", [lambda store: store.set(b"key", b"done"), lambda store: store.delete(b"key")])
     def test_mending_a_damaged_record_wakes_who_waits_for_it(
-        self, store: LMDBStore, mailbox: Mailbox, mend: Callable[[LMDBStore], object]
+        self, store: LMDBStore, subscription: Subscription, mend: Callable[[LMDBStore], object]
     ) -> None:
         store.set(b"key", b"...")
-        mailbox.register([b"key"], lambda value: True)
+        subscription.add([b"key"])
         self.damage(store, b"kkey", b"rubbish of some length, longer than a head")
         mend(store)
-        assert mailbox.drain() == {b"key"}
+        assert subscription.drain() == {b"key"}
         assert store.check() == []
 
     @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ class TestDamage:
         ],
     )
     def test_a_damaged_registration_is_reported_and_stops_nothing(
-        self, store: LMDBStore, mailbox: Mailbox, key: bytes, entry: bytes
+        self, store: LMDBStore, subscription: Subscription, key: bytes, entry: bytes
     ) -> None:
-        mailbox.register([b"key"], is_absent)
+        subscription.add([b"key"])
         self.damage(store, key, entry)
         assert len(store.check()) == 1
         store.sweep()
         store.set(b"key", b"done")
-        assert mailbox.drain() == {b"key"}
+        assert subscription.drain() == {b"key"}

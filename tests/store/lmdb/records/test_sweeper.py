@@ -57,14 +57,14 @@ def test_a_sweep_without_time_deletes_a_little(store: LMDBStore, clock: FakeCloc
 
 
 def test_those_that_are_waited_for_go_and_whoever_waits_is_told(store: LMDBStore, clock: FakeClock):
-    mailbox = store.mailbox()
+    subscription = store.subscribe()
     fill(store, 100)
-    assert mailbox.register([b"plain 7"], lambda value: True) == []
+    subscription.add([b"plain 7"])
     clock.advance(1.0)
     store.sweep()
     assert store.get(b"plain 7") is None
-    assert set(mailbox.drain() or ()) == {b"plain 7"}
-    mailbox.close()
+    assert set(subscription.drain() or ()) == {b"plain 7"}
+    subscription.close()
 
 
 def break_off(store: LMDBStore) -> int:

@@ -1,4 +1,4 @@
-"""Mailboxes of an `LMDBStore`: a socket (sockets.py), and what is registered in the file under its name."""
+"""Subscriptions of an `LMDBStore`: a socket (sockets.py), and what is registered in the file under its name."""
 
 import os
 import socket
@@ -12,13 +12,13 @@ from typing import Final, TypeVar
 
 from lmdbresults.errors import DiskFailed, StoreClosed, StoreFull
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import Mailbox, Sent
+from lmdbresults.store.base import Sent, Subscription
 from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, HEAD_BYTES, INTERIM, VALUE, head_at
 from lmdbresults.store.lmdb.notify.registrations import Registrations
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records.waiters import BOX_BYTES
 
-__all__ = ["LMDBMailbox"]
+__all__ = ["LMDBSubscription"]
 
 Item = TypeVar("Item")
 
@@ -26,8 +26,8 @@ Item = TypeVar("Item")
 _BATCH: Final = 500
 
 
-class LMDBMailbox(Mailbox):
-    """A mailbox whose socket is made when there is something to wait for; a child makes its own.
+class LMDBSubscription(Subscription):
+    """A subscription whose socket is made when there is something to wait for; a child makes its own.
 
     What is taken for registered is so in the file. The reverse may fail: then a key is registered once more, or its
     registration is left to the next change. No lock is held over a transaction, so that a key may be used up while
@@ -35,7 +35,13 @@ class LMDBMailbox(Mailbox):
     register at that moment.
     """
 
-    def __init__(self, registrations: Registrations, folder: WakeFolder) -> None:
+    def __init__(
+        self,
+        registrations: Registrations,
+        folder: WakeFolder,
+        look: Callable[[list[bytes]], list[bytes | None]],
+    ) -> None:
+        self._look = look
         self._registrations = registrations
         self._folder = folder
         self._socket: socket.socket | None = None
@@ -78,36 +84,30 @@ class LMDBMailbox(Mailbox):
 
     # -- registrations ---------------------------------------------------------------------------------------------
 
-    def register(
-        self, keys: Iterable[bytes], is_pending: Callable[[bytes | None], bool], *, every_change: bool = False
-    ) -> list[bytes]:
-        ready: list[bytes] = []
+    def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
+        keys = list(keys)
         wanted = [key for key in keys if self._registered.get(key) not in (True, every_change)]
-        if not wanted:
-            return ready
         used_up: set[bytes] = set()
         self._in_progress[id(used_up)] = used_up
         try:
-            if self._is_open():
+            if wanted and self._is_open():
                 for batch in _batches(wanted, _BATCH):
-                    ready += self._register(batch, is_pending, every_change, used_up)
+                    self._register(batch, every_change, used_up)
         except StoreFull:
             pass  # whoever waits looks again and again
         finally:
             self._in_progress.pop(id(used_up), None)
-        return ready
+        return dict(zip(keys, self._look(keys), strict=True))
 
-    def _register(
-        self, keys: list[bytes], is_pending: Callable[[bytes | None], bool], every_change: bool, used_up: set[bytes]
-    ) -> list[bytes]:
+    def _register(self, keys: list[bytes], every_change: bool, used_up: set[bytes]) -> None:
         box = self._box
         self._keys.update((self._registrations.topic_of(key), key) for key in keys)  # the news may come at once
         try:
-            ready = self._registrations.watch(keys, is_pending, box, every_change)
-            self._note(set(keys).difference(ready), every_change)
+            self._registrations.watch(keys, box, every_change)
+            self._note(keys, every_change)
         except StoreFull:
             raise
-        except BaseException:  # of a signal handler, perhaps after the commit: `forget` has to take them back
+        except BaseException:  # of a signal handler, perhaps after the commit: `remove` has to take them back
             self._note(keys, every_change)
             raise
         # The order matters: whoever uses keys up says so first, and then takes from what is registered.
@@ -115,13 +115,12 @@ class LMDBMailbox(Mailbox):
             used_up.update(keys)
         for key in list(used_up):
             self._registered.pop(key, None)
-        return ready
 
     def _note(self, keys: Iterable[bytes], every_change: bool) -> None:
         for key in keys:
             self._registered[key] = every_change or self._registered.get(key, False)
 
-    def forget(self, keys: Iterable[bytes]) -> None:
+    def remove(self, keys: Iterable[bytes]) -> None:
         keys = list(keys)
         registered = [key for key in keys if key in self._registered or key in self._in_doubt]
         try:
@@ -191,6 +190,7 @@ class LMDBMailbox(Mailbox):
                     continue
                 if kind != INTERIM:
                     self._use_up((key,))
+                    self._in_doubt.add(key)  # it may have been added again meanwhile
                 is_there = kind == VALUE and start <= end and (not deadline or self._registrations.clock() < deadline)
                 changed[key] = (moment, datagram[value:start]) if is_there else None
         except struct.error:  # nobody of ours has sent it
@@ -260,7 +260,7 @@ class LMDBMailbox(Mailbox):
             self.ring()
             try:
                 with suppress(StoreClosed):
-                    self.forget(list(self._registered))
+                    self.remove(list(self._registered))
             finally:
                 self._finalizer()
 
