@@ -47,9 +47,6 @@ def backend(request: pytest.FixtureRequest) -> Iterator[StoreBackend]:
         yield backend
         assert backend._desks._desks == {}
         assert not any(subscription._keys for subscription in store._subscriptions)
-            subscription._registered if hasattr(subscription, "_registered") else subscription._keys
-            for subscription in store._subscriptions
-        )
 
 
 @pytest.fixture(scope="module")
