@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from lmdbresults.errors import ConfigurationError, NotRegistered, SerializationError, UnknownOption
-
-if TYPE_CHECKING:
-    from lmdbresults.backends.base import BaseBackend
-    from lmdbresults.results import AsyncResult
+from lmdbresults.protocols import ResultBackend
+from lmdbresults.results import AsyncResult, GroupResult
 
 __all__ = ["App", "Request", "Settings", "Signature", "Task", "current_request"]
 
@@ -120,11 +118,9 @@ class Signature(dict[str, Any]):
         self.options["link_error"] = [*_listed(self.options.get("link_error")), errback]
         return errback
 
-    def freeze(self, task_id: str | None = None, **options: Any) -> "AsyncResult":
+    def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult:
         """Give the task its id, and options such as ``group_id`` and ``chord``; return the handle of its result."""
         self.set(task_id=task_id or self.id or str(uuid.uuid4()), **options)
-        from lmdbresults.results import AsyncResult
-
         return AsyncResult(str(self.id), self.app.backend)
 
 
@@ -147,7 +143,7 @@ class Request:
     hostname: str | None = None
     delivery_info: Mapping[str, Any] = field(default_factory=dict)
     ignore_result: bool = False
-    children: list["AsyncResult"] = field(default_factory=list)
+    children: list[AsyncResult] = field(default_factory=list)
     """Results of the tasks that this one has sent."""
 
     @classmethod
@@ -187,7 +183,7 @@ class Task:
     run: Callable[..., Any]
     options: Mapping[str, Any]
     """Options of all its signatures, such as ``ignore_result``, unless one of them says otherwise."""
-    backend: "BaseBackend | None" = None
+    backend: ResultBackend | None = None
     """Where its results go, if not to the backend of the app."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -204,7 +200,7 @@ class App:
         self.conf = conf if isinstance(conf, Settings) else _settings(conf or {})
         self.tasks: dict[str, Task] = {}
         #: Set by the first backend that is made for this app.
-        self.backend: BaseBackend | None = None
+        self.backend: ResultBackend | None = None
         self._waiting = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,7 +234,7 @@ class App:
         name = task.name if isinstance(task, Task) else task
         return Signature(self, {"task": name, "args": args, "kwargs": kwargs, "options": options})
 
-    def send(self, signature: Signature, args: Iterable[Any] = ()) -> "AsyncResult":
+    def send(self, signature: Signature, args: Iterable[Any] = ()) -> AsyncResult:
         """Dispatch a task as a child of the one that runs here, if any; return the handle of its result.
 
         The signature stays as it is: each time that it is sent it gets an id, unless it was frozen with one.
@@ -278,27 +274,25 @@ class App:
         finally:
             _running.reset(token)
 
-    def _done(self, backend: "BaseBackend", request: Request, result: Any) -> None:
+    def _done(self, backend: ResultBackend, request: Request, result: Any) -> None:
         try:
             backend.mark_as_done(request.id, result, request)
         except SerializationError as error:  # a result that nobody could read is a failure that everybody can
             backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
 
-    def chord(self, header: "Header", body: Signature) -> "AsyncResult":
+    def chord(self, header: "Header", body: Signature) -> AsyncResult:
         """Dispatch the header as a group; its last part dispatches the body with the list of results.
 
         A list inside the header is a group, for which the body gets a list. Returns the handle of the body's result.
         What is dispatched are copies, so that a signature may occur several times.
         """
-        from lmdbresults.results import GroupResult
-
         backend, group_id, parent = self.require_backend(), str(uuid.uuid4()), current_request()
         lineage = {} if parent is None else {"parent_id": parent.id, "root_id": parent.root_id or parent.id}
         body = body.clone().set(**lineage)
         result = body.freeze()
         tasks: list[Signature] = []
 
-        def freeze(part: "Signature | Header") -> "AsyncResult | GroupResult":
+        def freeze(part: "Signature | Header") -> AsyncResult | GroupResult:
             if not isinstance(part, Signature):
                 return GroupResult(str(uuid.uuid4()), [freeze(each) for each in part], backend)
             tasks.append(part.clone().set(**lineage))
@@ -313,7 +307,7 @@ class App:
                 self.dispatch(task)
         return result
 
-    def require_backend(self) -> "BaseBackend":
+    def require_backend(self) -> ResultBackend:
         """Return the backend. Raises `ConfigurationError` if none was opened for this app."""
         if self.backend is None:
             raise ConfigurationError("The app has no backend: open one with open_backend(path, app=app).")

@@ -4,18 +4,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lmdbresults import states
 from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError
+from lmdbresults.protocols import OnInterval, OnMessage, ResultBackend
 
-if TYPE_CHECKING:
-    from lmdbresults.backends.base import BaseBackend
+__all__ = ["AsyncResult", "GroupResult", "ResultSet", "count_tasks", "result_from_tuple", "settle", "tasks_in"]
 
-__all__ = ["AsyncResult", "GroupResult", "ResultSet", "result_from_tuple", "settle"]
-
-OnInterval = Callable[[], Any]
-OnMessage = Callable[[dict[str, Any]], Any]
 Callback = Callable[[str, Any], Any]
 Self = TypeVar("Self", bound="ResultSet")
 
@@ -34,7 +30,7 @@ class AsyncResult:
     """The result of one task, which may not be there yet."""
 
     def __init__(
-        self, id: str, backend: "BaseBackend | None" = None, parent: "AsyncResult | GroupResult | None" = None
+        self, id: str, backend: ResultBackend | None = None, parent: "AsyncResult | GroupResult | None" = None
     ):
         if not id:
             raise ValueError("A result needs the id of its task.")
@@ -43,7 +39,7 @@ class AsyncResult:
         self.parent = parent
 
     @property
-    def backend(self) -> "BaseBackend":
+    def backend(self) -> ResultBackend:
         """Where the result is stored. Raises `ConfigurationError` for a handle that was made without."""
         if self._backend is None:
             raise ConfigurationError(f"The result {self.id} has no backend: make it with AsyncResult(id, backend).")
@@ -209,12 +205,12 @@ class AsyncResult:
 class ResultSet:
     """The results of several tasks, in an order."""
 
-    def __init__(self, results: "Iterable[AsyncResult | GroupResult]", backend: "BaseBackend | None" = None) -> None:
+    def __init__(self, results: "Iterable[AsyncResult | GroupResult]", backend: ResultBackend | None = None) -> None:
         self.results = list(results)
         self._backend = backend
 
     @property
-    def backend(self) -> "BaseBackend":
+    def backend(self) -> ResultBackend:
         """Where the results are stored."""
         if self._backend is not None:
             return self._backend
@@ -343,7 +339,7 @@ class GroupResult(ResultSet):
         self,
         id: str,
         results: "Iterable[AsyncResult | GroupResult]" = (),
-        backend: "BaseBackend | None" = None,
+        backend: ResultBackend | None = None,
         parent: "AsyncResult | GroupResult | None" = None,
     ) -> None:
         if not id:
@@ -371,19 +367,20 @@ class GroupResult(ResultSet):
         """The results of the group."""
         return self.results
 
-    def save(self, backend: "BaseBackend | None" = None) -> "GroupResult":
+    def save(self, backend: ResultBackend | None = None) -> "GroupResult":
         """Store the ids of the group, so that `restore` finds them in another process."""
         (backend or self.backend).save_group(self.id, self)
         return self
 
-    def delete(self, backend: "BaseBackend | None" = None) -> None:
+    def delete(self, backend: ResultBackend | None = None) -> None:
         """Delete what `save` stored. The results themselves stay."""
         (backend or self.backend).delete_group(self.id)
 
     @classmethod
-    def restore(cls, id: str, backend: "BaseBackend") -> "GroupResult | None":
+    def restore(cls, id: str, backend: ResultBackend) -> "GroupResult | None":
         """Return a group that was saved, or None."""
-        return backend.restore_group(id)
+        group: GroupResult | None = backend.restore_group(id)
+        return group
 
     def as_tuple(self) -> tuple[Any, Any]:
         """Return ``((id, parent), [results])``."""
@@ -391,7 +388,7 @@ class GroupResult(ResultSet):
         return (self.id, parent), [result.as_tuple() for result in self.results]
 
 
-def result_from_tuple(tree: Any, backend: "BaseBackend | None" = None) -> AsyncResult | GroupResult:
+def result_from_tuple(tree: Any, backend: ResultBackend | None = None) -> AsyncResult | GroupResult:
     """Return the handle that ``as_tuple()`` took apart. Lists do for tuples, as json makes them."""
     if isinstance(tree, AsyncResult | GroupResult):
         return tree
@@ -400,3 +397,17 @@ def result_from_tuple(tree: Any, backend: "BaseBackend | None" = None) -> AsyncR
     if children is None:
         return AsyncResult(id_, backend, parent)
     return GroupResult(id_, [result_from_tuple(child, backend) for child in children], backend, parent)
+
+
+def tasks_in(result: AsyncResult | GroupResult) -> Iterator[AsyncResult]:
+    """Yield the tasks of a result in order, those of groups inside as well."""
+    if isinstance(result, GroupResult):
+        for part in result.results:
+            yield from tasks_in(part)
+    else:
+        yield result
+
+
+def count_tasks(result: AsyncResult | GroupResult) -> int:
+    """Return how many tasks there are in a result."""
+    return sum(1 for _ in tasks_in(result))

@@ -1,6 +1,7 @@
 """Result backends, usable without Celery: what Celery's base classes do, over a store of ours."""
 
-from lmdbresults.backends.base import Backend, BaseBackend, DisabledBackend
+from lmdbresults.backends.backend import Backend
+from lmdbresults.backends.base import BaseBackend, DisabledBackend
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
 from lmdbresults.backends.lmdb import LMDBBackend, open_backend
 from lmdbresults.backends.store import StoreBackend

@@ -2,34 +2,50 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from lmdbresults.app import Task
 from lmdbresults.results import GroupResult
-
-if TYPE_CHECKING:
-    from lmdbresults.backends.keyvalue import KeyValueStoreBackend
 
 __all__ = ["NAME", "register", "signature"]
 
 NAME: Final = "lmdbresults.chord_unlock"
 
 
-def register(backend: "KeyValueStoreBackend", *, sleep: Callable[[float], object] = time.sleep) -> None:
-    """Give the app of a backend the task."""
+class UnlockedChords(Protocol):
+    """The part of `lmdbresults.backends.counted_chords.CountedChords` that the task uses."""
+
+    def has_ended(self, group_id: str) -> bool: ...
+
+    def finish(self, header: GroupResult, body: Any) -> None: ...
+
+
+class UnlockingBackend(Protocol):
+    """The part of a backend that the task uses."""
+
+    app: Any
+    expires: Any
+
+    def group_from_tuple(self, tree: Any) -> GroupResult: ...
+
+
+def register(
+    chords: UnlockedChords, backend: UnlockingBackend, *, sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Register the task with the app of a backend, unless the app has it."""
     app = backend.app
     if NAME in app.tasks:
         return
 
     def unlock(header: Any, body: Any, countdown: float, until: float | None = None) -> None:
         group = backend.group_from_tuple(header)
-        if backend.chord_has_ended(group.id):
+        if chords.has_ended(group.id):
             return  # this look was delivered twice
         now = app.now().timestamp()
         if until is None and backend.expires:
             until = now + backend.expires
         if (until is not None and now >= until) or _is_ready(group):
-            backend.finish_chord(group, body)
+            chords.finish(group, body)
         else:
             sleep(countdown)
             app.dispatch(signature(app, group, body, countdown, until))
@@ -40,7 +56,7 @@ def register(backend: "KeyValueStoreBackend", *, sleep: Callable[[float], object
 def _is_ready(group: GroupResult) -> bool:
     try:
         return group.ready()
-    except Exception:  # a result that cannot be read never will be: the end of the chord says so
+    except Exception:  # a result that cannot be read never becomes ready: finish() reports it
         return True
 
 

@@ -1,29 +1,39 @@
 """Results on their way into and out of the store: values, exceptions, payloads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from lmdbresults import serialization, states
 from lmdbresults.errors import DecodeError, EncodeError
+from lmdbresults.protocols import Meta
 from lmdbresults.record import Payload, pack_payload, unpack_payload
 from lmdbresults.results import AsyncResult, GroupResult
 
-__all__ = ["Encoding", "Meta"]
-
-Meta = dict[str, Any]
+__all__ = ["Codec", "Meta"]
 
 _HANDLES: Final = (AsyncResult, GroupResult)
 
 
-class Encoding:
-    """How results are encoded. Mixed into a backend, which sets the attributes."""
+class Codec:
+    """Encodes results by one serializer, and decodes those of all serializers that it accepts.
 
-    EXCEPTION_STATES = states.EXCEPTION_STATES
+    Raises `UnknownSerializer` for a serializer or compression that is unknown or not installed.
+    """
 
-    serializer: str
-    compression: str | None
-    #: Content types that are decoded.
-    accept: frozenset[str]
+    def __init__(self, serializer: str, accept: Iterable[str], compression: str | None = None) -> None:
+        serialization.dumps(None, serializer, compression)  # fails here rather than with the first result
+        self.serializer = serializer
+        #: Content types that are decoded.
+        self.accept = serialization.accepted_types(accept)
+        self.compression = compression
+
+    # -- results in the form in which they are stored, and back ------------------------------------------------------
+
+    def encode_result(self, result: Any, state: str) -> Any:
+        """Return the result of a state in the form in which it is stored."""
+        if state in states.EXCEPTION_STATES and isinstance(result, BaseException):
+            return self.prepare_exception(result)
+        return self.prepare_value(result)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         """Return an exception in the form in which it is stored: itself for pickle, else a mapping of its parts."""
@@ -32,50 +42,48 @@ class Encoding:
             return serialization.exception_to_picklable(exc)
         return serialization.exception_to_portable(exc, serializer)
 
+    def prepare_value(self, result: Any) -> Any:
+        """Return a result in the form in which it is stored: a result handle as a tuple, unless it is pickled."""
+        if isinstance(result, _HANDLES) and self.serializer != "pickle":
+            return result.as_tuple()
+        return result
+
     def exception_to_python(self, exc: Any) -> BaseException | None:
-        """Return the exception that `prepare_exception` took apart. Raises `SecurityError` for what is none."""
+        """Return the exception that `prepare_exception` took apart. Raises `SecurityError` for any other class."""
         if exc is None or isinstance(exc, BaseException):
             return exc
         if not isinstance(exc, Mapping):
             raise DecodeError(f"A stored exception is a mapping with exc_type, not {exc!r}")
         return serialization.exception_from_portable(exc)
 
-    def prepare_value(self, result: Any) -> Any:
-        """Return a result in the form in which it is stored: a handle of results becomes a tuple, unless pickled."""
-        if isinstance(result, _HANDLES) and self.serializer != "pickle":
-            return result.as_tuple()
-        return result
+    def meta_from_decoded(self, meta: Meta) -> Meta:
+        """Turn the exception in a meta into an instance; return the meta."""
+        if meta["status"] in states.EXCEPTION_STATES:
+            meta["result"] = self.exception_to_python(meta["result"])
+        return meta
 
-    def encode_result(self, result: Any, state: str) -> Any:
-        """Return the result of a state in the form in which it is stored."""
-        if state in self.EXCEPTION_STATES and isinstance(result, BaseException):
-            return self.prepare_exception(result)
-        return self.prepare_value(result)
+    # -- bytes -------------------------------------------------------------------------------------------------------
 
     def encode(self, data: Any) -> bytes:
-        """Return data as bytes that say how they are encoded. Raises `EncodeError`."""
-        return pack_payload(self._payload(data))
+        """Return data as bytes that name their content type. Raises `EncodeError`."""
+        return pack_payload(self.payload(data))
 
     def decode(self, payload: bytes | None) -> Any:
         """Return what `encode` encoded, here or elsewhere. Raises `ContentDisallowed` or `DecodeError`."""
-        return None if payload is None else serialization.loads(unpack_payload(payload), self.accept)
+        return None if payload is None else self.value(unpack_payload(payload))
 
-    def _payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
+    def payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
+        """Return data, and a mapping ``extra`` beside it, as a payload. Raises `EncodeError`."""
         payload = serialization.dumps(data, self.serializer, self.compression)
         return payload if extra is None else payload._replace(extra=self._extra_body(extra))
+
+    def value(self, payload: Payload) -> Any:
+        """Return the data in a payload. Raises `ContentDisallowed` or `DecodeError`."""
+        return serialization.loads(payload, self.accept)
 
     def _extra_body(self, extra: Mapping[str, Any]) -> bytes:
         try:
             return serialization.dumps(extra, self.serializer, self.compression).body
-        except EncodeError:  # arguments that only their queue can carry must not cost the task its result
+        except EncodeError:  # arguments that the serializer cannot carry must not cost the task its result
             described = {name: repr(value) for name, value in extra.items()}
             return serialization.dumps(described, self.serializer, self.compression).body
-
-    def _decoded(self, payload: Payload) -> Any:
-        return serialization.loads(payload, self.accept)
-
-    def meta_from_decoded(self, meta: Meta) -> Meta:
-        """Bring the exception in a meta back to life."""
-        if meta["status"] in self.EXCEPTION_STATES:
-            meta["result"] = self.exception_to_python(meta["result"])
-        return meta

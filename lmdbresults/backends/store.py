@@ -1,6 +1,5 @@
 """The backend over a `Store`: what takes several operations elsewhere is one transaction here."""
 
-import logging
 import os
 import time
 import uuid
@@ -10,26 +9,21 @@ from functools import partial
 from typing import Any
 
 from lmdbresults import states
-from lmdbresults.app import Signature
 from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
 from lmdbresults.backends.encoding import Meta
 from lmdbresults.backends.event_loop import Desk, StoreDesk
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.backends.parts import count_tasks
 from lmdbresults.backends.task_changes import News
 from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed
-from lmdbresults.process.identity import lease
-from lmdbresults.record import SUCCESS_PREFIX, TaskRecord
-from lmdbresults.results import AsyncResult, GroupResult
+from lmdbresults.record import TaskRecord
+from lmdbresults.results import AsyncResult, GroupResult, count_tasks
 from lmdbresults.store import Store, WriteTransaction
 from lmdbresults.store.base import Copyable, Durable, Sweepable
-from lmdbresults.store.chords import Part, ResultRecord
+from lmdbresults.store.chords import ResultRecord
 from lmdbresults.store.subscriptions import Hub, Listener
 
 __all__ = ["StoreBackend"]
-
-logger = logging.getLogger(__name__)
 
 
 class StoreBackend(KeyValueStoreBackend):
@@ -41,11 +35,11 @@ class StoreBackend(KeyValueStoreBackend):
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._store: Store | None = store
-        self._chords = Chords(self, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
+        self.chords = Chords(self, self.chord_bodies, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
 
     @property
     def store(self) -> Store:
-        """Where everything lies. Raises `StoreClosed` if it was given up."""
+        """The open store. Raises `StoreClosed` if it was closed."""
         if self._store is None:
             raise StoreClosed("The backend was closed. Open it again.")
         return self._store
@@ -54,7 +48,7 @@ class StoreBackend(KeyValueStoreBackend):
         return {**super()._settings(), "store": self._store}
 
     def process_cleanup(self) -> None:
-        """Close the store. Whoever waits for a result raises `StoreClosed`."""
+        """Close the store. Calls that wait for a result raise `StoreClosed`."""
         self._desks.close()
         hub: Hub | None = vars(self).pop("_hub", None)
         if hub is not None:
@@ -62,6 +56,8 @@ class StoreBackend(KeyValueStoreBackend):
         store, self._store = self._store, None
         if store is not None:
             store.close()
+
+    # -- single operations -------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
         return self.store.get(key)
@@ -82,19 +78,33 @@ class StoreBackend(KeyValueStoreBackend):
         self.store.expire(key, value)
 
     def cleanup(self) -> None:
-        """Remove what has expired. Writing does so along the way; this is for a store that nobody writes to."""
+        """Delete expired results, for a store that is not written to: writing does so as well."""
         if isinstance(self.store, Sweepable):
             self.store.sweep()
-        self._chords.recover(now=True)
+        self.chords.recover(now=True)
+
+    def flush(self) -> None:
+        """Return once everything stored so far survives a loss of power, if the store can tell."""
+        if isinstance(self.store, Durable):
+            self.store.flush()
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Copyable`."""
+        if not isinstance(self.store, Copyable):
+            raise NotImplementedError(f"{type(self.store).__name__} has no backup(): use the means of its engine.")
+        self.store.backup(path, overwrite=overwrite)
+
+    # -- results -----------------------------------------------------------------------------------------------------
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
-        self._put_record(self.store, task_id, state, self._record(result, state, traceback, request))
-        self._chords.recover()
+        record = self._record(result, state, traceback, request)
+        self.records.put(self.store, task_id, state, record, self.expires)
+        self.chords.recover()
 
     def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Store several results in one transaction: all of them, or none if it raises.
 
-        Each is given as the arguments of `store_result`; returned is what that returns for each. Other writers wait
+        Each is given as the arguments of `store_result`; returns what that returns for each. Other writers wait
         meanwhile, so give it hundreds rather than many thousands.
         """
         encoded: list[Any] = []
@@ -106,32 +116,63 @@ class StoreBackend(KeyValueStoreBackend):
 
         def store(txn: WriteTransaction) -> None:
             for record in records:
-                self._put_record(txn, *record)
+                self.records.put(txn, *record, self.expires)
 
         if records:
             self.store.update(store)
-            self._chords.recover()
+            self.chords.recover()
         return encoded
 
-    def _put_record(self, store: WriteTransaction, task_id: str, state: str, record: bytes) -> None:
-        store.set(
-            self.get_key_for_task(task_id),
-            record,
-            self.expires,
-            keep_prefix=SUCCESS_PREFIX,
-            interim=state not in self.READY_STATES,
-        )
+    def _get_task_meta_for(self, task_id: str) -> Meta:
+        return self.records.get_meta(self.store, task_id)
 
-    def flush(self) -> None:
-        """Return once everything that was stored so far survives a loss of power, if the store can tell."""
-        if isinstance(self.store, Durable):
-            self.store.flush()
+    # -- chords ------------------------------------------------------------------------------------------------------
 
-    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Copyable`."""
-        if not isinstance(self.store, Copyable):
-            raise NotImplementedError(f"{type(self.store).__name__} has no backup(): use the means of its engine.")
-        self.store.backup(path, overwrite=overwrite)
+    def _end_task(
+        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
+    ) -> None:
+        """Store a result and count it as a part in one transaction."""
+        if request is None or not request.chord or not request.group:
+            super()._end_task(task_id, result, state, traceback, request, store_result)
+            return
+        record = self._record(self.encode_result(result, state), state, traceback, request)
+        stored = self.records.to_store(task_id, record, self.expires) if store_result else None
+        self._return_part(request, state, record, stored)
+        self.chords.recover()
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
+        """Count a part, by its place in the header and its id; the part that completes the header runs the body."""
+        if request.group:
+            self._return_part(request, state, self._record(self.encode_result(result, state), state, None, request))
+
+    def _return_part(self, request: Any, state: str, record: bytes, stored: ResultRecord | None = None) -> None:
+        self.chords.part_returned(request, state, record, self.chord_bodies.signature(request.chord), stored)
+
+    def _open_chord(self, header: GroupResult, body: Any, **kwargs: Any) -> None:
+        signature = self.chord_bodies.signature(body)
+        if signature.id is None:  # two processes that send it send it under one id, so that there is one result
+            signature.set(task_id=str(uuid.uuid4()))
+        tree = None
+        if any(isinstance(part, GroupResult) for part in header.results):
+            tree = self.encode({"result": header.as_tuple()})
+        self.chords.open(header.id, count_tasks(header), self.encode(dict(signature)), tree)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Set how many parts a chord waits for, if not as many as there are tasks in its header."""
+        self.chords.set_size(group_id, chord_size)
+
+    def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
+        """Let a running chord wait for one more part, the last of its header.
+
+        Raises `ChordError` if there is no such chord, or it has ended.
+        """
+        if not self.chords.add_more(chord_id, result.id, count_tasks(result)):
+            raise ChordError(f"Chord {chord_id} does not exist or has ended: nothing can be added to it.")
+
+    def chord_ttl(self) -> float | None:
+        """Return for how many seconds a chord is kept after its last part: as long as results."""
+        ttl: float | None = self.expires
+        return ttl
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
@@ -180,7 +221,7 @@ class StoreBackend(KeyValueStoreBackend):
         """Wait for news; meanwhile run what a dead process has left, as often as whoever writes does."""
         until = time.monotonic() + seconds
         while True:
-            self._chords.recover()
+            self.chords.recover()
             left = until - time.monotonic()
             changed = news.wait(min(left, LOOK_AGAIN))
             if changed is None or changed or left <= LOOK_AGAIN:
@@ -188,122 +229,13 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _meta_sent(self, task_id: str, record: bytes) -> Meta:
         """Return the meta in a record that came with the news."""
-        meta = self._meta_of(task_id, TaskRecord.unpack(record))
+        meta = self.records.meta(task_id, TaskRecord.unpack(record))
         if meta["status"] == states.SUCCESS:
             self._cache[task_id] = meta
         return meta
 
     def _while_waiting(self) -> None:
-        self._chords.recover()
+        self.chords.recover()
 
     def _new_desk(self, loop: AbstractEventLoop) -> Desk:
         return StoreDesk(self, loop)
-
-    # -- chords --------------------------------------------------------------------------------------------------------
-
-    def _end(
-        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
-    ) -> None:
-        """Store a result and count it as a part in one transaction."""
-        if request is None or not request.chord or not request.group:
-            super()._end(task_id, result, state, traceback, request, store_result)
-            return
-        key = self.get_key_for_task(task_id)
-        record = self._record(self.encode_result(result, state), state, traceback, request)
-
-        stored = ResultRecord(key, record, self.expires, SUCCESS_PREFIX) if store_result else None
-        self._return_record(request, state, record, stored)
-        self._chords.recover()
-
-    def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
-        """Count a part, by its place in the header and its id; the one that completes the header runs the body."""
-        if request.group:
-            record = self._record(self.encode_result(result, state), state, None, request)
-            self._return_record(request, state, record, None)
-
-    def _return_record(self, request: Any, state: str, record: bytes, stored: ResultRecord | None) -> None:
-        part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
-        body = self.app.signature(request.chord)
-        key = self.get_key_for_chord(request.group)
-        with lease():
-            progress = self._chords.return_part(key, part, request.chord.get("chord_size"), stored)
-            if progress is not None and progress.claim is not None:
-                self._chords.finish(progress.claim, body if body.id else None)
-                return
-        if progress is None:
-            self._fail_unknown_chord(request.group, body)
-        elif not progress.counts:
-            logger.warning(
-                "Task %s returned a part of chord %s that does not count: it has come before, or the chord has ended.",
-                request.id,
-                request.group,
-            )
-
-    def _fail_unknown_chord(self, group_id: str, body: Signature) -> None:
-        if body.id is None or self.get_state(body.id) not in self.READY_STATES:
-            self._fail_body(body, ChordError(f"GroupResult {group_id} no longer exists"))
-        else:  # a duplicate of a part, so late that nobody remembers the chord
-            logger.warning("A part of chord %s returned long after its end.", group_id)
-
-    def _open_chord(self, header: GroupResult, body: Any) -> None:
-        signature = self.app.signature(body)
-        if signature.id is None:  # whoever sends it sends it under one id, so that only one result comes of it
-            signature.set(task_id=str(uuid.uuid4()))
-        tree = None
-        if any(isinstance(part, GroupResult) for part in header.results):
-            tree = self.encode({"result": header.as_tuple()})
-        self._chords.open(self.get_key_for_chord(header.id), count_tasks(header), self.encode(dict(signature)), tree)
-
-    def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Say how many parts a chord waits for, if not as many as there are tasks in its header."""
-        self._chords.set_size(self.get_key_for_chord(group_id), chord_size)
-
-    def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
-        """Let a chord that is running wait for one more part, the last of its header.
-
-        Raises `ChordError` if there is no such chord, or it has ended.
-        """
-        if not self._chords.add_more(self.get_key_for_chord(chord_id), result.id, count_tasks(result)):
-            raise ChordError(f"The chord {chord_id} does not exist, or has ended: nothing can be added to it.")
-
-    def chord_has_ended(self, group_id: str) -> bool:
-        """Return whether a chord has ended not long ago."""
-        return self._chords.has_ended(self.get_key_for_chord(group_id))
-
-    # What `Chords` asks for.
-
-    def chord_ttl(self) -> float | None:
-        """Return for how long a chord is kept after the last part: as long as results."""
-        ttl: float | None = self.expires
-        return ttl
-
-    def read_part(self, value: bytes) -> Meta:
-        """Return the meta in a part."""
-        return self.decode_result(value)
-
-    def read_body(self, data: bytes) -> Signature:
-        """Return the signature of a body."""
-        signature: Signature = self.app.signature(self.decode(data))
-        return signature
-
-    def read_header(self, data: bytes) -> Any:
-        """Return the tuple tree of a header."""
-        return self.decode(data)["result"]
-
-    def has_run(self, body: Signature) -> bool:
-        """Return whether the result of a body is there."""
-        return self.get_state(str(body.id)) in self.READY_STATES
-
-    def has_failed(self, meta: Meta) -> bool:
-        """Return whether a part fails the body."""
-        return meta["status"] in states.PROPAGATE_STATES
-
-    def send_body(self, body: Signature, values: list[Any]) -> None:
-        """Dispatch a body."""
-        self.app.dispatch(body, (values,))
-
-    def fail_body(self, body: Signature, message: str, cause: BaseException | None) -> None:
-        """Let a body fail."""
-        error = ChordError(message)
-        error.__cause__ = cause
-        self._fail_body(body, error)

@@ -124,16 +124,16 @@ def test_parts_that_are_added_from_many_threads_are_all_waited_for(
 def test_nothing_can_be_added_once_the_last_part_has_returned(
     app: HeldApp, begin: Callable[..., AsyncResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, refused = app.require_backend(), []
-    send = backend.send_body
+    backend: Any = app.require_backend()
+    refused, send = [], backend.chord_bodies.send
 
     def add_then_send(*args: Any) -> None:
-        with pytest.raises(ChordError, match="c does not exist, or has ended"):
+        with pytest.raises(ChordError, match="c does not exist or has ended"):
             backend.add_to_chord("c", AsyncResult("too late"))
         refused.append(True)
         send(*args)
 
-    monkeypatch.setattr(backend, "send_body", add_then_send)
+    monkeypatch.setattr(backend.chord_bodies, "send", add_then_send)
     result = begin(1, 2)
     app.run_held()
     assert refused == [True]
@@ -146,7 +146,7 @@ def test_nothing_can_be_added_to_a_chord_that_has_ended_or_never_was(
     begin(1)
     app.run_held()
     for name in ("c", "never begun"):
-        with pytest.raises(ChordError, match=f"{name} does not exist, or has ended"):
+        with pytest.raises(ChordError, match=f"{name} does not exist or has ended"):
             app.require_backend().add_to_chord(name, AsyncResult("too late"))
     assert app.bookkeeping() == set()
 
@@ -156,7 +156,7 @@ def test_nothing_can_be_added_to_a_chord_that_has_expired(
 ) -> None:
     begin(1)
     clock.advance(86400.0)
-    with pytest.raises(ChordError, match="c does not exist, or has ended"):
+    with pytest.raises(ChordError, match="c does not exist or has ended"):
         app.require_backend().add_to_chord("c", AsyncResult("too late"))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ def naps(app: HeldApp) -> list[float]:
     """How long the task has slept between its looks; here it does not."""
     naps: list[float] = []
     del app.tasks[unlock.NAME]
-    unlock.register(app.require_backend(), sleep=naps.append)
+    backend: Any = app.require_backend()
+    unlock.register(backend.counted_chords, backend, sleep=naps.append)
     return naps
 
 

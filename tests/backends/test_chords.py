@@ -215,15 +215,14 @@ def test_more_parts_than_the_header_has_do_not_dispatch_the_body_again(
 def test_a_part_too_many_that_returns_while_the_chord_ends_is_logged(
     app: HeldApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = app.require_backend()
-    ends = "send_body" if hasattr(backend, "send_body") else "finish_chord"
-    end = getattr(backend, ends)
+    backend: Any = app.require_backend()
+    send = backend.chord_bodies.send
 
-    def end_late(*args: Any) -> None:
+    def send_late(*args: Any) -> None:
         app.run({**part, "options": {**part["options"], "task_id": "stranger"}})
-        end(*args)
+        send(*args)
 
-    monkeypatch.setattr(backend, ends, end_late)
+    monkeypatch.setattr(backend.chord_bodies, "send", send_late)
     app.chord(app.parts(1), app.body())
     [part] = app.take_held()
     app.run(part)

@@ -87,7 +87,7 @@ def claim_in_another_process(app: Any, flag: Any, *, chord: Chord | None = None)
 def test_whoever_only_waits_takes_the_chord_of_a_dead_process_over(eager: Any, tmp_path: Any) -> None:
     claim_in_another_process(eager, tmp_path / "flag")
     eager.conf.task_always_eager = False  # or one must not wait
-    eager.backend.chords.send_body = lambda body, values: eager.backend.mark_as_done("body", values)
+    eager.backend.chords.bodies.send = lambda body, values: eager.backend.mark_as_done("body", values)
     assert eager.AsyncResult("body").get(timeout=30) == [1]
     assert leftovers(eager.backend.store) == []
 
@@ -105,14 +105,14 @@ def test_a_new_run_is_not_disturbed_by_the_claim_on_the_old_one(eager: Any, tmp_
 def test_a_chord_that_is_applied_again_while_its_body_is_sent_leaves_nothing_of_its_old_run(
     eager: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chord, send = Chord(eager, "a"), eager.backend.chords.send_body
+    chord, send = Chord(eager, "a"), eager.backend.chords.bodies.send
 
     def send_late(body: Any, values: Any) -> None:
         chord.apply()
         send(body, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(eager.backend.chords, "send_body", send_late)
+        patch.setattr(eager.backend.chords.bodies, "send", send_late)
         chord.part("a", 1, 0)
     chord.part("a", 2, 0)
     eager.backend.cleanup()

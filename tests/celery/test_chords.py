@@ -149,7 +149,7 @@ def test_a_failed_part_fails_the_body_once_with_its_cause(eager: Any) -> None:
 
 def test_a_body_that_cannot_be_published_fails_with_callback_error(eager: Any, monkeypatch: Any) -> None:
     chord = Chord(eager, "a", body=with_errback())
-    monkeypatch.setattr(eager.backend.chords, "send_body", lambda *args: 1 / 0)
+    monkeypatch.setattr(eager.backend.chords.bodies, "send", lambda *args: 1 / 0)
     chord.part("a", 1, 0)
     assert str(chord.error) == "Callback error: ZeroDivisionError('division by zero')"
     assert len(failed) == 1
@@ -158,7 +158,7 @@ def test_a_body_that_cannot_be_published_fails_with_callback_error(eager: Any, m
 
 def test_a_part_that_cannot_be_read_fails_the_body_with_join_error(eager: Any, monkeypatch: Any) -> None:
     chord = Chord(eager, "a", body=with_errback())
-    monkeypatch.setattr(eager.backend.chords, "read_part", lambda value: 1 / 0)
+    monkeypatch.setattr(eager.backend, "decode_result", lambda value: 1 / 0)
     chord.part("a", 1, 0)
     assert str(chord.error) == "Join error: ZeroDivisionError('division by zero')"
     assert len(failed) == 1

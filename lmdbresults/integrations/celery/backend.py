@@ -6,41 +6,26 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime, tzinfo
+from datetime import datetime
 from typing import Any, Final
 
 from celery import VERSION, states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.serialization import get_pickled_exception
-from kombu.compression import compress, decompress
-from kombu.serialization import dumps, loads, registry
-from kombu.utils import json as kombu_json
-from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.encoding import ensure_bytes
 
+from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
-from lmdbresults.integrations.celery.chords import CeleryChords, ChordsMixin
+from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
+from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.options import require_expiry
-from lmdbresults.record import (
-    RECORD_VERSION,
-    Payload,
-    TaskRecord,
-    new_payload,
-    pack_fields,
-    pack_payload,
-    unpack_payload,
-)
-from lmdbresults.serialization import json_decoder, json_encoder
+from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["LMDBBackend"]
 
-
-_JSON: Final = "application/json"
-#: kombu makes a new encoder, and a new decoder, for every value. These are the same ones, made once.
-_encode_json = json_encoder(kombu_json.JSONEncoder().default)
-_decode_json = json_decoder(kombu_json.object_hook)
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
@@ -66,12 +51,15 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self._failure_expires = self._prepared("result_failure_expires")
         _require_expiry("result_expires", self.expires)
         _require_expiry("result_failure_expires", self._failure_expires)
-        #: Whether nobody has put another JSON in the place of kombu's.
-        self._reads_kombu_json = registry._decoders.get(_JSON) is kombu_json.loads
-        self._meta_clock = self._find_meta_clock()
+        self._has_plain_meta = self._find_plain_meta()
+        self._changed_settings = self.app.conf.changes
+        self.codec = KombuCodec(self)
+        self.records = TaskRecords(
+            self.task_keyprefix, super().get_key_for_task, self.codec.value, self.exception_to_python
+        )
         self.store = self._open(url)
         self.result_consumer = ResultConsumer(self, self.app)
-        self.chords = CeleryChords(self)
+        self.chords = make_chords(self)
 
     def _open(self, url: str | None) -> LMDBStore:
         if not url:
@@ -111,9 +99,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         return self.store
 
     def get_key_for_task(self, task_id: Any, key: str = "") -> bytes:
-        if type(task_id) is str and task_id and not key:  # nearly always; Celery's way handles everything else
-            return self.task_keyprefix + task_id.encode()  # type: ignore[no-any-return]
-        return super().get_key_for_task(task_id, key)  # type: ignore[no-any-return]
+        return super().get_key_for_task(task_id, key) if key else self.records.key(task_id)
 
     def get(self, key: bytes) -> bytes | None:
         return self.store.get(key)
@@ -125,7 +111,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.store.set(key, ensure_bytes(value), self.expires)
 
     def _set_with_state(self, key: bytes, value: bytes | str, state: str) -> None:
-        self.store.set(key, ensure_bytes(value), self._expires_in(state))
+        self.store.set(key, ensure_bytes(value), self._ttl(state))
 
     def delete(self, key: bytes) -> None:
         self.store.delete(key)
@@ -150,8 +136,12 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Store.backup`."""
         self.store.backup(path, overwrite=overwrite)
 
-    def _expires_in(self, state: str) -> float | None:
+    def _ttl(self, state: str) -> float | None:
         return self._failure_expires if state == states.FAILURE else self.expires
+
+    def chord_ttl(self) -> float | None:
+        """Return for how many seconds a chord is kept after its last part."""
+        return getattr(self, "chord_expires", self.expires) or None  # since Celery 5.4
 
     # -- results -------------------------------------------------------------------------------------------------
 
@@ -167,38 +157,40 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def _store_result(
         self, task_id: Any, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store a result unless there is a SUCCESS already, which a late duplicate must not overwrite."""
+        """Store a result, or hold it back for the transaction that counts it as a part of a chord."""
         record = self._record(result, state, traceback, request)
-        self._put_record(task_id, self.get_key_for_task(task_id), record, self._expires_in(state), state)
+        ttl = self._failure_expires if state == states.FAILURE else self.expires
+        held = held_result.get()
+        if held is not None and held.task_id == task_id and state in states.READY_STATES:
+            held.result = self.records.to_store(task_id, record, ttl)
+        else:
+            self.records.put(self.store, task_id, state, record, ttl)
+            self.chords.recover()
         return result
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         """Return the record of a result, whose fields are what Celery's meta holds.
 
         Celery looks up ``result_extended`` and converts the time between zones for every result, which together cost
-        as much as storing it. So it makes the meta only where that is not known before.
+        as much as storing it. So Celery makes the meta only where its content is not known before.
         """
-        if self._meta_clock is None:
+        if not self._has_plain_meta or self._changed_settings.get("result_extended"):
             meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-            return TaskRecord.from_meta(meta, self._payload).pack()
-        date_done = datetime.now(self._meta_clock).isoformat() if state in self.READY_STATES else None
+            return TaskRecord.from_meta(meta, self.codec.payload).pack()
+        date_done = datetime.now(self.app.timezone).isoformat() if state in states.READY_STATES else None
         group_id = parent_id = None
         if request:
             group_id, parent_id = getattr(request, "group", None) or None, getattr(request, "parent_id", None) or None
         lineage = (group_id, parent_id, self.current_task_children(request))
-        return pack_fields(
-            (RECORD_VERSION, state, date_done, None, None, None, None, *lineage, traceback, self._payload(result))
-        )
+        payload = self.codec.payload(result)
+        return pack_fields((RECORD_VERSION, state, date_done, None, None, None, None, *lineage, traceback, payload))
 
-    def _find_meta_clock(self) -> tzinfo | None:
-        """Return the time zone of ``date_done``, if the installed Celery puts into a meta what `_record` knows."""
-        if self.app.conf.find_value_for_key("extended", "result"):
-            return None
-        meta = self._get_result_meta(None, states.SUCCESS, None, None)
-        if meta.keys() != _PLAIN_META or VERSION < (5, 5):  # which wrote the date in UTC, with or without saying so
-            return None
-        zone: tzinfo = self.app.timezone
-        return zone
+    def _find_plain_meta(self) -> bool:
+        """Return whether the installed Celery puts into a meta what `_record` knows, and nothing else."""
+        if self.app.conf.find_value_for_key("extended", "result") or VERSION < (5, 5):  # which wrote the date otherwise
+            return False
+        meta: dict[str, Any] = self._get_result_meta(None, states.STARTED, None, None)
+        return meta.keys() == _PLAIN_META
 
     def get_task_meta(self, task_id: Any, cache: bool = True) -> dict[str, Any]:
         """Return the meta of a task.
@@ -220,10 +212,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         return meta
 
     def _get_task_meta_for(self, task_id: Any) -> dict[str, Any]:
-        data = self.store.get(self.get_key_for_task(task_id))
-        if data is None:
-            return {"status": states.PENDING, "result": None}
-        return self.meta_in(task_id, TaskRecord.unpack(data))
+        return self.records.get_meta(self.store, task_id)
 
     def _mget_to_results(
         self,
@@ -231,70 +220,21 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         keys: Iterable[Any],
         READY_STATES: Any = states.READY_STATES,  # noqa: N803
     ) -> dict[str, dict[str, Any]]:
-        found = {}
-        for task_id, data in zip(keys, values, strict=True):
-            record = None if data is None else TaskRecord.unpack(data)
-            if record is not None and record.state in READY_STATES:
-                meta = self.meta_in(task_id, record)
-                found[meta["task_id"]] = meta
-        return found
-
-    def meta_in(self, task_id: Any, record: TaskRecord) -> dict[str, Any]:
-        """Return the meta of a task, whose record this is, its exception brought back to life."""
-        meta: dict[str, Any] = self.meta_from_decoded(record.to_meta(self._decoded))
-        # The record does not repeat what is in its key.
-        meta["task_id"] = task_id if type(task_id) is str else bytes_to_str(task_id)
-        return meta
+        return {meta["task_id"]: meta for _, meta in self.records.metas(zip(keys, values, strict=True), READY_STATES)}
 
     def decode_result(self, payload: bytes) -> dict[str, Any]:
-        """Return the meta in a stored record, its exception brought back to life."""
-        meta: dict[str, Any] = self.meta_from_decoded(TaskRecord.unpack(payload).to_meta(self._decoded))
-        return meta
+        """Return the meta in a stored record, its exception as an instance."""
+        return self.records.decode(payload)
 
     def exception_to_python(self, exc: Any) -> Any:
         """Return an exception as an instance; also one that a writer with pickle had to wrap."""
         return super().exception_to_python(get_pickled_exception(exc) if isinstance(exc, BaseException) else exc)
 
-    # -- payloads: they say themselves how they are encoded, so a reader need not be configured like the worker -----
-
     def encode(self, data: Any) -> bytes:
-        return pack_payload(self._payload(data))
+        return pack_payload(self.codec.payload(data))
 
     def decode(self, payload: bytes | None) -> Any:
-        if payload is None:
-            return None
-        return self._decoded(unpack_payload(payload))
-
-    def _payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
-        body, method = self._encoded(data), getattr(self, "compression", None)  # since Celery 5.7
-        if extra is None and not method:
-            return new_payload((self.content_type, self.content_encoding, None, body, None))
-        compression = None
-        extra_body = None if extra is None else self._encoded(extra)
-        if method:
-            body, compression = compress(body, method)
-            extra_body = extra_body and compress(extra_body, method)[0]
-        return Payload(self.content_type, self.content_encoding, compression, body, extra_body)
-
-    def _encoded(self, data: Any) -> bytes:
-        if self.encoder is kombu_json.dumps:
-            try:
-                return _encode_json(data)
-            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
-                pass
-        body: bytes = ensure_bytes(dumps(data, serializer=self.serializer)[2])
-        return body
-
-    def _decoded(self, payload: Payload) -> Any:
-        content_type, content_encoding, compression, body, _ = payload
-        if compression:
-            body = decompress(body, compression)
-        if content_type == _JSON and _JSON in self.accept and self._reads_kombu_json:
-            try:
-                return _decode_json(body)
-            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
-                pass
-        return loads(body, content_type, content_encoding, accept=self.accept)
+        return None if payload is None else self.codec.value(unpack_payload(payload))
 
 
 def _require_expiry(setting: str, seconds: object) -> None:

@@ -248,7 +248,7 @@ class ResultConsumer(BaseResultConsumer):
                 record = TaskRecord.unpack(data)
                 is_final = record.state in states.READY_STATES
                 if wants(task_id, data, is_final):
-                    meta = self.backend.meta_in(task_id, record)
+                    meta = self.backend.records.meta(task_id, record)
                     if record.state == states.SUCCESS:
                         cache[task_id] = meta
                     yield task_id, meta, is_final

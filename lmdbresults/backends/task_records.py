@@ -1,0 +1,82 @@
+"""Task records in a store: their keys, how they are stored, and metas made of them. The Celery plugin has them, too."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lmdbresults import states
+from lmdbresults.protocols import Meta
+from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord
+from lmdbresults.store.base import ReadTransaction, WriteTransaction
+from lmdbresults.store.chords import ResultRecord
+
+__all__ = ["TaskRecords"]
+
+
+class TaskRecords:
+    """The task records of one backend.
+
+    ``prefix`` comes before the id in a key, and ``unusual_key`` makes the key of an id that is not a nonempty str; with
+    a ``prefix`` of None it makes all keys. ``value`` decodes a payload, ``exception`` a stored exception.
+    """
+
+    def __init__(
+        self,
+        prefix: bytes | None,
+        unusual_key: Callable[[Any], bytes],
+        value: Callable[[Payload], Any],
+        exception: Callable[[Any], Any],
+    ) -> None:
+        self._prefix = prefix
+        self._unusual_key = unusual_key
+        self._value = value
+        self._exception = exception
+
+    def key(self, task_id: Any) -> bytes:
+        """Return the key of a record."""
+        if type(task_id) is str and task_id and self._prefix is not None:  # nearly always
+            return self._prefix + task_id.encode()
+        return self._unusual_key(task_id)
+
+    def put(self, store: WriteTransaction, task_id: Any, state: str, record: bytes, ttl: float | None) -> None:
+        """Store a record for ``ttl`` seconds. A SUCCESS is never overwritten, so a late duplicate changes nothing."""
+        store.set(self.key(task_id), record, ttl, keep_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
+
+    def to_store(self, task_id: Any, record: bytes, ttl: float | None) -> ResultRecord:
+        """Return what `put` would store, for the transaction that counts a part of a chord."""
+        return ResultRecord(self.key(task_id), record, ttl, SUCCESS_PREFIX)
+
+    def get_meta(self, store: ReadTransaction, task_id: Any) -> Meta:
+        """Return the meta of a task. A task without a record is PENDING."""
+        data = store.get(self.key(task_id))
+        if data is None:
+            return {"status": states.PENDING, "result": None}
+        return self.meta(task_id, TaskRecord.unpack(data))
+
+    def meta(self, task_id: Any, record: TaskRecord) -> Meta:
+        """Return the meta in a record, its exception as an instance."""
+        meta = record.to_meta(self._value)
+        if record.state in states.EXCEPTION_STATES:
+            meta["result"] = self._exception(meta["result"])
+        # The record does not repeat the id, which is in its key.
+        meta["task_id"] = task_id if type(task_id) is str else _text(task_id)
+        return meta
+
+    def decode(self, data: bytes) -> Meta:
+        """Return the meta in the bytes of a record, without the id."""
+        meta = self.meta("", TaskRecord.unpack(data))
+        del meta["task_id"]
+        return meta
+
+    def metas(
+        self, values: Iterable[tuple[Any, bytes | None]], ready_states: frozenset[str] | None = states.READY_STATES
+    ) -> Iterator[tuple[Any, Meta]]:
+        """Yield id and meta of the records in ``ready_states`` (None: in any). The others are not decoded."""
+        for task_id, data in values:
+            if data is not None:
+                record = TaskRecord.unpack(data)
+                if ready_states is None or record.state in ready_states:
+                    yield task_id, self.meta(task_id, record)
+
+
+def _text(task_id: Any) -> str:
+    return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
