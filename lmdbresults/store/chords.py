@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from lmdbresults.store import chord_steps as steps
-from lmdbresults.store.chord_steps import Claim, Liveness, Part, PartOutcome, ResultRecord, Run
+from lmdbresults.store.chord_records import Part
+from lmdbresults.store.chord_steps import Claim, Liveness, PartOutcome, ResultRecord, Run
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["Claim", "Part", "PartOutcome", "ResultRecord", "Run", "TransactionalChords"]

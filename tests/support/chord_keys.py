@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from lmdbresults import Store
 from lmdbresults.store import ReadTransaction
-from lmdbresults.store.chord_steps import Head, read_head
+from lmdbresults.store.chord_records import Head, read_head
 
 
 def leftovers(store: Store) -> list[bytes]:
