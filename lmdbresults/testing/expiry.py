@@ -1,53 +1,61 @@
-"""What a store does with deadlines, and with clocks that go wrong."""
+"""What a store promises about deadlines, sweeping, and clocks that go wrong."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from lmdbresults.store.base import Store, WriteTransaction
 from lmdbresults.testing.clock import FakeClock
+from lmdbresults.testing.hooks import Hooks, sweepable
 from lmdbresults.testing.samples import sample
 
-__all__ = ["Expiry"]
+__all__ = ["Expiry", "Sweeping"]
 
 
-class Expiry:
-    """Deadlines, and the sweeping of what has passed them."""
+class Expiry(Hooks):
+    """Deadlines."""
 
     @pytest.mark.parametrize("size", [0, 100, 50_000])
-    def test_what_has_expired_is_invisible_at_once(self, store: Any, clock: FakeClock, size: int) -> None:
+    def test_an_expired_record_is_invisible_at_once(self, store: Store, size: int) -> None:
         keys = [b"get", b"delete", b"expire", b"add"]
         for key in keys:
-            store.set(key, sample(size), ttl=10.0)
-        clock.advance(10.0)
+            store.set(key, sample(size), ttl=self.second)
+        self.pass_time(self.second)
         assert store.mget(keys) == [None] * 4
         assert store.get(b"get") is None
         assert store.ttl(b"get") is None
         assert store.delete(b"delete") is False
         assert store.expire(b"expire", 10.0) is False
         assert store.add(b"add", b"new") is True
-        assert list(store.scan()) == [(b"add", b"new")]
+        assert list(store.scan()) == list(store.range()) == [(b"add", b"new")]
 
     @pytest.mark.parametrize("ttl", [0.001, 0.5, 1.0, 86400.0])
-    def test_a_record_lives_until_its_deadline_and_no_longer(self, store: Any, clock: FakeClock, ttl: float) -> None:
+    def test_a_record_lives_until_its_deadline_and_no_longer(self, store: Store, ttl: float) -> None:
+        if ttl not in (0.5, 1.0):
+            self.needs_fake_clock()
+        ttl *= self.second
         store.set(b"key", b"value", ttl=ttl)
-        clock.advance(ttl * 0.75)
+        self.pass_time(ttl * 0.75)
         assert store.get(b"key") == b"value"
-        assert store.ttl(b"key") == pytest.approx(ttl * 0.25, rel=1e-2)
-        clock.advance(ttl * 0.25)
+        self.pass_time(ttl * 0.25)
         assert store.get(b"key") is None
 
+    def test_ttl_is_the_time_that_is_left(self, store: Store) -> None:
+        store.set(b"key", b"value", ttl=10.0 * self.second)
+        self.pass_time(4.0 * self.second)
+        assert store.ttl(b"key") == self.about(6.0 * self.second)
+
     @pytest.mark.parametrize("ttl", [None, 0, 0.0, math.inf])
-    def test_no_ttl_means_never(self, store: Any, clock: FakeClock, ttl: float | None) -> None:
+    def test_a_record_without_ttl_never_expires(self, store: Store, ttl: float | None) -> None:
         store.set(b"key", b"value", ttl=ttl)
-        clock.advance(1e9)
-        store.sweep()
+        assert store.ttl(b"key") == math.inf
+        self.pass_time(1e9 if self.has_fake_clock else self.second)
         assert store.ttl(b"key") == math.inf
         assert store.get(b"key") == b"value"
 
     @pytest.mark.parametrize("ttl", [-1.0, -math.inf, math.nan])
-    def test_a_ttl_that_is_negative_or_no_number_is_refused(self, store: Any, ttl: float) -> None:
+    def test_a_ttl_that_is_negative_or_not_a_number_is_refused(self, store: Store, ttl: float) -> None:
         store.set(b"key", b"1", ttl=10.0)
         operations: list[Callable[[], object]] = [
             lambda: store.set(b"key", b"2", ttl=ttl),
@@ -59,54 +67,50 @@ class Expiry:
             with pytest.raises(ValueError, match="ttl"):
                 operation()
         assert dict(store.scan()) == {b"key": b"1"}
-        assert store.ttl(b"key") == pytest.approx(10.0)
+        assert store.ttl(b"key") == self.about(10.0)
 
     @pytest.mark.parametrize("how", ["set", "expire"])
     @pytest.mark.parametrize(("first", "then"), [(10.0, 20.0), (20.0, 10.0), (None, 10.0), (10.0, None)])
-    def test_the_last_ttl_counts(
-        self, store: Any, clock: FakeClock, how: str, first: float | None, then: float | None
-    ) -> None:
-        store.set(b"key", b"value", ttl=first)
-        clock.advance(5.0)
-        assert store.set(b"key", b"value", ttl=then) if how == "set" else store.expire(b"key", then)
-        assert store.ttl(b"key") == (math.inf if then is None else pytest.approx(then))
-        clock.advance(9.0)
-        store.sweep()
+    def test_the_last_ttl_counts(self, store: Store, how: str, first: float | None, then: float | None) -> None:
+        store.set(b"key", b"value", ttl=first and first * self.second)
+        self.pass_time(5.0 * self.second)
+        ttl = then and then * self.second
+        assert store.set(b"key", b"value", ttl=ttl) if how == "set" else store.expire(b"key", ttl)
+        assert store.ttl(b"key") == (math.inf if ttl is None else self.about(ttl))
+        self.pass_time(9.0 * self.second)
         assert store.get(b"key") == b"value"
-        clock.advance(11.0)
+        self.pass_time(11.0 * self.second)
         assert store.get(b"key") == (b"value" if then is None else None)
 
-    def test_a_clock_set_back_leaves_every_record_there(self, store: Any, clock: FakeClock) -> None:
-        store.set(b"key", b"value", ttl=10.0)
-        clock.set_back(3600.0)
-        store.set(b"brief", b"value", ttl=1.0)
-        clock.advance(1.0)
-        store.sweep()
-        assert store.mget([b"key", b"brief"]) == [b"value", None]
-        clock.advance(3599.0 + 10.0)
-        assert store.get(b"key") is None
 
-    def test_a_clock_that_was_ahead_for_a_while_harms_nothing_that_outlives_it(
-        self, store: Any, clock: FakeClock
-    ) -> None:
-        store.set(b"long", b"value", ttl=7200.0)
-        store.set(b"never", b"value")
-        clock.advance(3600.0)
-        store.set(b"meanwhile", b"value", ttl=60.0)
-        store.sweep()
-        clock.set_back(3600.0)
-        assert store.mget([b"long", b"never", b"meanwhile"]) == [b"value"] * 3
+class Sweeping(Hooks):
+    """The deletion of expired records by a store that is `Sweepable`."""
 
-    def test_sweep_deletes_what_has_expired_and_nothing_else(self, store: Any, clock: FakeClock) -> None:
-        with store.write() as txn:
+    def test_sweep_deletes_expired_records_and_no_others(self, store: Store) -> None:
+        def fill(txn: WriteTransaction) -> None:
             for number in range(30):
-                txn.set(b"short %d" % number, sample(number * 3000), ttl=1.0)
+                txn.set(b"short %d" % number, sample(number * 3000), ttl=self.second)
                 txn.set(b"long %d" % number, sample(number * 3000), ttl=100.0)
-        clock.advance(1.0)
-        assert store.sweep(limit=7) <= 7
-        assert store.sweep(max_seconds=60.0) <= 30
-        assert store.sweep() == 0
-        assert dict(store.scan()) == {b"long %d" % number: sample(number * 3000) for number in range(30)}
+                txn.set(b"never %d" % number, b"")
+
+        sweep = sweepable(store).sweep
+        store.update(fill)
+        self.pass_time(self.second)
+        assert sweep(limit=7) <= 7
+        assert sweep(max_seconds=60.0) <= 30
+        assert sweep() == 0
+        kept = {b"long %d" % number: sample(number * 3000) for number in range(30)}
+        assert dict(store.scan()) == kept | {b"never %d" % number: b"" for number in range(30)}
+
+    def test_sweep_leaves_a_record_whose_deadline_was_put_off(self, store: Store) -> None:
+        sweep = sweepable(store).sweep
+        store.set(b"set", b"", ttl=self.second)
+        store.set(b"expire", b"", ttl=self.second)
+        store.set(b"set", b"value", ttl=20.0 * self.second)
+        store.expire(b"expire", None)
+        self.pass_time(self.second)
+        sweep()
+        assert dict(store.scan()) == {b"set": b"value", b"expire": b""}
 
     @pytest.mark.parametrize(
         ("writes", "records", "size"),
@@ -116,20 +120,48 @@ class Expiry:
             pytest.param(30, 20, 10, id="many records in a transaction"),
         ],
     )
-    def test_a_store_that_is_written_at_a_steady_rate_stays_small_by_itself(
-        self, store: Any, clock: FakeClock, writes: int, records: int, size: int
+    def test_a_store_that_is_written_to_stays_small_by_itself(
+        self, store: Store, writes: int, records: int, size: int
     ) -> None:
+        self.needs_fake_clock()
+        sweep = sweepable(store).sweep
         for number in range(writes):
-            with store.write() as txn:
-                for part in range(records):
-                    txn.set(b"%d %d" % (number, part), sample(size), ttl=5.0)
-            clock.advance(1.0)
-        assert store.sweep() <= 10 * records  # how much expired and was still there
+            keys = [b"%d %d" % (number, part) for part in range(records)]
+            store.update(lambda txn, keys=keys: [txn.set(key, sample(size), ttl=5.0) for key in keys])  # type: ignore[misc]
+            self.pass_time(1.0)
+        assert sweep() <= 10 * records  # expired records that were still there
 
-    def test_a_store_goes_on_sweeping_itself_after_the_clock_was_set_back(self, store: Any, clock: FakeClock) -> None:
+    def test_a_store_goes_on_sweeping_after_its_clock_was_set_back(self, store: Store, clock: FakeClock) -> None:
+        self.needs_fake_clock()
+        sweep = sweepable(store).sweep
         store.set(b"key", b"value")
         clock.set_back(3600.0)
         for number in range(100):
             store.set(b"%d" % number, b"value", ttl=5.0)
-            clock.advance(1.0)
-        assert store.sweep() <= 10
+            self.pass_time(1.0)
+        assert sweep() <= 10
+
+    def test_a_clock_set_back_deletes_nothing(self, store: Store, clock: FakeClock) -> None:
+        self.needs_fake_clock()
+        sweep = sweepable(store).sweep
+        store.set(b"key", b"value", ttl=10.0)
+        clock.set_back(3600.0)
+        store.set(b"brief", b"value", ttl=1.0)
+        self.pass_time(1.0)
+        sweep()
+        assert store.mget([b"key", b"brief"]) == [b"value", None]
+        self.pass_time(3599.0 + 10.0)
+        assert store.get(b"key") is None
+
+    def test_a_clock_that_was_ahead_for_a_while_harms_no_record_that_outlives_it(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        self.needs_fake_clock()
+        sweep = sweepable(store).sweep
+        store.set(b"long", b"value", ttl=7200.0)
+        store.set(b"never", b"value")
+        self.pass_time(3600.0)
+        store.set(b"meanwhile", b"value", ttl=60.0)
+        sweep()
+        clock.set_back(3600.0)
+        assert store.mget([b"long", b"never", b"meanwhile"]) == [b"value"] * 3

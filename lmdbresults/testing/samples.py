@@ -1,20 +1,19 @@
-"""What the tests store, how long its keys are, and each verb of a store once."""
+"""What the tests store, how long its keys are, and each operation of a store once."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import shake_128
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from lmdbresults.store.base import ReadTransaction, Store, WriteTransaction
 
-__all__ = ["KEY_LENGTHS", "READING", "SIZES", "VERBS", "WRITING", "in_threads", "sample", "through"]
+__all__ = ["KEY_LENGTHS", "READING", "SIZES", "VERBS", "WRITING", "in_threads", "sample"]
 
 Result = TypeVar("Result")
 
-#: Around what a store may treat apart: nothing, a memory page, four of them with and without headers, hundreds of
-#: those.
+#: Sizes around the limits of a store: nothing, a memory page, four of them with and without headers, hundreds of them.
 SIZES: Final = (0, 1, 4096, 16346, 16347, 16348, 16367, 16368, 16369, 32736, 32737, 1 << 20, 5_000_001)
-#: Around the limit of 511 bytes that LMDB has, and beyond four pages.
+#: Lengths around the 511 bytes that LMDB allows, and beyond four pages.
 KEY_LENGTHS: Final = (0, 1, 500, 501, 502, 511, 512, 4000, 17000)
 
 READING: Final[dict[str, Callable[[ReadTransaction], object]]] = {
@@ -32,30 +31,17 @@ WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
     "expire": lambda txn: txn.expire(b"key", 1.0),
     "notify": lambda txn: txn.notify(b"key"),
 }
-VERBS: Final[dict[str, Callable[[Any], object]]] = {
+VERBS: Final[dict[str, Callable[[Store], object]]] = {
     **READING,
     **WRITING,
-    "read": lambda store: store.read().__enter__(),
-    "write": lambda store: store.write().__enter__(),
     "view": lambda store: store.view(lambda txn: None),
     "update": lambda store: store.update(lambda txn: None),
-    "sweep": lambda store: store.sweep(),
-    "stats": lambda store: store.stats(),
 }
 
 
 def sample(size: int, seed: int = 0) -> bytes:
     """Return bytes of a given length, the same each time, in which no part repeats another."""
     return shake_128(b"%d" % seed).digest(size)
-
-
-def through(store: Store, door: str, operation: Callable[[Any], Result]) -> Result:
-    """Run an operation in a transaction that is opened by ``read``, ``write`` or ``update``."""
-    if door in ("view", "update"):
-        result: Result = getattr(store, door)(operation)
-        return result
-    with getattr(store, door)() as txn:
-        return operation(txn)
 
 
 def in_threads(count: int, work: Callable[[], Result]) -> list[Result]:
