@@ -28,7 +28,7 @@ def test_only_the_first_process_is_killed_at_a_point(tmp_path: Path, point: str)
 
 
 def test_an_unknown_point_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="There is no fault point 'nowhere'; there are: part returns, "):
+    with pytest.raises(ValueError, match="Unknown fault point 'nowhere'; known are: part returns, "):
         die_at("nowhere", tmp_path / "flag")
 
 

@@ -1,6 +1,4 @@
-"""The tests that every `Store` has to pass: for the stores of this package, and for whoever writes another one.
-
-And a store in memory, which passes them: to test backends over, and to see what a store has to do.
+"""The tests that every `Store` must pass, for the stores of this package and for stores that others write.
 
 In a test module, subclass `StoreConformance` and say how a store is made::
 
@@ -8,10 +6,21 @@ In a test module, subclass `StoreConformance` and say how a store is made::
         def make_store(self, clock):
             return MyStore(clock=clock)
 
-Where that takes other fixtures, override the fixture ``store`` instead. For readable failures put
-``pytest.register_assert_rewrite("lmdbresults.testing")`` at the top of ``conftest.py``. Needs pytest, and no Celery.
+If that takes other fixtures, override the fixture ``store`` instead. A store over a server that cannot be told the time
+sleeps::
 
-`die_at` ends a process at one of the steps of `lmdbresults.faultpoints`, to see that another one goes on.
+    class TestMyStore(StoreConformance):
+        second = 0.2
+        has_fake_clock = False
+
+        def pass_time(self, seconds):
+            time.sleep(seconds)
+
+For readable failures put ``pytest.register_assert_rewrite("lmdbresults.testing")`` at the top of ``conftest.py``. Needs
+pytest, and no Celery.
+
+`MemoryStore` passes the tests: an example of a store, and a store to test backends with. `die_at` ends a process at one
+of the steps of `lmdbresults.faultpoints`, to test that another process goes on.
 """
 
 try:

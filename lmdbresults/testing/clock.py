@@ -1,4 +1,4 @@
-"""A clock for tests, so that records expire without waiting."""
+"""A clock for tests, so that records expire without sleeping."""
 
 __all__ = ["FakeClock"]
 
@@ -17,5 +17,5 @@ class FakeClock:
         self.now += seconds
 
     def set_back(self, seconds: float) -> None:
-        """Do what a correction of the system clock does."""
+        """Go back, as a correction of the system clock does."""
         self.now -= seconds

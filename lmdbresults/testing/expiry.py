@@ -9,6 +9,7 @@ from lmdbresults.store.base import Store, WriteTransaction
 from lmdbresults.testing.clock import FakeClock
 from lmdbresults.testing.hooks import Hooks, sweepable
 from lmdbresults.testing.samples import sample
+from lmdbresults.testing.waiting import heard
 
 __all__ = ["Expiry", "Sweeping"]
 
@@ -111,6 +112,19 @@ class Sweeping(Hooks):
         self.pass_time(self.second)
         sweep()
         assert dict(store.scan()) == {b"set": b"value", b"expire": b""}
+
+    @pytest.mark.parametrize("by", ["sweep", "a write"])
+    def test_an_expiry_is_a_change_once_it_is_swept(self, store: Store, by: str) -> None:
+        sweep, subscription = sweepable(store).sweep, store.subscribe()
+        store.set(b"key", b"...", ttl=self.second)
+        subscription.add([b"key"])
+        self.pass_time(self.second)
+        if by == "sweep":
+            sweep()
+        else:
+            store.set(b"other", b"")
+        assert heard(store, subscription) == {b"key"}
+        subscription.close()
 
     @pytest.mark.parametrize(
         ("writes", "records", "size"),

@@ -1,4 +1,4 @@
-"""Death at a fault point: what a test sets in a process, so that another one has to go on where it stopped."""
+"""Death at a fault point: a test kills a process at a named step, so that another process must go on from there."""
 
 import os
 import signal
@@ -8,19 +8,19 @@ from lmdbresults import faultpoints
 
 __all__ = ["DIE_AT", "DIE_FLAG", "die_as_told", "die_at"]
 
-#: The environment variables by which a test tells a process that it starts where to die, and with which flag file.
+#: The environment variables that tell a started process where to die, and with which flag file.
 DIE_AT = "LMDBRESULTS_DIE_AT"
 DIE_FLAG = "LMDBRESULTS_DIE_FLAG"
 
 
 def die_at(point: str, flag_file: str | os.PathLike[str]) -> None:
-    """Have this process, and what it forks from now on, end at a fault point as by kill -9: the first one that comes.
+    """Kill (as by kill -9) the first process that reaches a fault point: this one, or one that it forks from now on.
 
-    That is the one that creates ``flag_file``, and writes its process id into it; the others go on. Raises
-    ``ValueError`` for what is none of `lmdbresults.faultpoints.POINTS`.
+    The first process creates ``flag_file`` with its process id; later ones go on. Raises ValueError if the point is not
+    one of `lmdbresults.faultpoints.POINTS`.
     """
     if point not in faultpoints.POINTS:
-        raise ValueError(f"There is no fault point {point!r}; there are: {', '.join(faultpoints.POINTS)}.")
+        raise ValueError(f"Unknown fault point {point!r}; known are: {', '.join(faultpoints.POINTS)}.")
     flag = os.fspath(flag_file)
 
     def passing(reached: str) -> None:
