@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types bench interface clean
+.PHONY: help demo test lint types bench clean
 
 help:
 	@echo "make demo   a real Celery worker, no server: results, a group and a chord through one file"
@@ -25,9 +25,6 @@ types: $(VENV)/.for-dev
 
 bench: $(VENV)/.for-bench
 	$(BIN)/python -m benchmarks
-
-interface: $(VENV)/.for-dev
-	$(BIN)/python -m tests.interface
 
 $(VENV)/.for-demo: setup.cfg pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[celery]'

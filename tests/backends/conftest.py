@@ -10,10 +10,6 @@ from lmdbresults.testing import FakeClock
 from tests.support.plain import opened
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "interface(*rows): proves these rows of docs/interface.md")
-
-
 @pytest.fixture
 def app() -> App:
     """An app whose tasks run where they are dispatched."""

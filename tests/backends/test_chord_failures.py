@@ -62,6 +62,7 @@ def refuse(app: HeldApp, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a part fails ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("chord: failure")
 def test_a_part_that_fails_fails_the_body_by_its_name_and_its_exception(app: HeldApp) -> None:
     failing = app.signature("fail", ("why",))
     part = failing.freeze("the failing one")
@@ -90,6 +91,7 @@ def test_the_first_failing_part_in_the_order_of_the_header_is_named(app: HeldApp
     assert "ValueError('first')" in str(the_error(app, result))
 
 
+@pytest.mark.interface("chord: failure")
 def test_a_failing_part_inside_a_group_is_named(app: HeldApp) -> None:
     failing = app.signature("fail", ("inside",))
     failing.freeze("the inner one")
@@ -187,6 +189,7 @@ def test_an_errback_of_the_body_that_cannot_be_dispatched_becomes_its_failure(
 # -- the body ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("chord: body")
 @pytest.mark.parametrize("size", [0, 2])
 def test_a_body_that_cannot_be_dispatched_fails(app: HeldApp, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     refuse(app, "gather", monkeypatch)
@@ -302,6 +305,7 @@ def group_key(app: HeldApp) -> bytes:
     return key
 
 
+@pytest.mark.interface("chord: header")
 def test_a_header_that_is_gone_fails_the_body(app: HeldApp) -> None:
     result = app.chord(app.parts(1, 2), body_with_errback(app))
     in_store = isinstance(app.backend, StoreBackend)
@@ -312,6 +316,7 @@ def test_a_header_that_is_gone_fails_the_body(app: HeldApp) -> None:
     assert "no longer exists" in str(the_error(app, result))
 
 
+@pytest.mark.interface("chord: header")
 def test_a_header_that_cannot_be_restored_fails_the_body(app: HeldApp) -> None:
     result = app.chord([*app.parts(1), app.parts(2, 3)], body_with_errback(app))
     in_store = isinstance(app.backend, StoreBackend)

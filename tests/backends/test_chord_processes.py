@@ -60,6 +60,7 @@ def test_one_of_the_processes_dispatches_the_body_with_the_whole_list(app: HeldA
     assert app.bookkeeping() == set()
 
 
+@pytest.mark.interface("on_chord_part_return")
 def test_a_part_that_returns_in_several_processes_counts_once(app: HeldApp, url: str) -> None:
     app.chord(app.parts(*range(10)), app.body())
     *parts, last = app.held

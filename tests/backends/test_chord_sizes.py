@@ -46,6 +46,7 @@ def another_part(app: HeldApp, value: Any) -> Signature:
     return part
 
 
+@pytest.mark.interface("add_to_chord")
 def test_a_chord_waits_for_a_part_that_is_added_while_it_runs(app: HeldApp, begin: Callable[..., AsyncResult]) -> None:
     result = begin(1, 2)
     added = another_part(app, 3)
@@ -140,6 +141,7 @@ def test_nothing_can_be_added_once_the_last_part_has_returned(
     assert result.get(timeout=0) == [1, 2]
 
 
+@pytest.mark.interface("add_to_chord")
 def test_nothing_can_be_added_to_a_chord_that_has_ended_or_never_was(
     app: HeldApp, begin: Callable[..., AsyncResult]
 ) -> None:
@@ -171,6 +173,7 @@ def test_a_backend_without_transactions_cannot_add_to_a_chord_and_says_so(clock:
 # -- set_chord_size ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("apply_chord, ...")
 @pytest.mark.parametrize("kind", ["lmdb", "memory", "six operations"])
 def test_the_size_that_is_set_is_the_number_of_parts_that_are_waited_for(
     kind: str, clock: FakeClock, tmp_path: Path

@@ -33,6 +33,7 @@ def names(app: HeldApp) -> list[str]:
     return [task["task"] for task, _ in app.held]
 
 
+@pytest.mark.interface("fallback_chord_unlock")
 def test_the_body_gets_the_results_in_order_once_all_are_there(app: HeldApp) -> None:
     result = app.chord(app.parts(1, [2, 3], None), app.body())
     app.held.reverse()
@@ -42,6 +43,7 @@ def test_the_body_gets_the_results_in_order_once_all_are_there(app: HeldApp) -> 
     assert app.bookkeeping() == set()
 
 
+@pytest.mark.interface("fallback_chord_unlock")
 def test_the_task_looks_again_after_a_while_as_long_as_a_part_is_missing(app: HeldApp, naps: list[float]) -> None:
     app.chord(app.parts(1, 2), app.body())
     look, first, second = app.take_held()
@@ -93,6 +95,7 @@ def test_a_frozen_chord_that_is_applied_again_is_a_new_run(app: HeldApp) -> None
     assert app.gathered == [[1], [1]]
 
 
+@pytest.mark.interface("fallback_chord_unlock")
 def test_groups_inside_the_header_and_chords_inside_chords_work(app: HeldApp) -> None:
     outer, inner = app.body(), app.body()
     result = outer.freeze()

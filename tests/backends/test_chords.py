@@ -25,6 +25,7 @@ def app(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> Ite
 # -- the list ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("chord: order")
 def test_the_body_gets_the_results_in_the_order_of_the_header_whatever_order_they_come_in(app: HeldApp) -> None:
     result = app.chord(app.parts(*range(20)), app.body())
     random.Random(1).shuffle(app.held)
@@ -33,6 +34,7 @@ def test_the_body_gets_the_results_in_the_order_of_the_header_whatever_order_the
     assert result.get(timeout=0) == list(range(20))
 
 
+@pytest.mark.interface("chord: order")
 def test_the_body_is_dispatched_when_the_last_part_returns_and_not_before(app: HeldApp) -> None:
     app.chord(app.parts(1, 2, 3), app.body())
     *first, last = app.take_held()
@@ -43,6 +45,7 @@ def test_the_body_is_dispatched_when_the_last_part_returns_and_not_before(app: H
     assert [(task["task"], args) for task, args in app.held] == [("gather", ([1, 2, 3],))]
 
 
+@pytest.mark.interface("apply_chord, ...")
 @pytest.mark.parametrize("header", [[], iter([]), [[], [[]]]], ids=["list", "iterator", "empty groups"])
 def test_the_body_of_an_empty_header_is_dispatched_at_once(app: HeldApp, header: Iterable[Any]) -> None:
     header = list(header)
@@ -92,6 +95,7 @@ def test_parts_that_return_from_many_threads_at_once_dispatch_the_body_once(app:
 # -- shapes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("nesting")
 def test_a_group_inside_the_header_becomes_a_list_inside_the_list(app: HeldApp) -> None:
     one, two, three, four, five = app.parts(1, 2, 3, 4, 5)
     app.chord([one, [two, three], [[four], five], []], app.body())
@@ -155,6 +159,7 @@ def test_a_chord_that_a_task_starts_is_among_its_children(app: HeldApp) -> None:
 # -- what comes twice, too late, or too much ---------------------------------------------------------------------
 
 
+@pytest.mark.interface("on_chord_part_return")
 def test_a_part_that_returns_again_does_not_count_again(app: HeldApp, caplog: pytest.LogCaptureFixture) -> None:
     app.chord(app.parts(1, 2, 3), app.body())
     parts = app.take_held()
@@ -197,6 +202,7 @@ def test_a_part_that_returns_when_the_chord_is_forgotten_leaves_its_body_alone(
     assert "after its end" in caplog.text or "the chord has ended" in caplog.text
 
 
+@pytest.mark.interface("chord: too many parts")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_more_parts_than_the_header_has_do_not_dispatch_the_body_again(
     app: HeldApp, caplog: pytest.LogCaptureFixture, threads: int
@@ -266,6 +272,7 @@ def test_parts_that_returned_before_a_chord_was_applied_again_have_to_return_aga
 # -- its keys ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.interface("chord: keys")
 def test_a_chord_that_has_ended_leaves_a_mark_that_expires_and_nothing_else(app: HeldApp, clock: FakeClock) -> None:
     app.chord(app.parts(1, 2), app.body())
     app.run_held()
@@ -276,6 +283,7 @@ def test_a_chord_that_has_ended_leaves_a_mark_that_expires_and_nothing_else(app:
     assert app.bookkeeping() == set()
 
 
+@pytest.mark.interface("chord: keys")
 def test_the_keys_of_a_chord_that_never_ends_expire(app: HeldApp, clock: FakeClock) -> None:
     app.chord(app.parts(1, [2, 3]), app.body())
     app.run(*app.held.pop())
