@@ -170,9 +170,8 @@ class Request:
 _running: ContextVar[Request | None] = ContextVar("running", default=None)
 
 
-def current_request() -> Request | None:
-    """Return the request of the task that runs here, if any."""
-    return _running.get()
+#: Returns the request of the task that runs here, or None.
+current_request: Callable[[], Request | None] = _running.get
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from lmdbresults.errors import DecodeError, EncodeError, NewerFormat
-from lmdbresults.states import SUCCESS
+from lmdbresults.states import EXCEPTION_STATES, SUCCESS
 
 __all__ = [
     "RECORD_VERSION",
@@ -102,8 +102,14 @@ class TaskRecord(NamedTuple):
         payload = encode(meta["result"], rest)
         return cls._make((RECORD_VERSION, meta["status"], *map(meta.get, _OPTIONAL_FIELDS), payload))
 
-    def to_meta(self, decode: Callable[[Payload], Any]) -> dict[str, Any]:
-        """Return the meta: what `from_meta` was given. ``decode(payload)`` returns the value in a payload's body."""
+    def to_meta(
+        self, decode: Callable[[Payload], Any], revive: Callable[[Any], Any] | None = None, task_id: str | None = None
+    ) -> dict[str, Any]:
+        """Return the meta: what `from_meta` was given. ``decode(payload)`` returns the value in a payload's body.
+
+        ``revive(stored)`` makes an exception of the result of a failure. The record does not hold ``task_id``, which
+        its key does.
+        """
         _, state, date_done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = self
         meta = {
             "status": state,
@@ -119,6 +125,10 @@ class TaskRecord(NamedTuple):
         if payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
             meta.update(name=name, worker=worker, queue=queue, retries=retries)
             meta.update(decode(payload._replace(body=payload.extra)))
+        if revive is not None and state in EXCEPTION_STATES:
+            meta["result"] = revive(meta["result"])
+        if task_id is not None:
+            meta["task_id"] = task_id
         return meta
 
 
@@ -141,27 +151,14 @@ def unpack_payload(data: bytes) -> Payload:
     return _payload(fields)
 
 
-#: Packers that are at rest, to be used again: a new one costs 1 µs. Whoever packs takes one out, so nobody else has it:
-#: no other thread, no signal handler, and no str() of a field that packs a record itself.
-_packers: Final[list[msgpack.Packer]] = []
-#: A packer has room for so much from the beginning; one that has grown beyond it is let go.
-_PACKER_BYTES: Final = 256 << 10
-
-
 def pack_fields(fields: tuple[Any, ...]) -> bytes:
     """Return the bytes of the record that has these fields, without the detour of making a `TaskRecord` of them."""
     try:
-        packer = _packers.pop()
-    except IndexError:
-        packer = msgpack.Packer(default=_as_text)
-    try:
-        packed: bytes = packer.pack(fields)
-    except UnicodeEncodeError:  # a traceback may quote a file name that is no UTF-8
+        packed: bytes = msgpack.Packer(default=_as_text).pack(fields)
+    except UnicodeEncodeError:  # a traceback may quote a file name that is not UTF-8
         return _pack_lenient(fields)
     except _REFUSALS as error:
         raise _refused(error) from error
-    if len(packed) <= _PACKER_BYTES:
-        _packers.append(packer)  # not if it has failed: what it had packed by then would stay in it
     return packed
 
 

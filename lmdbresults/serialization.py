@@ -8,7 +8,6 @@ import base64
 import bz2
 import functools
 import inspect
-import json
 import lzma
 import pickle
 import sys
@@ -24,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgpack
 
 from lmdbresults.errors import ContentDisallowed, DecodeError, EncodeError, SecurityError, TaskError, UnknownSerializer
+from lmdbresults.fast_json import json_decoder, json_encoder
 from lmdbresults.record import Payload, new_payload
 
 __all__ = [
@@ -34,8 +34,6 @@ __all__ = [
     "exception_from_portable",
     "exception_to_picklable",
     "exception_to_portable",
-    "json_decoder",
-    "json_encoder",
     "loads",
     "serializers",
 ]
@@ -156,57 +154,7 @@ _JSON_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def _inner_encoder(default: Callable[[Any], Any]) -> Callable[[Any, int], Iterable[str]]:
-    try:
-        # Its dict holds the ids of the containers that it is inside of, by which it notices one that contains itself.
-        return json.encoder.c_make_encoder(  # type: ignore[attr-defined,no-any-return]
-            {}, default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
-        )
-    except (AttributeError, TypeError):  # PyPy has none, and a later Python may have another
-        encode = json.JSONEncoder(default=default).encode
-        return lambda value, level: (encode(value),)
-
-
-def json_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
-    """Return what encodes as `json.JSONEncoder` does, without making anew for every value what costs more than
-    encoding a small one.
-    """
-    #: Those at rest, to be used again. Whoever encodes takes one out: the dict of one is for one value only.
-    resting: list[Callable[[Any, int], Iterable[str]]] = []
-
-    def encode(value: Any) -> bytes:
-        try:
-            encoder = resting.pop()
-        except IndexError:
-            encoder = _inner_encoder(default)
-        text = "".join(encoder(value, 0))
-        resting.append(encoder)  # not if it has failed: what it was inside of by then would stay in its dict
-        return text.encode()
-
-    return encode
-
-
 _to_json = json_encoder(_json_default)
-
-
-def json_decoder(object_hook: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], Any]:
-    """Return what decodes as `json.JSONDecoder` does, sooner: without what that does to pass over white space, and
-    without the hook, which is for tagged values only, where there is no ``__type__`` (no encoder escapes letters).
-    """
-    hooked, plain = json.JSONDecoder(object_hook=object_hook), json.JSONDecoder()
-    scan_hooked, scan_plain = hooked.scan_once, plain.scan_once  # type: ignore[attr-defined]
-
-    def decode(body: bytes) -> Any:
-        text = body.decode()
-        try:
-            value, end = (scan_hooked if "__type__" in text else scan_plain)(text, 0)
-        except StopIteration:
-            end = -1
-        return value if end == len(text) else hooked.decode(text)
-
-    return decode
-
-
 _from_json = json_decoder(_json_object)
 
 

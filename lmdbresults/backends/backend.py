@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from lmdbresults import states
 from lmdbresults.app import App, current_request
 from lmdbresults.backends.cache import ResultCache
-from lmdbresults.backends.encoding import Codec
+from lmdbresults.backends.encoding import STORED_OTHERWISE, Codec
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.options import require_expiry
 from lmdbresults.protocols import Meta
@@ -146,9 +146,10 @@ class Backend:
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None
     ) -> Any:
         """Store a result and return it in the form in which it is stored. A SUCCESS is never overwritten."""
-        encoded = self.encode_result(result, state)
-        self._store_result(task_id, encoded, state, traceback, request)
-        return encoded
+        if isinstance(result, STORED_OTHERWISE):
+            result = self.encode_result(result, state)
+        self._store_result(task_id, result, state, traceback, request)
+        return result
 
     def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Store several results, each given as the arguments of `store_result`; return what that returns for each."""

@@ -6,12 +6,14 @@ from typing import Any, Final
 from lmdbresults import serialization, states
 from lmdbresults.errors import DecodeError, EncodeError
 from lmdbresults.protocols import Meta
-from lmdbresults.record import Payload, pack_payload, unpack_payload
+from lmdbresults.record import Payload, new_payload, pack_payload, unpack_payload
 from lmdbresults.results import AsyncResult, GroupResult
 
-__all__ = ["Codec", "Meta"]
+__all__ = ["STORED_OTHERWISE", "Codec", "Meta"]
 
 _HANDLES: Final = (AsyncResult, GroupResult)
+#: The types of results that `Codec.encode_result` changes. All others are stored as they are.
+STORED_OTHERWISE: Final = (BaseException, *_HANDLES)
 
 
 class Codec:
@@ -25,15 +27,18 @@ class Codec:
         self.serializer = serializer
         #: Content types that are decoded.
         self.accept = serialization.accepted_types(accept)
+        self._coder = serialization.serializers()[serializer]
+        #: The content type of this serializer, if it is accepted.
+        self._own_type = self._coder.content_type if self._coder.content_type in self.accept else None
         self.compression = compression
 
     # -- results in the form in which they are stored, and back ------------------------------------------------------
 
     def encode_result(self, result: Any, state: str) -> Any:
         """Return the result of a state in the form in which it is stored."""
-        if state in states.EXCEPTION_STATES and isinstance(result, BaseException):
+        if isinstance(result, BaseException) and state in states.EXCEPTION_STATES:
             return self.prepare_exception(result)
-        return self.prepare_value(result)
+        return self.prepare_value(result) if isinstance(result, _HANDLES) else result
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         """Return an exception in the form in which it is stored: itself for pickle, else a mapping of its parts."""
@@ -74,11 +79,23 @@ class Codec:
 
     def payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
         """Return data, and a mapping ``extra`` beside it, as a payload. Raises `EncodeError`."""
+        if extra is None and self.compression is None:
+            coder = self._coder
+            try:
+                return new_payload((coder.content_type, coder.content_encoding, None, coder.encode(data), None))
+            except Exception:  # noqa: S110 - dumps() fails as well, and says why
+                pass
         payload = serialization.dumps(data, self.serializer, self.compression)
         return payload if extra is None else payload._replace(extra=self._extra_body(extra))
 
     def value(self, payload: Payload) -> Any:
         """Return the data in a payload. Raises `ContentDisallowed` or `DecodeError`."""
+        content_type, _, compression, body, _ = payload
+        if content_type == self._own_type and compression is None:
+            try:
+                return self._coder.decode(body)
+            except Exception:  # noqa: S110 - loads() fails as well, and says why
+                pass
         return serialization.loads(payload, self.accept)
 
     def _extra_body(self, extra: Mapping[str, Any]) -> bytes:

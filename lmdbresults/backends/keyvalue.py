@@ -5,6 +5,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from lmdbresults import states
+from lmdbresults.app import current_request
 from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.chord_bodies import Bodies
 from lmdbresults.backends.counted_chords import CountedChords
@@ -46,7 +47,7 @@ class KeyValueStoreBackend(BaseBackend):
         super().__init__(*args, **kwargs)
         for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
             setattr(self, name, self.key_t(_separated(self.global_keyprefix)) + self.key_t(getattr(self, name)))
-        prefix = self.task_keyprefix if isinstance(self.task_keyprefix, bytes) else None
+        prefix = _to_bytes(self.task_keyprefix)
         self.records = TaskRecords(prefix, self.get_key_for_task, self.codec.value, self.exception_to_python)
         self.chord_bodies = Bodies(self)
         self.counted_chords = CountedChords(self, self.chord_bodies)
@@ -106,7 +107,7 @@ class KeyValueStoreBackend(BaseBackend):
     # -- results -----------------------------------------------------------------------------------------------------
 
     def _store_result(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> None:
-        key = self.records.key(task_id)
+        key = self.get_key_for_task(task_id)
         present = self.get(key)
         if present is None or not present.startswith(SUCCESS_PREFIX):
             self.set(key, self._record(result, state, traceback, request))
@@ -123,7 +124,8 @@ class KeyValueStoreBackend(BaseBackend):
                 queue = (request.delivery_info or {}).get("routing_key")
                 call = (request.task, request.hostname, queue, request.retries)
                 arguments = {"args": request.args, "kwargs": request.kwargs}
-        lineage = (group_id, parent_id, self.current_task_children(request))
+        is_in_task = request is not None or current_request() is not None
+        lineage = (group_id, parent_id, self.current_task_children(request) if is_in_task else None)
         payload = self.codec.payload(result, arguments)
         return pack_fields((RECORD_VERSION, state, date_done, *call, *lineage, traceback, payload))
 
@@ -132,13 +134,13 @@ class KeyValueStoreBackend(BaseBackend):
         return self.records.decode(payload)
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
-        data = self.get(self.records.key(task_id))
+        data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
         return self.records.meta(task_id, TaskRecord.unpack(data))
 
     def _forget(self, task_id: str) -> None:
-        self.delete(self.records.key(task_id))
+        self.delete(self.get_key_for_task(task_id))
 
     def get_many(
         self,
@@ -182,7 +184,7 @@ class KeyValueStoreBackend(BaseBackend):
                 return
 
     def _look_for(self, task_ids: list[str], ready_states: frozenset[str] | None) -> dict[str, Meta]:
-        values = self.mget([self.records.key(id_) for id_ in task_ids])
+        values = self.mget([self.get_key_for_task(id_) for id_ in task_ids])
         found = self._mget_to_results(values, task_ids, ready_states)
         for task_id, meta in found.items():
             if meta["status"] == states.SUCCESS:

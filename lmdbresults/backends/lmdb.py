@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, Final
 
 from lmdbresults.app import App
@@ -18,25 +19,21 @@ __all__ = ["LMDBBackend", "open_backend"]
 class LMDBBackend(StoreBackend):
     """The backend in one LMDB file. Usable from threads, across forks, and in another process after pickling."""
 
-    _store: LMDBStore | None
-
     def __init__(
         self, url: str | os.PathLike[str], *, options: Options | Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        #: Kept in full: a relative path, or ``~``, leads elsewhere once the process has another folder or user.
+        #: With an absolute path: a relative one, or ``~``, leads elsewhere once the process changes its folder or user.
         self._options = options if isinstance(options, Options) else options_from_url(url, **(options or {}))
         super().__init__(store=LMDBStore(self._options), url=os.fspath(url), **kwargs)
 
-    @property
+    @cached_property
     def store(self) -> LMDBStore:
-        """The store, opened again if it was closed."""
-        if self._store is None:
-            self._store = LMDBStore(self._options)
-        return self._store
+        """The open store. Reading this after the store was closed opens it again."""
+        return LMDBStore(self._options)
 
     def _settings(self) -> dict[str, Any]:
         settings = super()._settings()
-        del settings["store"]  # opened anew by these options
+        del settings["store"]  # the other process opens it by these options
         return {**settings, "options": self._options}
 
 

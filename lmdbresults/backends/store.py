@@ -5,7 +5,7 @@ import time
 import uuid
 from asyncio import AbstractEventLoop
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from lmdbresults import states
@@ -34,18 +34,16 @@ class StoreBackend(KeyValueStoreBackend):
 
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._store: Store | None = store
+        self.store = store
         self.chords = Chords(self, self.chord_bodies, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The open store. Raises `StoreClosed` if it was closed."""
-        if self._store is None:
-            raise StoreClosed("The backend was closed. Open it again.")
-        return self._store
+        raise StoreClosed("The backend was closed. Open it again.")
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "store": self._store}
+        return {**super()._settings(), "store": vars(self).get("store")}
 
     def process_cleanup(self) -> None:
         """Close the store. Calls that wait for a result raise `StoreClosed`."""
@@ -53,7 +51,7 @@ class StoreBackend(KeyValueStoreBackend):
         hub: Hub | None = vars(self).pop("_hub", None)
         if hub is not None:
             hub.close()
-        store, self._store = self._store, None
+        store: Store | None = vars(self).pop("store", None)
         if store is not None:
             store.close()
 

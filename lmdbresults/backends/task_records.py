@@ -15,13 +15,13 @@ __all__ = ["TaskRecords"]
 class TaskRecords:
     """The task records of one backend.
 
-    ``prefix`` comes before the id in a key, and ``unusual_key`` makes the key of an id that is not a nonempty str; with
-    a ``prefix`` of None it makes all keys. ``value`` decodes a payload, ``exception`` a stored exception.
+    ``prefix`` comes before the id in a key, and ``unusual_key`` makes the key of an id that is not a nonempty str.
+    ``value`` decodes a payload, ``exception`` a stored exception.
     """
 
     def __init__(
         self,
-        prefix: bytes | None,
+        prefix: bytes,
         unusual_key: Callable[[Any], bytes],
         value: Callable[[Payload], Any],
         exception: Callable[[Any], Any],
@@ -33,7 +33,7 @@ class TaskRecords:
 
     def key(self, task_id: Any) -> bytes:
         """Return the key of a record."""
-        if type(task_id) is str and task_id and self._prefix is not None:  # nearly always
+        if type(task_id) is str and task_id:  # nearly always
             return self._prefix + task_id.encode()
         return self._unusual_key(task_id)
 
@@ -50,22 +50,17 @@ class TaskRecords:
         data = store.get(self.key(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return self.meta(task_id, TaskRecord.unpack(data))
+        return TaskRecord.unpack(data).to_meta(
+            self._value, self._exception, task_id if type(task_id) is str else _text(task_id)
+        )
 
     def meta(self, task_id: Any, record: TaskRecord) -> Meta:
         """Return the meta in a record, its exception as an instance."""
-        meta = record.to_meta(self._value)
-        if record.state in states.EXCEPTION_STATES:
-            meta["result"] = self._exception(meta["result"])
-        # The record does not repeat the id, which is in its key.
-        meta["task_id"] = task_id if type(task_id) is str else _text(task_id)
-        return meta
+        return record.to_meta(self._value, self._exception, task_id if type(task_id) is str else _text(task_id))
 
     def decode(self, data: bytes) -> Meta:
         """Return the meta in the bytes of a record, without the id."""
-        meta = self.meta("", TaskRecord.unpack(data))
-        del meta["task_id"]
-        return meta
+        return TaskRecord.unpack(data).to_meta(self._value, self._exception)
 
     def metas(
         self, values: Iterable[tuple[Any, bytes | None]], ready_states: frozenset[str] | None = states.READY_STATES

@@ -202,9 +202,9 @@ class Late:
 @interface("wait_for_async")
 @pytest.mark.parametrize("also", [0, 1])
 def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backend, also):
-    store = backend._store
+    store = backend.store
     late = Late(store, lambda: backend.mark_as_done("id", 42))
-    backend._store = late
+    backend.store = late
 
     async def work() -> Any:
         others = [task_of(backend.wait_for_async(f"other {number}")) for number in range(also)]
@@ -215,13 +215,13 @@ def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backe
     try:
         assert asyncio.run(work())["result"] == 42
     finally:
-        backend._store = store
+        backend.store = store
 
 
 @interface("wait_for_async")
 def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backend):
-    store = backend._store
-    backend._store = Late(store, lambda: backend.store_result("id", 1, "PROGRESS"))
+    store = backend.store
+    backend.store = Late(store, lambda: backend.store_result("id", 1, "PROGRESS"))
     try:
 
         async def work() -> Any:
@@ -229,7 +229,7 @@ def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backen
 
         assert asyncio.run(work())["result"] == 1
     finally:
-        backend._store = store
+        backend.store = store
 
 
 @interface("wait_for_async")

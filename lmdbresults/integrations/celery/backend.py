@@ -6,7 +6,8 @@ replaces what has to be faster or safer, and inherits the rest, so that what Cel
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, tzinfo
+from functools import cached_property
 from typing import Any, Final
 
 from celery import VERSION, states
@@ -177,13 +178,19 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         if not self._has_plain_meta or self._changed_settings.get("result_extended"):
             meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
             return TaskRecord.from_meta(meta, self.codec.payload).pack()
-        date_done = datetime.now(self.app.timezone).isoformat() if state in states.READY_STATES else None
+        date_done = datetime.now(self._zone).isoformat() if state in states.READY_STATES else None
         group_id = parent_id = None
         if request:
             group_id, parent_id = getattr(request, "group", None) or None, getattr(request, "parent_id", None) or None
         lineage = (group_id, parent_id, self.current_task_children(request))
         payload = self.codec.payload(result)
         return pack_fields((RECORD_VERSION, state, date_done, None, None, None, None, *lineage, traceback, payload))
+
+    @cached_property
+    def _zone(self) -> tzinfo:
+        """The time zone of dates, looked up for the first result: Celery keeps it from then on."""
+        zone: tzinfo = self.app.timezone
+        return zone
 
     def _find_plain_meta(self) -> bool:
         """Return whether the installed Celery puts into a meta what `_record` knows, and nothing else."""
@@ -204,7 +211,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         if self.always_retry:
             retried: dict[str, Any] = super().get_task_meta(task_id, cache)
             return retried
-        meta = self._get_task_meta_for(task_id)
+        meta = self.records.get_meta(self.store, task_id)
         if meta["status"] == states.PENDING:
             self._ensure_not_eager()
         elif cache and meta["status"] == states.SUCCESS:

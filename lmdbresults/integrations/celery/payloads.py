@@ -8,8 +8,8 @@ from kombu.serialization import dumps, loads, registry
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
 
+from lmdbresults.fast_json import json_decoder, json_encoder
 from lmdbresults.record import Payload, new_payload
-from lmdbresults.serialization import json_decoder, json_encoder
 
 __all__ = ["KombuCodec"]
 
@@ -28,11 +28,13 @@ class KombuCodec:
     def payload(self, data: Any, extra: Mapping[str, Any] | None = None) -> Payload:
         """Return data, and a mapping ``extra`` beside it, as a payload."""
         backend = self._backend
-        body, method = self._encoded(data), getattr(backend, "compression", None)  # since Celery 5.7
-        if extra is None and not method:
-            return new_payload((backend.content_type, backend.content_encoding, None, body, None))
-        compression = None
-        extra_body = None if extra is None else self._encoded(extra)
+        method = getattr(backend, "compression", None)  # since Celery 5.7
+        if extra is None and not method and backend.encoder is kombu_json.dumps:
+            try:
+                return new_payload((_JSON, "utf-8", None, _encode_json(data), None))
+            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
+                pass
+        body, compression, extra_body = self._encoded(data), None, None if extra is None else self._encoded(extra)
         if method:
             body, compression = compress(body, method)
             extra_body = extra_body and compress(extra_body, method)[0]
@@ -52,10 +54,5 @@ class KombuCodec:
         return loads(body, content_type, content_encoding, accept=accept)
 
     def _encoded(self, data: Any) -> bytes:
-        if self._backend.encoder is kombu_json.dumps:
-            try:
-                return _encode_json(data)
-            except Exception:  # noqa: S110 - kombu fails as well, and with the error that Celery expects
-                pass
         body: bytes = ensure_bytes(dumps(data, serializer=self._backend.serializer)[2])
         return body
