@@ -1,6 +1,5 @@
-"""LMDBStore: environment and records behind the port."""
+"""LMDBStore: the port over records in the environment of one file."""
 
-import math
 import os
 import time
 import weakref
@@ -25,7 +24,8 @@ from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cure
 from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
-from lmdbresults.store.lmdb.records import expiry, expiry_index, records
+from lmdbresults.store.lmdb.records import records
+from lmdbresults.store.lmdb.records.expiry import SweepAlong
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
 from lmdbresults.store.lmdb.records.waiters import News
@@ -36,26 +36,21 @@ __all__ = ["LMDBStore", "Stats", "open_store"]
 
 Result = TypeVar("Result")
 
-#: What a write sweeps along the way, besides twice what it adds: so the store shrinks to what has not expired, and
-#: the time stays in the order of the write itself (each record that goes dirties a page: about 5 µs).
-_SWEEP_PER_WRITE: Final = 8
-#: Seconds after which a writer looks at the index again; another process may have stored something short-lived.
-_LOOK_AGAIN: Final = 1.0
-#: What is taken down at once when there is no room: few, because each record may cost pages of the reserve first.
+#: Records swept at once when there is no space: few, because each may first cost pages of the reserve.
 _RECLAIM_BATCH: Final = 32
-#: Seconds for which it is waited that whoever reads comes to an end, and after which there is another try.
+#: Seconds for which readers are given time to finish, and between two tries.
 _READERS_PATIENCE: Final = 0.5
 _READERS_PAUSE: Final = 0.002
-#: What a repair puts right under one hold of the write lock, and how long others have it then.
+#: Problems repaired in one transaction, and seconds for other writers after it.
 _REPAIR_BATCH: Final = 256
 _REPAIR_PAUSE: Final = 0.0005
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
-    """Open the store at a path or an ``lmdb://`` URL; the file is created if it does not exist.
+    """Open the store at a path or an ``lmdb://`` URL; create the file if it does not exist.
 
     Options are those of `Options`, such as ``durability="none"`` or ``max_size=8 << 30``, and win over the URL's.
-    Raises `ConfigurationError` for a bad URL or option, an `OpenError` if the file cannot or should not be opened.
+    Raises `ConfigurationError` for a bad URL or option, or an `OpenError` if the file cannot or must not be opened.
     """
     return LMDBStore(options_from_url(path_or_url, **options))
 
@@ -81,16 +76,15 @@ class Stats:
 
 
 class LMDBStore(Store):
-    """The `Store` in one LMDB file. Threads may share it; after a fork, parent and child each go on with it."""
+    """The `Store` in one LMDB file. Threads may share it; after a fork, parent and child can both use it."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._clock = options.clock
         self._prefix = options.global_keyprefix.encode()
-        #: When this store has last looked for expired records, and when it has to look again.
-        self._looked_at = self._look_again_at = -math.inf
         self._environment: Environment = environments.acquire(options)
         self._scope = Scope(self._prefix, self._clock, self._environment)
+        self._sweeping = SweepAlong()
         self._wakes = WakeFolder(self._environment.path, options.mode)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
 
@@ -181,9 +175,9 @@ class LMDBStore(Store):
             if failure is None:
                 self._wakes.send(txn.news)
             elif isinstance(failure, StoreFull):
-                self._reclaim()  # what the block did cannot be done again from here; the next try has more room
+                self._reclaim()  # a block cannot be run again, but the caller's next try finds more space
         except StoreFull:
-            self._reclaim()  # what sweeping along or the commit has raised
+            self._reclaim()  # raised by the sweep along the way, or by the commit
             raise
         finally:
             txn.end()
@@ -208,10 +202,10 @@ class LMDBStore(Store):
         return result, txn.news
 
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
-        """Return what the attempt returns. If there is no room, sweep and try again until there is nothing to sweep.
+        """Return what the attempt returns. If there is no space, sweep and try again until there is nothing to sweep.
 
-        If it is LMDB that finds none, though some is kept back, somebody is still reading what was there before. That
-        is waited for, as long as a reader may have to wait for the processor.
+        If LMDB itself finds no space although some is reserved, a reader keeps old pages from reuse. It is given time
+        to finish: as long as it may have to wait for the processor.
         """
         more, until = True, time.monotonic() + _READERS_PATIENCE
         while True:
@@ -227,8 +221,13 @@ class LMDBStore(Store):
     # -- expiry --------------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
+        """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
+
+        However short the time, a few are deleted. Other writers can write in between. Also clears what killed readers
+        and waiters have left.
+        """
         self._environment.clear_dead_readers()
-        with suppress(StoreFull):  # they can wait; what has expired makes room
+        with suppress(StoreFull):  # the waiters can wait: expired records make room
             clear_dead(self._environment, self._wakes)
         return self._sweeper().run(limit, max_seconds)
 
@@ -236,18 +235,14 @@ class LMDBStore(Store):
         return Sweeper(self._environment, self._clock, self._wakes.send)
 
     def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
-        """Sweep more than was added, if something may have expired since the last look, or the clock was set back."""
-        if self._looked_at <= (now := self._clock()) < self._look_again_at:
-            return
-        budget = _SWEEP_PER_WRITE + 2 * txn.changes
-        _, more = expiry.sweep(raw, now, budget, budget, txn.news)
-        self._looked_at = now
-        self._look_again_at = now if more else min(expiry_index.next_deadline(raw), now + _LOOK_AGAIN)
+        sweeping = self._sweeping
+        if not sweeping.looked_at <= (now := self._clock()) < sweeping.look_again_at:
+            sweeping.run(raw, now, txn.changes, txn.news)
 
     def _reclaim(self) -> bool:
-        """Make room by what has expired, and by pages that a checkpoint or dead readers keep from reuse.
+        """Free space: expired records, and pages that a checkpoint or killed readers keep from reuse.
 
-        Return whether there was anything to sweep.
+        Return whether there may be more to sweep.
         """
         try:
             self._environment.release_pages()
@@ -271,6 +266,7 @@ class LMDBStore(Store):
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
+        """Return once everything written so far survives a loss of power. Raises `StoreError` if the disk fails."""
         self._environment.flush()
 
     def check(self, *, deep: bool = False) -> list[str]:
@@ -278,14 +274,14 @@ class LMDBStore(Store):
 
         ``deep`` verifies the file below the records as well.
         """
-        if deep:  # in a process of its own: LMDB on a damaged page could take this one down
+        if deep:  # in a subprocess: LMDB could crash on a damaged page
             return verify(self._environment.path, live=True, chords=True)
         return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
 
     def repair(self) -> list[str]:
-        """Remove what belongs to no record, and index again what is not; return a sentence for each.
+        """Delete orphaned data and rebuild missing index entries; return a sentence for each.
 
-        What is damaged itself is left: delete its key, or restore a backup. Raises `FileDamaged` if the file is damaged
+        Damaged records are left: delete their keys, or restore a backup. Raises `FileDamaged` if the file is damaged
         below its records, or `StoreFull`.
         """
         refuse_broken(self._environment.path)
@@ -303,9 +299,16 @@ class LMDBStore(Store):
     def backup(
         self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
     ) -> None:
+        """Write a copy of the store, as of one moment, to a file that can be opened in its place.
+
+        Others may read and write meanwhile. The file (mode 0600) appears once it is complete and on disk. ``progress``
+        is called with the bytes written so far and about how many there will be. Raises `TargetExists` if the file
+        exists and ``overwrite`` is not set.
+        """
         backup(self._environment.path, os.path.abspath(path), self.stats().live_size, overwrite, progress)
 
     def stats(self) -> Stats:
+        """Return figures about the file."""
         return self._environment.read(self._stats)
 
     def _stats(self, raw: Transaction) -> Stats:
