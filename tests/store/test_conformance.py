@@ -1,4 +1,4 @@
-"""LMDBStore keeps what the port promises, and leaves nothing behind in its file."""
+"""LMDBStore keeps the promises of the port, and leaves nothing behind in its file."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ class TestLMDBStore(StoreConformance):
 
 
 class TestSeveralPrefixes(StoreConformance):
-    """A prefix makes a file look as if nobody else used it."""
+    """Stores with different prefixes share a file without seeing each other's records."""
 
     @pytest.fixture
     def store(self, path: str, clock: FakeClock) -> Iterator[LMDBStore]:
@@ -68,7 +68,7 @@ def test_a_key_of_any_length_leaves_nothing_behind_when_it_expires(store: LMDBSt
         assert store.stats().entries == empty
 
 
-def test_sweep_says_exactly_how_much_it_has_deleted(store: LMDBStore, clock: FakeClock):
+def test_sweep_returns_exactly_how_many_records_it_has_deleted(store: LMDBStore, clock: FakeClock):
     for number in range(30):
         store.set(b"short %d" % number, sample(number * 3000), ttl=1.0)
         store.set(b"extended %d" % number, b"", ttl=1.0)
@@ -86,11 +86,11 @@ def test_the_file_does_not_grow_under_a_steady_load(store: LMDBStore, clock: Fak
     load(500)
     size = store.stats().file_size
     load(2500)
-    assert store.stats().file_size <= size + (1 << 20)  # by a step of the allocation, not by five times
+    assert store.stats().file_size <= size + (1 << 20)  # by one step of the allocation, not five times
 
 
 @pytest.mark.parametrize("size", [10, 50_000])
-def test_a_write_sweeps_no_more_than_a_little_along_the_way(store: LMDBStore, clock: FakeClock, size: int):
+def test_a_write_sweeps_only_a_few_records_along_the_way(store: LMDBStore, clock: FakeClock, size: int):
     for number in range(60):
         store.set(b"%d" % number, sample(size), ttl=1.0)
     clock.advance(1.0)
@@ -100,12 +100,12 @@ def test_a_write_sweeps_no_more_than_a_little_along_the_way(store: LMDBStore, cl
 
 
 @pytest.mark.parametrize("then", ["nothing", "set", "delete", "incr", "add"])
-def test_a_large_value_that_is_half_swept_stays_expired_and_goes_in_the_end(
+def test_a_half_swept_large_value_stays_expired_and_is_deleted_in_the_end(
     store: LMDBStore, clock: FakeClock, then: str
 ):
     store.set(b"key", sample(2_000_000), ttl=1.0)
     clock.advance(1.0)
-    store.set(b"other", b"")  # sweeps along, but not that much
+    store.set(b"other", b"")  # which sweeps along, but not the whole value
     assert store.stats().entries > 20
     clock.set_back(1.0)
     assert [store.get(b"key"), store.ttl(b"key"), store.expire(b"key", 9.0)] == [None, None, False]
@@ -124,7 +124,7 @@ def test_a_large_value_that_is_half_swept_stays_expired_and_goes_in_the_end(
 # -- one file, several stores ------------------------------------------------------------------------------------------
 
 
-def test_what_was_stored_is_there_after_reopening_and_expires_in_its_time(path: str, clock: FakeClock):
+def test_records_survive_reopening_and_expire_in_time(path: str, clock: FakeClock):
     with open_store(path, clock=clock) as store:
         store.set(b"never", sample(100_000))
         store.set(b"soon", b"value", ttl=10.0)
@@ -136,7 +136,7 @@ def test_what_was_stored_is_there_after_reopening_and_expires_in_its_time(path: 
         assert dict(store.scan()) == {b"never": sample(100_000)}
 
 
-def test_stores_on_one_file_see_each_other_whichever_path_leads_there(store: LMDBStore, tmp_path):
+def test_stores_on_one_file_share_its_records_whichever_path_leads_to_it(store: LMDBStore, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     with open_store(tmp_path / "link" / "results.lmdb", durability="none") as other:
         other.set(b"key", b"value")
@@ -159,10 +159,10 @@ def test_closing_inside_a_transaction_is_refused_and_the_store_stays_open(store:
         txn.set(b"key", b"value")
     assert store.get(b"key") == b"value"
     store.close()
-    open_store(store.options.path, durability="commit").close()  # which it could not be if it were still open
+    open_store(store.options.path, durability="commit").close()  # which would be refused if the file were still open
 
 
-def test_a_store_can_be_sent_to_another_process(store: LMDBStore):
+def test_a_store_can_be_pickled(store: LMDBStore):
     store.set(b"key", b"value")
     with pickle.loads(pickle.dumps(store)) as copy:
         assert copy.options == store.options
@@ -200,10 +200,10 @@ def test_a_child_forked_inside_an_update_commits_nothing(store: LMDBStore, first
     assert dict(store.scan()) == {b"before": b"", b"by the parent": b""}
 
 
-# -- small print -----------------------------------------------------------------------------------------------------
+# -- details --------------------------------------------------------------------------------------------------------
 
 
-def test_stats_are_about_the_file(store: LMDBStore):
+def test_stats_describe_the_file(store: LMDBStore):
     before = store.stats()
     store.set(b"key", sample(100_000), ttl=1.0)
     after = store.stats()
@@ -214,7 +214,7 @@ def test_stats_are_about_the_file(store: LMDBStore):
     assert after.max_size == store.options.max_size
 
 
-def test_a_value_is_any_kind_of_bytes_and_nothing_else(store: LMDBStore):
+def test_a_value_must_be_bytes_like(store: LMDBStore):
     for value in (bytearray(b"value"), memoryview(b"value")):
         store.set(b"key", value)
         assert store.get(b"key") == b"value"
@@ -224,21 +224,21 @@ def test_a_value_is_any_kind_of_bytes_and_nothing_else(store: LMDBStore):
     assert store.get(b"key") == b"value"
 
 
-def test_a_transaction_that_was_kept_points_at_its_block(store: LMDBStore):
+def test_using_a_transaction_after_its_end_says_where_it_can_be_used(store: LMDBStore):
     with store.read() as txn:
         pass
     with pytest.raises(StoreClosed, match="with block"):
         txn.get(b"key")
 
 
-def test_a_store_that_was_closed_names_the_cure(store: LMDBStore):
+def test_using_a_closed_store_says_how_to_open_it_again(store: LMDBStore):
     store.close()
     with pytest.raises(StoreClosed, match="open_store"):
         store.get(b"key")
 
 
-@pytest.mark.skipif(os.uname().sysname != "Linux", reason="elsewhere a file name has to be text")
-def test_a_file_name_that_is_no_text_can_be_opened(tmp_path):
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="elsewhere a file name must be text")
+def test_a_file_name_that_is_not_text_can_be_opened(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.lmdb")
     with open_store(path, durability="none") as store:
         store.set(b"key", b"value")

@@ -1,4 +1,4 @@
-"""MemoryStore keeps what the port promises, in one process."""
+"""MemoryStore keeps the promises of the port, in one process."""
 
 import pickle
 
@@ -13,7 +13,7 @@ class TestMemoryStore(StoreConformance):
         return MemoryStore(clock=clock)
 
 
-def test_what_it_held_is_gone_once_it_is_closed() -> None:
+def test_closing_it_loses_what_it_holds() -> None:
     store = MemoryStore()
     store.set(b"key", b"value")
     store.close()
@@ -30,12 +30,12 @@ def test_closing_it_inside_a_transaction_is_refused_and_the_transaction_goes_on(
     assert store.get(b"key") == b"value"
 
 
-def test_it_does_not_travel_to_another_process() -> None:
+def test_it_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="lives in one process"):
         pickle.dumps(MemoryStore())
 
 
-def test_its_figures_count_what_has_expired_until_it_is_swept() -> None:
+def test_stats_count_expired_records_until_they_are_swept() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
     store.set(b"key", b"value", ttl=1.0)

@@ -1,4 +1,4 @@
-"""Whatever is done to a store, in whichever order and by whichever process, it is what a dict would be."""
+"""A store behaves like a dict, whatever is done to it in any order and by any process."""
 
 import math
 import os
@@ -19,12 +19,12 @@ from lmdbresults.testing import FakeClock, sample
 from tests.support.peer import Operation, Peer, act, perform
 from tests.support.processes import FORKS_WITH_THREADS, in_child
 
-#: One takes as long as fifty examples of other tests.
+#: One sequence takes as long as fifty examples of other tests.
 SEQUENCES = settings.default.max_examples // 2
 
 
 class Repeated(bytes):
-    """Many bytes that print as few; to other processes they go as what they are."""
+    """Many bytes with a short repr; pickled as plain bytes."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes of {self[:2]!r}>"
@@ -37,14 +37,14 @@ KEYS = [b"", b"a", b"ab", *map(Repeated, [b"b" * 501, b"b" * 502, b"ab" * 300, b
 
 keys = st.sampled_from(KEYS)
 small_values = st.binary(max_size=30) | st.sampled_from(
-    [b"0", b"7", b"-9223372036854775808", b"9223372036854775808", b"no counter"]
+    [b"0", b"7", b"-9223372036854775808", b"9223372036854775808", b"not a counter"]
 )
 sizes = st.sampled_from([2000, 16346, 16347, 16348, 16368, 16369, 40_000, 200_000])
 values = small_values | st.builds(sample, sizes, st.integers(0, 3))
 ttls = st.sampled_from([None, 0, math.inf, 0.125, 1.0, 10.0, 1000.0])
 steps = st.sampled_from([1, -1, 5, 1 << 62, -(1 << 63)])
 seconds = st.sampled_from([0.125, 1.0, 8.0, 20.0, 5000.0])
-#: Who does it. A fork costs more than all the others.
+#: Which process acts, by which store. A fork costs more than all the others.
 actors = st.sampled_from(["this store", "this store", "another store", "another process", "a forked child"])
 operations = st.one_of(
     st.tuples(st.just("get"), keys),
@@ -63,12 +63,12 @@ def fits(number: int) -> bool:
 class Record(NamedTuple):
     value: bytes
     deadline: float
-    #: Whether it has ever expired: if the clock is set back then, it may have been swept, or come back.
+    #: Whether it has ever expired: if the clock is then set back, it may have been swept, or be visible again.
     has_expired: bool = False
 
 
 class Model:
-    """What a store should do: a dict of values and deadlines."""
+    """What a store should be: a dict of values and deadlines."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -110,7 +110,7 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Does the same to a store and to the model."""
+    """Does the same with a store and with the model."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
                     self.model.records[key] = self.model.records[key]._replace(has_expired=False)
 
     def both(self, actor: str, *wanted: Operation, door: str = "each") -> None:
-        """Have somebody do it to the store, do it to the model, and see the same results."""
+        """Let an actor do it with the store, do it with the model, and expect the same results."""
         self.resolve_doubts()
         before = dict(self.model.records)
         expected = [perform(self.model, operation) for operation in wanted]
@@ -206,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.stats().entries == 1 + sum(map(self.entries_of, live))
 
     def entries_of(self, key: bytes) -> int:
-        """How many entries of the tree a record should take: itself, one in the index, the pieces of its value."""
+        """Return how many entries of the tree a record should take: itself, an index entry, chunks of its value."""
         value, deadline, _ = self.model.records[key]
         room = max(16347 - (4 + len(key) if len(key) > 501 else 0), 64)
         pieces = -(-len(value) // 16368) if len(value) > room else 0
@@ -231,6 +231,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.resolve_doubts()
         live = self.model.live()
         assert dict(self.store.scan()) == live
+        assert list(self.other.range()) == sorted(pair for pair in live.items() if len(pair[0]) <= 501)
+        assert dict(self.store.scan(head=7)) == {key: value[:7] for key, value in live.items()}
         assert dict(self.other.scan(b"a")) == {key: live[key] for key in live if key.startswith(b"a")}
 
     def teardown(self) -> None:
@@ -246,7 +248,7 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
-@pytest.mark.timeout(600)  # finding the shortest way to a failure takes longer than finding none
+@pytest.mark.timeout(600)  # shrinking a failure takes longer than finding none
 @pytest.mark.filterwarnings(FORKS_WITH_THREADS)
-def test_a_store_is_what_a_dict_would_be_whatever_happens(peer: Peer) -> None:
+def test_a_store_behaves_like_a_dict_whatever_happens(peer: Peer) -> None:
     run_state_machine_as_test(lambda: StoreMachine(peer), settings=settings(max_examples=SEQUENCES))

@@ -1,4 +1,4 @@
-"""Processes, threads and greenlets that share a store: growth, full reader tables, deaths."""
+"""Processes, threads and greenlets that share a store: growth, full reader tables, killed processes."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[LMDBStore]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_store_travels_to_processes_of_every_start_method(store: LMDBStore, method: str) -> None:
+def test_a_store_can_be_passed_to_processes_of_every_start_method(store: LMDBStore, method: str) -> None:
     source = """
 import multiprocessing, sys
 from lmdbresults import open_store
@@ -90,7 +90,7 @@ def test_a_file_grows_under_processes_of_any_max_size(tmp_path: Path) -> None:
         assert store.check() == []
 
 
-def test_the_death_of_a_writer_inside_a_transaction_undoes_it_and_stops_nobody(store: LMDBStore) -> None:
+def test_the_death_of_a_writer_inside_a_transaction_undoes_it_and_blocks_no_other_writer(store: LMDBStore) -> None:
     ready, is_ready = os.pipe()
 
     def hold() -> None:
@@ -123,7 +123,7 @@ with open_store(sys.argv[1], durability="none", max_readers=2) as store, store.r
 
 @contextmanager
 def reader(path: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that is inside a read transaction; unlike a fork, that leaves the file open here."""
+    """Run a process that is inside a read transaction. Unlike a fork, this leaves the file open here."""
     command = [sys.executable, "-c", READ_AND_WAIT, path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -132,7 +132,7 @@ def reader(path: str) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_more_readers_than_there_are_slots_are_told_until_one_is_free_or_dead(tmp_path: Path) -> None:
+def test_too_many_readers_is_an_error_until_a_slot_is_free_or_its_reader_dead(tmp_path: Path) -> None:
     path = str(tmp_path / "r.lmdb")
     with open_store(path, durability="none", max_readers=2) as store:
         for end in (lambda process: process.kill(), lambda process: process.communicate("\n", timeout=60)):
@@ -145,8 +145,8 @@ def test_more_readers_than_there_are_slots_are_told_until_one_is_free_or_dead(tm
                 assert store.get(b"key") is None
 
 
-def test_processes_with_one_number_in_two_namespaces_are_told(store: LMDBStore) -> None:
-    """As in containers: LMDB knows its readers by their process ids."""
+def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(store: LMDBStore) -> None:
+    """As in containers: LMDB identifies its readers by their process ids."""
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c"]
     hold = "import sys; from lmdbresults import open_store\ns = open_store(sys.argv[1]); print(s.get(b'k')); input()"
     second = "import sys; from lmdbresults import open_store\nopen_store(sys.argv[1]).get(b'k')"
@@ -173,7 +173,7 @@ GREEN_WAIT = {
 
 @pytest.mark.parametrize("kind", GREEN)
 def test_greenlets_share_a_store(store: LMDBStore, kind: str) -> None:
-    if importlib.util.find_spec(kind) is None:  # not imported here: eventlet objects to forks
+    if importlib.util.find_spec(kind) is None:  # not imported here: eventlet warns of forks
         pytest.skip(f"{kind} is not installed")
     source = f"""
 import warnings; warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""A sweep that somebody asks for: in batches, between which other writers have their turn."""
+"""A sweep that was asked for: in batches, between which other writers can write."""
 
 import math
 import time
@@ -15,37 +15,37 @@ __all__ = ["Sweeper"]
 
 Result = TypeVar("Result")
 
-#: Entries of the index that are read in one go: the more, the more of their records share a page. Of a million results
-#: with random ids, 100,000 at a time took 9.5 µs each, 400,000 took 6.8; these here take about 60 MB for a while.
+#: Entries of the index that are read at once: the more, the more of their records share a page. Of a million results
+#: with random ids, 100,000 at once took 9.5 µs each, 400,000 took 6.8. So many take about 60 MB of memory for a while.
 _CHUNK: Final = 300_000
-#: What is read for each second that a sweep may last.
+#: Entries that are read for each second that a sweep may last.
 _CHUNK_PER_SECOND: Final = 50_000
-#: Fewer than these are not worth two ways through the tree; also the size of the first batch.
+#: Fewer entries are not worth two passes over the tree; also the size of the first batch.
 _FEW: Final = 64
 _SMALLEST_BATCH, _LARGEST_BATCH = 16, 10_000
-#: Seconds for which a batch holds the write lock: while nobody else writes, and while somebody does.
+#: Seconds for which a batch holds the write lock: while there are no other writers, and while there are.
 _HOLD_ALONE: Final = 0.01
 _HOLD_AMONG_OTHERS: Final = 0.0005
-#: Seconds that others have after a batch: at least, and for each that the batch took if there are others.
+#: Seconds of pause after a batch: at least, and for each second that the batch took if there are other writers.
 _PAUSE: Final = 0.0005
 _PAUSE_AMONG_OTHERS: Final = 1.0
-#: Seconds for which others are reckoned with after one of them has written.
-_MINDFUL: Final = 1.0
+#: Seconds for which other writers are assumed to be there after one of them has written.
+_OTHERS_STAY: Final = 1.0
 
 
 class Sweeper:
     """One sweep of one store."""
 
     def __init__(
-        self, environment: Environment, clock: Callable[[], float], tell: Callable[[list[News]], object]
+        self, environment: Environment, clock: Callable[[], float], notify: Callable[[list[News]], object]
     ) -> None:
         self._environment = environment
         self._clock = clock
-        self._tell = tell
-        self._turns = Turns(environment)
+        self._notify = notify
+        self._batches = Batches(environment)
 
     def run(self, limit: int | None, max_seconds: float | None) -> int:
-        """Delete what has expired, up to ``limit`` records or for about ``max_seconds``; return how many.
+        """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
 
         However short the time, one batch is done.
         """
@@ -59,7 +59,7 @@ class Sweeper:
         return removed
 
     def _sweep_chunk(self, limit: int, until: float) -> tuple[int, bool]:
-        """Delete up to ``limit`` of the records that are due first; return how many, and whether there may be more."""
+        """Delete up to ``limit`` of the records that expired first; return how many, and whether there may be more."""
         due = self._environment.read(expiry_index.first_due, self._clock(), limit)
         removed = self._reap(due, until) if len(due) > _FEW else 0
         left, more = len(due) - removed, bool(due)
@@ -73,17 +73,17 @@ class Sweeper:
         """Delete records in the order of the tree, then their entries in the order of the index."""
         reaped: set[bytes] = set()
         for part in expiry.in_order_of_the_tree(due):
-            reaped.update(self._turns.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until))
+            reaped.update(self._batches.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until))
             if time.monotonic() >= until:
                 break
-        # Nobody can have stored anything meanwhile that expires at one of these times: they are past.
-        self._turns.over([index_key for index_key in due if index_key in reaped], expiry.drop)
+        # No record can have been stored meanwhile that expires at one of these times, which are past.
+        self._batches.over([index_key for index_key in due if index_key in reaped], expiry.drop)
         return len(reaped)
 
     def sweep(self, limit: int, most: int = _LARGEST_BATCH) -> tuple[int, bool]:
         """Delete up to ``limit`` records in one batch; return how many, and whether there may be more."""
-        removed, more, news = self._turns.take(lambda raw, size: self._sweep(raw, limit, size), most)
-        self._tell(news)
+        removed, more, news = self._batches.run(lambda raw, size: self._sweep(raw, limit, size), most)
+        self._notify(news)
         return removed, more
 
     def _sweep(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[News]]:
@@ -91,8 +91,8 @@ class Sweeper:
         return *expiry.sweep(raw, self._clock(), limit, budget, news), news
 
 
-class Turns:
-    """Batches that hold the write lock for a short while each, whatever disk and values make of it."""
+class Batches:
+    """Batches that hold the write lock for a short while each, however slow the disk and large the values."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class Turns:
         self._sleep = sleep
         self._size = _FEW
         self._pause = 0.0
-        #: The transaction of the last batch; any but the next one was somebody else's.
+        #: The number of the last batch's transaction. If the next batch's is not the next number, another writer wrote.
         self._last_id: int | None = None
-        self._mindful_until = -math.inf
+        self._others_until = -math.inf
 
     def over(
         self,
@@ -116,7 +116,7 @@ class Turns:
         step: Callable[[Transaction, Sequence[bytes]], Sequence[bytes]],
         until: float = math.inf,
     ) -> list[bytes]:
-        """Take turns until all items are done, or time is up after the first turn; return all that ``step`` returns."""
+        """Run batches until all items are done, or time is up after the first one; return all that ``step`` returns."""
         results: list[bytes] = []
         done = 0
 
@@ -125,14 +125,16 @@ class Turns:
             return step(raw, batch), len(batch)
 
         while done < len(items) and (not done or self._timer() < until):
-            result, count = self.take(next_batch)
+            result, count = self.run(next_batch)
             results += result
             done += count
         return results
 
-    def take(self, operation: Callable[[Transaction, int], Result], most: int = _LARGEST_BATCH) -> Result:
-        """Return ``operation(raw, size)``, run in one transaction: a smaller one if not even the pages that it copies
-        find room. Raises `StoreFull` if those of the smallest do not.
+    def run(self, operation: Callable[[Transaction, int], Result], most: int = _LARGEST_BATCH) -> Result:
+        """Return ``operation(raw, size)``, run in one transaction.
+
+        If there is no space even for the pages that it copies, try a smaller size; raises `StoreFull` if the smallest
+        finds none.
         """
         if self._pause:
             self._sleep(self._pause)
@@ -157,12 +159,12 @@ class Turns:
         return operation(raw, size), raw.id(), began
 
     def _learn(self, size: int, id_: int, held: float) -> None:
-        """Decide on the next batch by how long this one has held the lock, and whether others have written before."""
+        """Choose size and pause of the next batch: by how long this one held the lock, and whether others write."""
         now = self._timer()
         if self._last_id is not None and id_ != self._last_id + 1:
-            self._mindful_until = now + _MINDFUL
+            self._others_until = now + _OTHERS_STAY
         self._last_id = id_
-        among_others = now < self._mindful_until
+        among_others = now < self._others_until
         hold = _HOLD_AMONG_OTHERS if among_others else _HOLD_ALONE
         self._size = min(max(int(size * min(hold / held, 2)), _SMALLEST_BATCH), _LARGEST_BATCH)
         self._pause = max(_PAUSE, held * _PAUSE_AMONG_OTHERS) if among_others else _PAUSE

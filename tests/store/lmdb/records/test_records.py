@@ -1,4 +1,4 @@
-"""What lies in the file: the layout that other versions will meet, and that damage is said and never served."""
+"""The layout of records in the file, which other versions will read; and that damage is reported and never served."""
 
 import struct
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ KINDS = ["plain", "expiring", "long key", "empty", "cut", "long key and cut"]
 
 @contextmanager
 def raw(path: str) -> Iterator[lmdb.Transaction]:
-    """A transaction on the file behind the store's back. The store has to be closed."""
+    """A transaction on the file without a store, which must be closed."""
     with lmdb.open(path, subdir=False) as environment, environment.begin(write=True) as txn:
         yield txn
 
@@ -60,13 +60,13 @@ def golden_tree() -> dict[bytes, bytes]:
     return dict(map(bytes.fromhex, line.split(":")) for line in lines if not line.startswith("#"))
 
 
-def test_records_are_written_as_they_always_were(path: str, clock: FakeClock):
+def test_records_are_written_as_in_the_golden_file(path: str, clock: FakeClock):
     fill(path, clock, *RECORDS[:4])
     with raw(path) as txn:
         assert dict(txn.cursor()) == golden_tree()
 
 
-def test_records_that_were_written_long_ago_are_read(path: str, clock: FakeClock):
+def test_records_of_the_golden_file_are_read(path: str, clock: FakeClock):
     fill(path, clock)
     with raw(path) as txn:
         for place, data in golden_tree().items():
@@ -81,7 +81,7 @@ def test_records_that_were_written_long_ago_are_read(path: str, clock: FakeClock
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=KINDS)
-def test_a_changed_or_missing_byte_anywhere_in_a_record_is_noticed(path: str, clock: FakeClock, record):
+def test_a_changed_or_missing_byte_anywhere_in_a_record_is_detected(path: str, clock: FakeClock, record):
     fill(path, clock, record)
     with raw(path) as txn:
         [place] = places(txn, b"k", b"h")
@@ -95,32 +95,32 @@ def test_a_changed_or_missing_byte_anywhere_in_a_record_is_noticed(path: str, cl
                 assert list(check(txn)) != []
 
 
-def lose_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+def lose_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
     txn.delete(pieces[1])
 
 
-def swap_two_pieces(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+def swap_two_chunks(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
     first, second = txn.get(pieces[0]), txn.get(pieces[1])
     txn.put(pieces[0], second)
     txn.put(pieces[1], first)
 
 
-def shorten_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+def shorten_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
     txn.put(pieces[1], txn.get(pieces[1])[:-1])
 
 
-def change_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+def change_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
     txn.put(pieces[-1], txn.get(pieces[-1])[:-1] + b"\0")
 
 
-def add_a_piece(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
+def add_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
     txn.put(pieces[-1][:-1] + b"\xff", b"more")
 
 
 @pytest.mark.parametrize(
-    "damage", [lose_a_piece, swap_two_pieces, shorten_a_piece, change_a_piece, add_a_piece], ids=lambda f: f.__name__
+    "damage", [lose_a_chunk, swap_two_chunks, shorten_a_chunk, change_a_chunk, add_a_chunk], ids=lambda f: f.__name__
 )
-def test_damage_among_the_pieces_of_a_large_value_is_noticed(path: str, clock: FakeClock, damage):
+def test_damage_to_the_chunks_of_a_large_value_is_detected(path: str, clock: FakeClock, damage):
     fill(path, clock, (b"key", sample(50_000), None))
     with raw(path) as txn:
         damage(txn, places(txn, b"p"))
@@ -131,7 +131,7 @@ def test_damage_among_the_pieces_of_a_large_value_is_noticed(path: str, clock: F
         assert "b'key'" in store.check()[0]
 
 
-def test_a_record_that_was_moved_to_another_key_is_noticed(path: str, clock: FakeClock):
+def test_a_record_that_was_moved_to_another_key_is_detected(path: str, clock: FakeClock):
     fill(path, clock, (b"ours", b"value", None), (b"theirs", b"secret", None))
     with raw(path) as txn:
         txn.put(b"kours", txn.get(b"ktheirs"))
@@ -150,11 +150,11 @@ def test_a_damaged_record_can_be_deleted_or_replaced(path: str, clock: FakeClock
         assert store.delete(b"key") if cure == "delete" else store.set(b"key", b"new")
         assert store.get(b"key") == (None if cure == "delete" else b"new")
         clock.advance(60.0)
-        store.sweep()  # of the entry in the index, which the damaged record was not believed about
+        store.sweep()  # the index entry, which was left because the damaged record was not trusted
         assert store.check() == []
 
 
-def test_a_sweep_passes_over_a_damaged_record_and_leaves_it_to_be_found(path: str, clock: FakeClock):
+def test_a_sweep_skips_a_damaged_record_and_leaves_it_to_check(path: str, clock: FakeClock):
     fill(path, clock, (b"key", b"value", 60.0), (b"other", b"value", 60.0))
     with raw(path) as txn:
         txn.put(b"kkey", txn.get(b"kkey")[:-1])
@@ -166,7 +166,7 @@ def test_a_sweep_passes_over_a_damaged_record_and_leaves_it_to_be_found(path: st
             store.get(b"key")
 
 
-def test_a_sweep_drops_an_entry_of_the_index_that_its_record_does_not_know(path: str, clock: FakeClock):
+def test_a_sweep_deletes_an_index_entry_that_its_record_does_not_know(path: str, clock: FakeClock):
     fill(path, clock, (b"key", b"value", 60.0))
     with reopened(path, clock) as store:
         store.expire(b"key", 90.0)
@@ -183,7 +183,7 @@ def test_a_sweep_drops_an_entry_of_the_index_that_its_record_does_not_know(path:
 # -- what check finds --------------------------------------------------------------------------------------------------
 
 
-def forget_an_entry_of_the_index(txn: lmdb.Transaction) -> None:
+def lose_an_index_entry(txn: lmdb.Transaction) -> None:
     txn.delete(places(txn, b"x")[0])
 
 
@@ -195,7 +195,7 @@ def lose_a_large_record(txn: lmdb.Transaction) -> None:
     txn.delete(b"kcut")
 
 
-def move_an_entry_of_the_index(txn: lmdb.Transaction) -> None:
+def move_an_index_entry(txn: lmdb.Transaction) -> None:
     place = places(txn, b"x")[0]
     txn.delete(place)
     txn.put(place[:5] + bytes([place[5] ^ 1]) + place[6:], b"")
@@ -206,23 +206,23 @@ def misplace_a_long_key(txn: lmdb.Transaction) -> None:
     txn.put(b"h" + bytes(32), txn.get(place))
 
 
-def add_what_nobody_knows(txn: lmdb.Transaction) -> None:
+def add_an_unknown_key(txn: lmdb.Transaction) -> None:
     txn.put(b"?", b"")
 
 
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
-        (forget_an_entry_of_the_index, "has no entry in the expiry index"),
+        (lose_an_index_entry, "has no entry in the expiry index"),
         (lose_a_record, "points at no record"),
         (lose_a_large_record, "belongs to no record"),
-        (move_an_entry_of_the_index, "points at no record"),
+        (move_an_index_entry, "points at no record"),
         (misplace_a_long_key, "lies in the wrong place"),
-        (add_what_nobody_knows, "is of no kind that this version knows"),
+        (add_an_unknown_key, "is of no kind that this version knows"),
     ],
     ids=lambda f: getattr(f, "__name__", ""),
 )
-def test_check_finds_what_does_not_fit_together(path: str, clock: FakeClock, damage, finding: str):
+def test_check_finds_every_kind_of_inconsistency(path: str, clock: FakeClock, damage, finding: str):
     fill(path, clock, *RECORDS)
     with raw(path) as txn:
         damage(txn)

@@ -1,4 +1,4 @@
-"""Sweeps of many records: exact, harmless to what others store meanwhile, and in turns that are short for all."""
+"""Sweeps of many records: exact, harmless to records stored meanwhile, and in batches that are short."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from lmdbresults import LMDBStore
 from lmdbresults.errors import StoreFull
 from lmdbresults.store.lmdb.records import expiry, expiry_index
-from lmdbresults.store.lmdb.records.sweeper import Turns
+from lmdbresults.store.lmdb.records.sweeper import Batches
 from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.testing import FakeClock, sample
 
@@ -18,7 +18,7 @@ LONG = b"k" * 600
 
 
 def fill(store: LMDBStore, count: int) -> int:
-    """Store so many of each kind; return how many of them expire within a second."""
+    """Store so many records of each kind; return how many of all expire within a second."""
     with store.write() as txn:
         for number in range(count):
             txn.set(b"plain %d" % number, b"value", ttl=1.0)
@@ -30,16 +30,16 @@ def fill(store: LMDBStore, count: int) -> int:
     return 2 * count + 1
 
 
-def test_many_go_and_nothing_else_does(store: LMDBStore, clock: FakeClock):
+def test_a_sweep_deletes_expired_records_and_no_others(store: LMDBStore, clock: FakeClock):
     expected = fill(store, 500)
     clock.advance(1.0)
     assert store.sweep() == expected
     assert len(list(store.scan(b"never"))) == len(list(store.scan(b"later"))) == 500
-    assert store.stats().entries == 1 + 500 + 2 * 500  # the mark of the file; those with a deadline are indexed
+    assert store.stats().entries == 1 + 500 + 2 * 500  # the mark of the file; records with a deadline are indexed
     assert store.check() == []
 
 
-def test_of_many_as_many_go_as_were_asked_for(store: LMDBStore, clock: FakeClock):
+def test_a_sweep_deletes_as_many_records_as_its_limit_says(store: LMDBStore, clock: FakeClock):
     expected = fill(store, 500)
     clock.advance(1.0)
     assert [store.sweep(limit=limit) for limit in (0, 1, 200, 300)] == [0, 1, 200, 300]
@@ -56,7 +56,7 @@ def test_a_sweep_without_time_deletes_a_little(store: LMDBStore, clock: FakeCloc
     assert store.check() == []
 
 
-def test_those_that_are_waited_for_go_and_whoever_waits_is_told(store: LMDBStore, clock: FakeClock):
+def test_a_sweep_of_a_followed_record_notifies_its_subscribers(store: LMDBStore, clock: FakeClock):
     subscription = store.subscribe()
     fill(store, 100)
     subscription.add([b"plain 7"])
@@ -68,7 +68,7 @@ def test_those_that_are_waited_for_go_and_whoever_waits_is_told(store: LMDBStore
 
 
 def break_off(store: LMDBStore) -> int:
-    """Do what a sweep has done when it is killed before it comes to the index; return how many records went."""
+    """Do what a sweep has done that is killed before it comes to the index; return how many records it has deleted."""
 
     def reap(raw: Transaction) -> int:
         due = expiry_index.first_due(raw, store._clock(), 1000)
@@ -77,7 +77,7 @@ def break_off(store: LMDBStore) -> int:
     return store._environment.write(reap)
 
 
-def test_a_sweep_that_was_broken_off_leaves_nothing_wrong(store: LMDBStore, clock: FakeClock):
+def test_an_interrupted_sweep_leaves_a_sound_store(store: LMDBStore, clock: FakeClock):
     expected = fill(store, 100)
     clock.advance(1.0)
     gone = break_off(store)
@@ -88,7 +88,7 @@ def test_a_sweep_that_was_broken_off_leaves_nothing_wrong(store: LMDBStore, cloc
     assert store.check() == []
 
 
-def test_what_is_stored_anew_survives_the_rest_of_a_sweep(store: LMDBStore, clock: FakeClock):
+def test_a_record_stored_again_survives_the_rest_of_a_sweep(store: LMDBStore, clock: FakeClock):
     fill(store, 100)
     clock.advance(1.0)
     break_off(store)
@@ -104,7 +104,7 @@ def test_what_is_stored_anew_survives_the_rest_of_a_sweep(store: LMDBStore, cloc
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 12_799, 12_801, 60_000])
-def test_entries_are_put_in_the_order_of_the_tree_in_parts_of_a_bounded_size(count: int):
+def test_entries_are_sorted_in_the_order_of_the_tree_in_parts_of_bounded_size(count: int):
     random = Random(count)
     index_keys = sorted(b"x" + random.randbytes(8) + b"k%x" % random.getrandbits(64) for _ in range(count))
     parts = list(expiry.in_order_of_the_tree(index_keys))
@@ -112,11 +112,11 @@ def test_entries_are_put_in_the_order_of_the_tree_in_parts_of_a_bounded_size(cou
     assert max(map(len, parts)) < 25_000
 
 
-# -- turns -------------------------------------------------------------------------------------------------------------
+# -- batches -----------------------------------------------------------------------------------------------------------
 
 
 class Disk:
-    """Stands for an environment: a transaction takes so many seconds, and so many for each record."""
+    """Stands for an environment: a transaction takes so many seconds, and so many more for each record."""
 
     def __init__(self, each: float, once: float = 0.0, most: float = math.inf) -> None:
         self.each, self.once, self.most = each, once, most
@@ -153,19 +153,19 @@ class Disk:
         self.slept += seconds
 
     def take_all(self, count: int, until: float = math.inf) -> list[bytes]:
-        turns = Turns(self, timer=lambda: self.now, sleep=self.sleep)  # type: ignore[arg-type]
-        return turns.over([b"%d" % number for number in range(count)], self.step, until)
+        batches = Batches(self, timer=lambda: self.now, sleep=self.sleep)  # type: ignore[arg-type]
+        return batches.over([b"%d" % number for number in range(count)], self.step, until)
 
 
 @pytest.mark.parametrize("each", [1e-6, 1e-5, 1e-4], ids=["fast", "middling", "slow"])
-def test_a_turn_is_short_however_slow_the_disk_is(each: float):
+def test_a_batch_is_short_however_slow_the_disk_is(each: float):
     disk = Disk(each)
     assert len(disk.take_all(20_000)) == 20_000
     assert max(disk.held) < 0.025
     assert disk.slept >= 0.0005 * (len(disk.held) - 1)
 
 
-def test_among_others_turns_are_shorter_and_leave_them_as_much_time():
+def test_beside_other_writers_batches_are_shorter_and_pause_as_long_as_they_took():
     disk = Disk(1e-5)
     disk.others = lambda: True
     disk.take_all(20_000)
@@ -173,20 +173,20 @@ def test_among_others_turns_are_shorter_and_leave_them_as_much_time():
     assert disk.slept >= 0.9 * sum(disk.held)
 
 
-def test_where_a_transaction_alone_takes_long_turns_do_not_become_ever_smaller():
+def test_batches_have_a_smallest_size_where_any_transaction_takes_long():
     disk = Disk(1e-5, once=0.1)
     disk.take_all(2_000)
     assert min(disk.sizes) >= 16
 
 
-def test_turns_become_smaller_where_there_is_no_room():
+def test_batches_become_smaller_where_there_is_no_space():
     disk = Disk(1e-5, most=3)
     assert len(disk.take_all(100)) == 100
     with pytest.raises(StoreFull):
         Disk(1e-5, most=0).take_all(100)
 
 
-def test_when_time_is_up_one_turn_has_been_taken():
+def test_one_batch_is_run_even_if_time_is_up():
     disk = Disk(1e-5)
     assert 0 < len(disk.take_all(20_000, until=0.0)) < 20_000
     assert len(disk.held) == 1
