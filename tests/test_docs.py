@@ -14,7 +14,7 @@ from tests.crash.fuzz import OUTCOMES
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = ROOT / "docs" / "design"
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.name != "interface.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def python_blocks(text: str) -> list[str]:
