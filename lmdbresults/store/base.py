@@ -109,7 +109,7 @@ class Store(WriteTransaction):
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         """Return ``operation(txn)`` once its changes are committed; an exception undoes them.
 
-        The operation may be called again after a first call was undone, for instance to make room, so it must have no
+        The operation may be called again after a first call was undone, for instance to free space, so it must have no
         effect of its own. Other writers wait meanwhile. Raises `NestedTransaction` like `view`, and
         `StoreFull`.
         """

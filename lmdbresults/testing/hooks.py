@@ -56,7 +56,7 @@ class Hooks:
             assert problems == []
 
     def needs_fake_clock(self) -> None:
-        """Skip a test that takes longer than anybody would sleep, or sets the clock back."""
+        """Skip a test that is too long to sleep, or that sets the clock back."""
         if not self.has_fake_clock:
             pytest.skip("the clock of this store cannot be set")
 

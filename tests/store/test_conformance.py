@@ -208,7 +208,7 @@ def test_stats_describe_the_file(store: LMDBStore):
     store.set(b"key", sample(100_000), ttl=1.0)
     after = store.stats()
     assert before.path == after.path == store.options.path
-    assert after.entries - before.entries == 1 + 1 + 7  # the record, its entry in the index, its pieces
+    assert after.entries - before.entries == 1 + 1 + 7  # the record, its index entry, its chunks
     assert after.live_size > before.live_size + 90_000
     assert after.file_size == os.stat(store.options.path).st_size >= after.live_size
     assert after.max_size == store.options.max_size

@@ -208,9 +208,9 @@ class StoreMachine(RuleBasedStateMachine):
     def entries_of(self, key: bytes) -> int:
         """Return how many entries of the tree a record should take: itself, an index entry, chunks of its value."""
         value, deadline, _ = self.model.records[key]
-        room = max(16347 - (4 + len(key) if len(key) > 501 else 0), 64)
-        pieces = -(-len(value) // 16368) if len(value) > room else 0
-        return 1 + (deadline < math.inf) + pieces
+        space = max(16347 - (4 + len(key) if len(key) > 501 else 0), 64)
+        chunks = -(-len(value) // 16368) if len(value) > space else 0
+        return 1 + (deadline < math.inf) + chunks
 
     @rule()
     def reopen(self) -> None:

@@ -62,7 +62,7 @@ class Stats:
     path: str
     """The data file."""
     entries: int
-    """Keys in the tree: records, entries of the expiry index and pieces of large values."""
+    """Keys in the tree: records, entries of the expiry index and chunks of large values."""
     live_size: int
     """Bytes in pages that hold data."""
     file_size: int

@@ -95,26 +95,26 @@ def test_a_changed_or_missing_byte_anywhere_in_a_record_is_detected(path: str, c
                 assert list(check(txn)) != []
 
 
-def lose_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
-    txn.delete(pieces[1])
+def lose_a_chunk(txn: lmdb.Transaction, chunks: list[bytes]) -> None:
+    txn.delete(chunks[1])
 
 
-def swap_two_chunks(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
-    first, second = txn.get(pieces[0]), txn.get(pieces[1])
-    txn.put(pieces[0], second)
-    txn.put(pieces[1], first)
+def swap_two_chunks(txn: lmdb.Transaction, chunks: list[bytes]) -> None:
+    first, second = txn.get(chunks[0]), txn.get(chunks[1])
+    txn.put(chunks[0], second)
+    txn.put(chunks[1], first)
 
 
-def shorten_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
-    txn.put(pieces[1], txn.get(pieces[1])[:-1])
+def shorten_a_chunk(txn: lmdb.Transaction, chunks: list[bytes]) -> None:
+    txn.put(chunks[1], txn.get(chunks[1])[:-1])
 
 
-def change_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
-    txn.put(pieces[-1], txn.get(pieces[-1])[:-1] + b"\0")
+def change_a_chunk(txn: lmdb.Transaction, chunks: list[bytes]) -> None:
+    txn.put(chunks[-1], txn.get(chunks[-1])[:-1] + b"\0")
 
 
-def add_a_chunk(txn: lmdb.Transaction, pieces: list[bytes]) -> None:
-    txn.put(pieces[-1][:-1] + b"\xff", b"more")
+def add_a_chunk(txn: lmdb.Transaction, chunks: list[bytes]) -> None:
+    txn.put(chunks[-1][:-1] + b"\xff", b"more")
 
 
 @pytest.mark.parametrize(
