@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types imports bench clean
 
 help:
 	@echo "make demo   a real Celery worker, no server: results, a group and a chord through one file"
 	@echo "make test   every test that needs no server"
-	@echo "make lint   ruff;  make types   mypy --strict;  make bench   the benchmarks, in minutes"
+	@echo "make lint   ruff;  make types   mypy --strict;  make imports   the layers of the package"
+	@echo "make bench  the benchmarks, in minutes"
 
 demo: $(VENV)/.for-demo
 	$(BIN)/python examples/celery_demo.py
@@ -22,6 +23,9 @@ lint: $(VENV)/.for-dev
 
 types: $(VENV)/.for-dev
 	$(BIN)/mypy
+
+imports: $(VENV)/.for-dev
+	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/.for-bench
 	$(BIN)/python -m benchmarks

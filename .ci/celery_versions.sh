@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the Celery tests on each minor version of Celery that is supported, or on those that are named:
+# Runs the Celery tests with each supported minor version of Celery, or with the versions given as arguments:
 #   .ci/celery_versions.sh 5.3.6 5.7.0
-# Each has a virtual environment under build/, made when it is first needed or setup.cfg has changed.
+# Each version has a virtual environment under build/, which is updated when setup.cfg has changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
