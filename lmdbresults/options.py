@@ -74,6 +74,10 @@ class Options:
     """Slots in LMDB's reader table: transactions that may read at the same moment, over all processes. Fixed by
     whoever opens the file first."""
 
+    lock_timeout: float | None = None
+    """Seconds that a write waits while other threads and processes write; then it raises `StoreBusy`. None: for ever,
+    with a warning in the log after 5 seconds. Signal handlers run meanwhile."""
+
     global_keyprefix: str = ""
     """Put before every key, so that applications can share a file. As in Celery, a "_" follows unless the prefix
     ends in one of ``:_-.``."""
@@ -104,6 +108,9 @@ class Options:
             "octal permission bits with at least 0600 and nothing beyond 0666",
         )
         _require(_is_int(self.max_readers, 1, MAX_READERS), "max_readers", self.max_readers, "from 1 to a million")
+        timeout = self.lock_timeout
+        is_seconds = isinstance(timeout, int | float) and not isinstance(timeout, bool) and 0 <= timeout <= 86_400
+        _require(timeout is None or is_seconds, "lock_timeout", timeout, "seconds, from 0 to 86400, or None")
         _require(_is_encodable(self.global_keyprefix, str.encode), "global_keyprefix", self.global_keyprefix, "text")
         if self.global_keyprefix and self.global_keyprefix[-1] not in ":_-.":
             object.__setattr__(self, "global_keyprefix", self.global_keyprefix + "_")
@@ -196,6 +203,7 @@ def _parse(name: str, value: Any) -> Any:
         "mode": _mode,
         "max_readers": int,
         "checkpoint_interval": float,
+        "lock_timeout": float,
         "checkpoint_bytes": _size,
     }
     _require(name in parsers, name, value, "a value that is given in code, not in the URL")

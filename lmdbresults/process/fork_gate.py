@@ -12,15 +12,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from os import getpid
 from typing import Final, Protocol
 
 from lmdbresults.errors import NestedTransaction
 
-__all__ = ["ForkAware", "gate", "is_owned"]
+__all__ = ["ExclusiveWanted", "ForkAware", "gate", "is_owned"]
 
 #: Seconds that a fork waits for transactions of other threads. A transaction that does not end may be waiting for a
 #: lock that is held for the fork, such as that of a thread pool; then the stores of the child are unusable.
 _FORK_TIMEOUT: Final = 10.0
+
+
+class ExclusiveWanted(BaseException):
+    """Raised in a long wait under shared access while another thread waits for exclusive access.
+
+    The operation must end, call `ForkGate.give_way`, and start again.
+    """
 
 
 class ForkAware(Protocol):
@@ -78,7 +86,7 @@ class ForkGate:
     def try_shared(self) -> "threading.RLock | None":
         """Return the lock of this thread, or None if a rare case needs `shared` to decide. The hot path."""
         lock = self._thread.lock
-        if lock is None or lock._is_owned() or os.getpid() != self._open_pid:  # type: ignore[attr-defined]
+        if lock is None or lock._is_owned() or getpid() != self._open_pid:  # type: ignore[attr-defined]
             return None
         return lock
 
@@ -92,9 +100,18 @@ class ForkGate:
             raise NestedTransaction("This thread is closing a file or forking: a signal handler cannot use stores now.")
         return self._own_lock()
 
+    def is_exclusive(self) -> bool:
+        """Return whether this thread has exclusive access."""
+        return self._thread.is_exclusive
+
     def is_wanted(self) -> bool:
-        """Return whether a thread has exclusive access or waits for it: then a long wait should release its lock."""
-        return not self._open_pid
+        """Return whether another thread waits for exclusive access. See `ExclusiveWanted`."""
+        return not self._open_pid and not self._thread.is_exclusive
+
+    def give_way(self) -> None:
+        """Return when no thread has or awaits exclusive access. This thread must not hold shared access."""
+        with self._list_lock:
+            pass
 
     def _own_lock(self) -> "threading.RLock":
         lock = self._thread.lock

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from lmdbresults.process import boot
 
-__all__ = ["NO_OWNER", "Owner", "current_owner", "lease"]
+__all__ = ["NO_OWNER", "Owner", "current_owner", "describe", "lease"]
 
 #: The leases that are running in this process. A set is changed in one step, so no lock guards it.
 _leases: Final[set[str]] = set()
@@ -76,12 +76,24 @@ def _process(pid: int) -> Owner:
 
 def _start_time(pid: int) -> str:
     """Return when a process started; empty if unknown, "ended" if it is a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            stat = file.read()
-    except OSError:
-        return ""
+    stat = _read(f"/proc/{pid}/stat")
     state, *fields = stat.rpartition(")")[2].split() or [""]  # after the name, which may contain anything
     if len(fields) <= 18:
         return ""
     return "ended" if state in "ZX" else fields[18]
+
+
+def describe(thread_id: int) -> str:
+    """Return "process 12 (name)" for the process of a thread, as far as it is known."""
+    lines = _read(f"/proc/{thread_id}/status").splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    pid = int(fields.get("Tgid", thread_id))
+    return "this process" if pid == os.getpid() else f"process {pid} ({fields.get('Name', 'name unknown')})"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -137,10 +137,12 @@ class LMDBStore(Store):
     def _view(self, raw: Transaction, operation: Callable[[ReadTransaction], Result]) -> Result:
         txn = Reading(self._scope, raw)
         try:
-            return operation(txn)
+            result = operation(txn)
         finally:
             txn.end()
             gate.detect_fork()
+        self._environment.require_usable()
+        return result
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         result: Result = self._apply(_until_end, operation)
@@ -312,7 +314,7 @@ class LMDBStore(Store):
         return self._environment.read(self._stats)
 
     def _stats(self, raw: Transaction) -> Stats:
-        tree, info = raw.stat(), self._environment.handle().info()
+        tree, info = raw.stat(), self._environment.info()
         return Stats(
             path=self.options.path,
             entries=tree["entries"],

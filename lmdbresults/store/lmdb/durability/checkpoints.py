@@ -29,6 +29,7 @@ from lmdbresults.process.fork_gate import is_owned
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
+from lmdbresults.store.lmdb.types import AcquireWriter
 
 __all__ = ["Checkpoints", "UnsyncedFile"]
 
@@ -107,13 +108,13 @@ class Checkpoints:
     """The checkpoints of a file that is open, as this process sees and makes them."""
 
     def __init__(
-        self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options, writer: "threading.RLock"
+        self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options, acquire_writer: AcquireWriter
     ) -> None:
         self._handle = handle
         self._sidecar = sidecar
         self._options = options
         #: Held with LMDB's write lock, and taken before it.
-        self._writer = writer
+        self._acquire_writer = acquire_writer
         #: Held while a checkpoint is made, so that the other threads that want one find it done.
         self._making = threading.RLock()
         #: What keeps the pages of a checkpoint from reuse, if this process does, and which one.
@@ -231,7 +232,7 @@ class Checkpoints:
         if has_turn and self._sidecar.is_missing():
             self._sidecar.recreate(self._options.mode)
             self._is_new = True
-        with self._writer, self._handle.begin(write=True) as txn:
+        with self._acquire_writer(), self._handle.begin(write=True) as txn:
             last = self._sidecar.last_durable()
             if last.is_pinned and last.txn == txn.id() - 1 and self._sidecar.is_at(last):
                 return
@@ -326,7 +327,7 @@ class Checkpoints:
 
     def _rest(self) -> None:
         """Take the pin away if it is not needed: whoever writes next puts one of its own, or follows another one."""
-        with self._writer, self._handle.begin(write=True) as txn:
+        with self._acquire_writer(), self._handle.begin(write=True) as txn:
             self._handle.reader_check()  # of the dead; only here, as somebody may be writing who relies on their pin
             if self._is_relieved() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
                 self.unpin()
@@ -348,7 +349,7 @@ class Checkpoints:
             if is_for_us or (self.is_behind() and self._sidecar.try_lock_exclusive()):
                 self.flush()
             if self._pin is not None:
-                with self._writer, self._handle.begin(write=True):
+                with self._acquire_writer(), self._handle.begin(write=True):
                     self.unpin()
         except (lmdb.Error, OSError, StoreError) as error:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)

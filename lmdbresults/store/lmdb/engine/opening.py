@@ -1,7 +1,6 @@
 """Opening one file: the path is examined, the file put in order after a loss of power, and only then given to LMDB."""
 
 import os
-import threading
 from typing import NamedTuple
 
 import lmdb
@@ -14,6 +13,7 @@ from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from lmdbresults.store.lmdb.engine.space import Space
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
+from lmdbresults.store.lmdb.types import AcquireWriter
 
 __all__ = ["OpenFile", "look_inside", "open_file"]
 
@@ -42,18 +42,18 @@ class OpenFile(NamedTuple):
             self.sidecar.close()
 
 
-def open_file(options: Options, writer: "threading.RLock") -> OpenFile:
-    """Open the file of the options, which is created if there is none; ``writer`` is held in write transactions.
+def open_file(options: Options, acquire_writer: AcquireWriter) -> OpenFile:
+    """Open the file of the options, which is created if missing; ``acquire_writer()`` surrounds write transactions.
 
     Raises a `StoreError`, or LMDB's or the system's error.
     """
     opened = None
     while opened is None:  # once more if a damaged file was put aside
-        opened = _attempt(options, writer)
+        opened = _attempt(options, acquire_writer)
     return opened
 
 
-def _attempt(options: Options, writer: "threading.RLock") -> OpenFile | None:
+def _attempt(options: Options, acquire_writer: AcquireWriter) -> OpenFile | None:
     found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     try:
@@ -65,7 +65,7 @@ def _attempt(options: Options, writer: "threading.RLock") -> OpenFile | None:
         if is_guarded is not None:
             if found.has_content:  # now for sure
                 paths.check_content(options.path)
-            return _map_and_check(options, sidecar, is_guarded, writer)
+            return _map_and_check(options, sidecar, is_guarded, acquire_writer)
     except BaseException:  # also one out of a signal handler: a traceback would keep the descriptors open
         if sidecar is not None:
             sidecar.close()
@@ -97,13 +97,13 @@ def look_inside(options: Options, has_lock: bool) -> None:
         raise lmdb_errors.translate_error(error, options) from error
 
 
-def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer: "threading.RLock") -> OpenFile:
+def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire_writer: AcquireWriter) -> OpenFile:
     handle = _map(options)
     if _has_former_life(handle):
         handle = _map(options)
     try:
         check_format(handle, options.path)
-        guard = _guard(handle, sidecar, options, is_guarded, writer)
+        guard = _guard(handle, sidecar, options, is_guarded, acquire_writer)
         _make_ours(handle, guard)
         return OpenFile(handle, sidecar, guard, Space(handle, options, guard))
     except BaseException:  # as above
@@ -112,10 +112,10 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, writer:
 
 
 def _guard(
-    handle: lmdb.Environment, sidecar: Sidecar, options: Options, is_guarded: bool, writer: "threading.RLock"
+    handle: lmdb.Environment, sidecar: Sidecar, options: Options, is_guarded: bool, acquire_writer: AcquireWriter
 ) -> Checkpoints | UnsyncedFile:
     if is_guarded and boot.boot_id():
-        return Checkpoints(handle, sidecar, options, writer)
+        return Checkpoints(handle, sidecar, options, acquire_writer)
     handle.reader_check()  # where there are pins, nobody must clear one while others write
     return UnsyncedFile(handle, sidecar, options)
 

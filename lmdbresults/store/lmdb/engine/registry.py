@@ -66,7 +66,7 @@ class EnvironmentRegistry:
 
 
 def _require_same(present: Options, wanted: Options) -> None:
-    for name in ("durability", "max_size"):
+    for name in ("durability", "max_size", "lock_timeout"):
         if getattr(present, name) != getattr(wanted, name):
             raise ConfigurationError(
                 f"{present.path} is open in this process with {name}={getattr(present, name)!r}, so it cannot be "

@@ -12,7 +12,7 @@ from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["Block", "Steps", "lend"]
+__all__ = ["Block", "SpecialMethod", "Steps", "lend"]
 
 Lent = TypeVar("Lent")
 Result = TypeVar("Result")
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 Steps: TypeAlias = Generator[Any, Any, Result]
 
 
-class _Special(property):
+class SpecialMethod(property):
     """A special method that the instance holds. `ExitStack` calls it on the class, which is less safe."""
 
     def __call__(self, block: "Block[Any]", *args: Any) -> Any:
@@ -49,8 +49,8 @@ class Block(Generic[Lent]):
         ) -> None: ...
 
     else:
-        __enter__ = _Special(attrgetter("_begin"))
-        __exit__ = _Special(attrgetter("_end"))
+        __enter__ = SpecialMethod(attrgetter("_begin"))
+        __exit__ = SpecialMethod(attrgetter("_end"))
 
 
 def lend(thing: object) -> Steps[BaseException | None]:

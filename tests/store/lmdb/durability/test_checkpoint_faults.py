@@ -77,7 +77,7 @@ def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
     for durability in ("checkpoint", "commit", "none"):
         with open_store(path, durability=durability) as store:
             store.incr(b"n")
-            assert store._environment.handle().flags()["sync"] is (durability != "none")
+            assert store._environment._handle.flags()["sync"] is (durability != "none")
             store.flush()
     assert keys_in(path) == [b"n"]
 
@@ -243,7 +243,7 @@ def test_a_program_keeps_no_pin_that_it_had_before_exec(path: str) -> None:
 import os, sys
 from lmdbresults import open_store
 store = open_store(sys.argv[1], checkpoint_interval=3600)
-lines = lambda: {line for line in store._environment.handle().readers().splitlines() if str(os.getpid()) in line}
+lines = lambda: {line for line in store._environment._handle.readers().splitlines() if str(os.getpid()) in line}
 if len(sys.argv) == 2:
     store.incr(b"key")
     store.incr(b"key")

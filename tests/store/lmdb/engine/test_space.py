@@ -344,7 +344,7 @@ def test_a_file_that_was_filled_to_the_end_of_the_disk_can_be_opened_again(disk:
 def open_and_read(path: Path, readers: int) -> int:
     """Have many snapshots at once, so that the whole reader table is used."""
     with open_store(path, durability="none") as store:
-        environment = store._environment.handle()
+        environment = store._environment._handle
         snapshots = [environment.begin() for _ in range(readers)]
         return len(snapshots)
 
