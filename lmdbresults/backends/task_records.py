@@ -9,7 +9,7 @@ from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord
 from lmdbresults.store.base import ReadTransaction, WriteTransaction
 from lmdbresults.store.chords import ResultRecord
 
-__all__ = ["TaskRecords"]
+__all__ = ["TaskRecords", "id_text"]
 
 
 class TaskRecords:
@@ -47,16 +47,18 @@ class TaskRecords:
 
     def get_meta(self, store: ReadTransaction, task_id: Any) -> Meta:
         """Return the meta of a task. A task without a record is PENDING."""
-        data = store.get(self.key(task_id))
+        if type(task_id) is str and task_id:  # as in `key`
+            key, text = self._prefix + task_id.encode(), task_id
+        else:
+            key, text = self._unusual_key(task_id), id_text(task_id)
+        data = store.get(key)
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return TaskRecord.unpack(data).to_meta(
-            self._value, self._exception, task_id if type(task_id) is str else _text(task_id)
-        )
+        return TaskRecord.unpack(data).to_meta(self._value, self._exception, text)
 
     def meta(self, task_id: Any, record: TaskRecord) -> Meta:
         """Return the meta in a record, its exception as an instance."""
-        return record.to_meta(self._value, self._exception, task_id if type(task_id) is str else _text(task_id))
+        return record.to_meta(self._value, self._exception, id_text(task_id))
 
     def decode(self, data: bytes) -> Meta:
         """Return the meta in the bytes of a record, without the id."""
@@ -73,5 +75,6 @@ class TaskRecords:
                     yield task_id, self.meta(task_id, record)
 
 
-def _text(task_id: Any) -> str:
+def id_text(task_id: Any) -> str:
+    """Return the id of a task, which may be bytes or a UUID, as text."""
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
