@@ -1,9 +1,10 @@
-"""The small App that plain workers use: settings, a register of tasks, signatures, dispatch.
+"""The small App that plain workers use: settings, a registry of tasks, signatures, dispatch.
 
-It is no task queue. A signature is a mapping that any queue can carry, and ``dispatch`` the method to override so that
-one carries it. As it stands, it runs the task here and now.
+It is not a task queue. A signature is a mapping that any queue can carry, and ``dispatch`` is the method to override to
+use one. Without that, `dispatch` runs the task here and now.
 """
 
+import functools
 import threading
 import traceback
 import uuid
@@ -13,14 +14,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeAlias
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from lmdbresults.errors import ConfigurationError, NotRegistered, SerializationError, UnknownOption
 from lmdbresults.protocols import ResultBackend
 from lmdbresults.results import AsyncResult, GroupResult
+from lmdbresults.serialization import MAX_DECODED_BYTES
 
 __all__ = ["App", "Request", "Settings", "Signature", "Task", "current_request"]
 
+Params = ParamSpec("Params")
+Returned = TypeVar("Returned")
 #: The tasks of a chord that come before its body, in groups or not.
 Header: TypeAlias = "Iterable[Signature | Header]"
 
@@ -40,23 +44,25 @@ class Settings:
     result_expires: float | timedelta | None = timedelta(days=1)
     """How long a result is kept: seconds, a timedelta, or None (or 0) for ever."""
     result_cache_max: int = -1
-    """Results kept in memory once they are SUCCESS; -1: none."""
+    """Results kept in memory once they are SUCCESS; -1: none, 0: any number."""
     result_persistent: bool | None = None
-    """Whether results outlive the backend; None: whatever the backend does."""
+    """Whether results outlive the backend; None: as the class of the backend says."""
     result_extended: bool = False
     """Whether name, arguments, worker, queue and retries are stored with a result."""
     result_chord_join_timeout: float = 3.0
     """Seconds that the end of a chord waits for the results of its header."""
     task_always_eager: bool = False
-    """Says that tasks run where they are called, and store nothing: then whoever reads a result is warned."""
+    """Declares that tasks run where they are called and store nothing, so that reading a result warns."""
     task_store_eager_result: bool = False
-    """Says that they do store it."""
+    """Declares that they store their results."""
+    max_decoded_bytes: int = MAX_DECODED_BYTES
+    """Bytes that a compressed result may have once it is decompressed; reading a larger one raises `DecodeError`."""
 
 
 class Signature(dict[str, Any]):
     """A task, its arguments and its options: a mapping of plain values, to be sent anywhere.
 
-    What arrives, as a plain mapping, becomes a signature again by ``app.signature(mapping)``.
+    The receiver makes a signature of the plain mapping again by ``app.signature(mapping)``.
     """
 
     def __init__(self, app: "App", mapping: Mapping[str, Any]) -> None:
@@ -92,7 +98,7 @@ class Signature(dict[str, Any]):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is not for the task: its id, its group, its chord, its errbacks."""
+        """What the task does not get: its id, its group, its chord, its errbacks."""
         return self["options"]  # type: ignore[no-any-return]
 
     @property
@@ -101,7 +107,7 @@ class Signature(dict[str, Any]):
         return self.options.get("task_id")
 
     def set(self, **options: Any) -> "Signature":
-        """Set options and return the signature itself."""
+        """Set options; return the signature itself."""
         self.options.update(options)
         return self
 
@@ -114,7 +120,7 @@ class Signature(dict[str, Any]):
         return copied.set(**options)
 
     def link_error(self, errback: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Have ``errback`` called if the task fails; return it."""
+        """Let ``errback`` be called if the task fails; return it."""
         self.options["link_error"] = [*_listed(self.options.get("link_error")), errback]
         return errback
 
@@ -126,7 +132,7 @@ class Signature(dict[str, Any]):
 
 @dataclass(slots=True)
 class Request:
-    """What is known of a task while it runs. A backend asks for these names and no others."""
+    """A task while it runs. A backend uses these names and no others."""
 
     id: str
     task: str = ""
@@ -144,13 +150,13 @@ class Request:
     delivery_info: Mapping[str, Any] = field(default_factory=dict)
     ignore_result: bool = False
     children: list[AsyncResult] = field(default_factory=list)
-    """Results of the tasks that this one has sent."""
+    """The results of the tasks that this one has sent."""
 
     @classmethod
     def of(cls, signature: Signature, args: Iterable[Any] = (), defaults: Mapping[str, Any] | None = None) -> "Request":
-        """Return the request that a worker makes of a signature which it has received.
+        """Return the request of a signature that a worker has received.
 
-        ``defaults`` are the options of the task, which those of the signature overrule.
+        ``defaults`` are the options of the task; those of the signature override them.
         """
         options = {**(defaults or {}), **signature.options}
         known = {f.name: options[f.name] for f in fields(cls) if f.name in options}
@@ -174,30 +180,52 @@ _running: ContextVar[Request | None] = ContextVar("running", default=None)
 current_request: Callable[[], Request | None] = _running.get
 
 
-@dataclass(slots=True)
-class Task:
-    """A function under a name. Calling it calls the function."""
+class Task(Generic[Params, Returned]):
+    """A function with a name. Calling it calls the function, `delay` sends it to a worker."""
 
-    name: str
-    run: Callable[..., Any]
-    options: Mapping[str, Any]
-    """Options of all its signatures, such as ``ignore_result``, unless one of them says otherwise."""
-    backend: ResultBackend | None = None
-    """Where its results go, if not to the backend of the app."""
+    def __init__(self, app: Any, name: str, run: Callable[Params, Returned], options: Mapping[str, Any]) -> None:
+        self.app = app
+        self.name = name
+        self.run = run
+        #: Options of all its signatures, such as ``ignore_result``, unless a signature overrides them.
+        self.options = options
+        #: Where its results are stored; None: in the backend of the app.
+        self.backend: ResultBackend | None = None
+        functools.update_wrapper(self, run, updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Params.args, **kwargs: Params.kwargs) -> Returned:
         return self.run(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name}>"
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a signature of the task with these arguments."""
+        signature: Signature = self.app.signature(self.name, args, kwargs)
+        return signature
+
+    def delay(self, *args: Params.args, **kwargs: Params.kwargs) -> AsyncResult:
+        """Send the task with these arguments; return the handle of its result."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult:
+        """Send the task with options such as ``task_id`` and ``link_error``; return the handle of its result."""
+        result: AsyncResult = self.app.send(self.app.signature(self.name, args, kwargs, **options))
+        return result
 
 
 class App:
-    """Settings, tasks and the way in which they get to a worker.
+    """Settings, tasks and the way by which tasks get to a worker.
 
-    It pickles without its tasks and its backend: another process registers and opens them anew.
+    ``App(result_expires=60)`` takes the settings by name, or as a mapping, or as `Settings`. Raises `UnknownOption`.
+    An app pickles without its tasks and its backend: another process registers and opens its own.
     """
 
-    def __init__(self, conf: Mapping[str, Any] | Settings | None = None) -> None:
-        self.conf = conf if isinstance(conf, Settings) else _settings(conf or {})
-        self.tasks: dict[str, Task] = {}
+    def __init__(self, conf: Mapping[str, Any] | Settings | None = None, **settings: Any) -> None:
+        self.conf = _settings(conf or {}, settings)
+        self.tasks: dict[str, Task[..., Any]] = {}
         #: Set by the first backend that is made for this app.
         self.backend: ResultBackend | None = None
         self._waiting = threading.local()
@@ -212,17 +240,27 @@ class App:
         """Return the present time, in UTC."""
         return datetime.now(timezone.utc)
 
+    @overload
+    def task(
+        self, run: Callable[Params, Returned], *, name: str | None = None, **options: Any
+    ) -> Task[Params, Returned]: ...
+
+    @overload
+    def task(
+        self, run: None = None, *, name: str | None = None, **options: Any
+    ) -> Callable[[Callable[Params, Returned]], Task[Params, Returned]]: ...
+
     def task(self, run: Callable[..., Any] | None = None, *, name: str | None = None, **options: Any) -> Any:
         """Register a function as a task: ``@app.task``, or ``@app.task(name="...")``. The name defaults to its own."""
         if run is None:
             return lambda function: self.task(function, name=name, **options)
-        task = Task(name or run.__name__, run, options)
+        task = Task(self, name or run.__name__, run, options)
         self.tasks[task.name] = task
         return task
 
     def signature(
         self,
-        task: str | Task | Mapping[str, Any],
+        task: str | Task[..., Any] | Mapping[str, Any],
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
@@ -236,7 +274,7 @@ class App:
     def send(self, signature: Signature, args: Iterable[Any] = ()) -> AsyncResult:
         """Dispatch a task as a child of the one that runs here, if any; return the handle of its result.
 
-        The signature stays as it is: each time that it is sent it gets an id, unless it was frozen with one.
+        The signature is not changed: each time it is sent, the copy gets a new id, unless it was frozen with one.
         """
         parent = current_request()
         signature = signature.clone()
@@ -248,15 +286,18 @@ class App:
         return result
 
     def dispatch(self, signature: Signature, args: Sequence[Any] = ()) -> None:
-        """Get a task to a worker, ``args`` before its own. Override this to use a queue; here it runs at once.
+        """Get a task to a worker, ``args`` before its own. Override this to use a queue; here the task runs at once.
 
-        A task that is dispatched by a running one begins when that has ended.
+        A task that a running task dispatches starts when that one has ended.
         """
         with self._in_turn() as waiting:
             waiting.append((signature, args))
 
     def run(self, signature: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
-        """Run a task here and store its result: what a worker does with each signature that it receives."""
+        """Run a task here and store its result: what a worker does with each signature that it receives.
+
+        Whatever the task raises is its failure, SystemExit included. A KeyboardInterrupt is raised again afterwards.
+        """
         received = self.signature(signature)
         task = self.tasks.get(received.task)
         request = Request.of(received, args, task.options if task else None)
@@ -266,8 +307,10 @@ class App:
             if task is None:
                 raise NotRegistered(f"No task {request.task!r} is registered here; there are: {', '.join(self.tasks)}.")
             result = task.run(*request.args, **request.kwargs)
-        except Exception as error:  # whatever the task raises is its result
+        except BaseException as error:
             backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
+            if isinstance(error, KeyboardInterrupt):
+                raise
         else:
             self._done(backend, request, result)
         finally:
@@ -276,7 +319,7 @@ class App:
     def _done(self, backend: ResultBackend, request: Request, result: Any) -> None:
         try:
             backend.mark_as_done(request.id, result, request)
-        except SerializationError as error:  # a result that nobody could read is a failure that everybody can
+        except SerializationError as error:  # the result could not be read, and a failure can
             backend.mark_as_failure(request.id, error, traceback.format_exc(), request)
 
     def chord(self, header: "Header", body: Signature) -> AsyncResult:
@@ -314,7 +357,7 @@ class App:
 
     @contextmanager
     def _in_turn(self) -> Iterator[deque[tuple[Signature, Sequence[Any]]]]:
-        """Collect tasks; whoever entered first runs them, in their order, when the block ends."""
+        """Collect tasks. The outermost block of a thread runs them, in their order, when it ends."""
         outer: deque[tuple[Signature, Sequence[Any]]] | None = getattr(self._waiting, "tasks", None)
         if outer is not None:
             yield outer
@@ -333,9 +376,10 @@ def _listed(errbacks: Any) -> list[Mapping[str, Any]]:
     return [errbacks] if isinstance(errbacks, Mapping) else list(errbacks or ())
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
+def _settings(given: Mapping[str, Any] | Settings, more: Mapping[str, Any]) -> Settings:
     known = {f.name for f in fields(Settings)}
-    unknown = sorted(given.keys() - known)
+    by_name = {name: getattr(given, name) for name in known} if isinstance(given, Settings) else given
+    unknown = sorted({*by_name, *more} - known)
     if unknown:
         raise UnknownOption(f"Unknown setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
-    return Settings(**given)
+    return Settings(**{**by_name, **more})

@@ -236,3 +236,19 @@ def quoted(key: bytes) -> str:
     if len(text) <= _QUOTED:
         return text
     return f"{text[: _QUOTED - _QUOTED_END]}...{text[-_QUOTED_END:]} ({len(key)} bytes)"
+
+
+def described(value: object) -> str:
+    """Return the repr of a value, or a note if its repr() raises."""
+    try:
+        return repr(value)
+    except Exception as error:  # of a class of the user's
+        return f"<{type(value).__qualname__} object, whose repr() raises {type(error).__name__}>"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, or its arguments if its str() raises."""
+    try:
+        return str(error)
+    except Exception:
+        return ", ".join(map(described, error.args))

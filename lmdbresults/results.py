@@ -1,4 +1,4 @@
-"""Handles of results: of one task, and of many. They hold ids and a backend, never the results themselves."""
+"""Handles of the results of one task and of many. They hold ids and a backend, never the results themselves."""
 
 import time
 from collections import deque
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lmdbresults import states
-from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError
+from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError, described
 from lmdbresults.protocols import OnInterval, OnMessage, ResultBackend
 
 __all__ = ["AsyncResult", "GroupResult", "ResultSet", "count_tasks", "result_from_tuple", "settle", "tasks_in"]
@@ -17,17 +17,25 @@ Self = TypeVar("Self", bound="ResultSet")
 
 
 def settle(task_id: str, meta: Mapping[str, Any], propagate: bool = True, callback: Callback | None = None) -> Any:
-    """Return the result in a meta, and call ``callback(id, result)``; or raise a failure that is to ``propagate``."""
+    """Return the result in a meta, and call ``callback(id, result)``; or raise a failure that is to ``propagate``.
+
+    A failure that is not an Exception, such as a SystemExit of the task, is raised as a `TaskError`: it must not end
+    the process that reads it.
+    """
     result = meta.get("result")
     if propagate and meta["status"] in states.PROPAGATE_STATES:
-        raise result if isinstance(result, BaseException) else TaskError(f"Task {task_id} failed, nobody said why.")
+        if isinstance(result, Exception):
+            raise result
+        if isinstance(result, BaseException):
+            raise TaskError(f"Task {task_id} raised {described(result)}") from result
+        raise TaskError(f"Task {task_id} failed without an exception.")
     if callback is not None:
         callback(task_id, result)
     return result
 
 
 class AsyncResult:
-    """The result of one task, which may not be there yet."""
+    """The result of one task, which may not exist yet."""
 
     def __init__(
         self, id: str, backend: ResultBackend | None = None, parent: "AsyncResult | GroupResult | None" = None
@@ -40,7 +48,7 @@ class AsyncResult:
 
     @property
     def backend(self) -> ResultBackend:
-        """Where the result is stored. Raises `ConfigurationError` for a handle that was made without."""
+        """Where the result is stored. Raises `ConfigurationError` for a handle that was made without a backend."""
         if self._backend is None:
             raise ConfigurationError(f"The result {self.id} has no backend: make it with AsyncResult(id, backend).")
         return self._backend
@@ -70,10 +78,10 @@ class AsyncResult:
         callback: Callback | None = None,
         on_message: OnMessage | None = None,
     ) -> Any:
-        """Wait for the result and return it; raise what the task raised, unless told not to ``propagate``.
+        """Wait for the result and return it; raise what the task raised, unless ``propagate`` is false.
 
-        ``callback(id, result)`` is called with what is returned, ``on_message(meta)`` with each state on the way there.
-        Raises `ResultTimeout` after ``timeout`` seconds.
+        ``callback(id, result)`` is called with what is returned, ``on_message(meta)`` with each state before that, and
+        ``on_interval()`` every ``interval`` seconds at the latest. Raises `ResultTimeout` after ``timeout`` seconds.
         """
         return self.backend.wait_for_pending(
             self,
@@ -92,27 +100,27 @@ class AsyncResult:
         return settle(self.id, meta)
 
     def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> Any:
-        """Return the result as it is now; raise it if it is a failure and is to ``propagate``."""
+        """Return the result as it is now; raise a failure, unless ``propagate`` is false."""
         return settle(self.id, self._meta(), propagate, callback)
 
-    # -- what is known ---------------------------------------------------------------------------------------------
+    # -- the meta --------------------------------------------------------------------------------------------------
 
     def _meta(self) -> dict[str, Any]:
         return self.backend.get_task_meta(self.id)
 
     @property
     def state(self) -> str:
-        """The state of the task; PENDING also for one that nobody knows."""
+        """The state of the task; PENDING also if the task is unknown."""
         return str(self._meta()["status"])
 
     @property
     def result(self) -> Any:
-        """The result, or the exception, or what a state of your own came with."""
+        """The result, or the exception, or what was stored with a state of your own."""
         return self._meta().get("result")
 
     @property
     def traceback(self) -> str | None:
-        """Where the task failed."""
+        """The traceback of a task that failed."""
         return self._meta().get("traceback")
 
     status = state
@@ -123,22 +131,22 @@ class AsyncResult:
         return self.state in states.READY_STATES
 
     def successful(self) -> bool:
-        """Return whether it has ended well."""
+        """Return whether the task has succeeded."""
         return self.state == states.SUCCESS
 
     def failed(self) -> bool:
-        """Return whether it has ended by an exception."""
+        """Return whether the task has failed by an exception."""
         return self.state == states.FAILURE
 
     @property
     def date_done(self) -> datetime | None:
-        """When it ended."""
+        """When the task ended."""
         date = self._meta().get("date_done")
         return datetime.fromisoformat(date) if isinstance(date, str) else date
 
     @property
     def name(self) -> str | None:
-        """The name of the task. This and what follows is there if results are stored in the extended form."""
+        """The name of the task. This and the following are None unless ``result_extended`` is set."""
         return self._meta().get("name")
 
     @property
@@ -153,31 +161,31 @@ class AsyncResult:
 
     @property
     def worker(self) -> str | None:
-        """The worker that ran it."""
+        """The worker that ran the task."""
         return self._meta().get("worker")
 
     @property
     def retries(self) -> int | None:
-        """How often it was tried again."""
+        """How often the task was retried."""
         return self._meta().get("retries")
 
     @property
     def queue(self) -> str | None:
-        """The queue that it came by."""
+        """The queue by which the task came."""
         return self._meta().get("queue")
 
     # -- family ----------------------------------------------------------------------------------------------------
 
     @property
     def children(self) -> "list[AsyncResult | GroupResult] | None":
-        """The results of the tasks that this one has sent; None as long as it has not ended."""
+        """The results of the tasks that this one has sent; None until it has ended."""
         trees = self._meta().get("children")
         return None if trees is None else [result_from_tuple(tree, self._backend) for tree in trees]
 
     def iterdeps(self, intermediate: bool = False) -> "Iterator[tuple[Any, AsyncResult | GroupResult]]":
-        """Yield ``(parent, result)`` for this result and all that came of it, breadth first.
+        """Yield ``(parent, result)`` for this result, its children and theirs, breadth first.
 
-        Raises `ResultTimeout` at the first that is not ready, unless ``intermediate`` says to skip its children.
+        Raises `ResultTimeout` at the first that is not ready; with ``intermediate``, its children are left out instead.
         """
         pending: deque[tuple[Any, AsyncResult | GroupResult]] = deque([(None, self)])
         while pending:
@@ -186,10 +194,10 @@ class AsyncResult:
             if result.ready():
                 pending.extend((result, child) for child in result.children or ())
             elif not intermediate:
-                raise ResultTimeout(f"{result.id} has not ended, so what came of it is not known yet.")
+                raise ResultTimeout(f"{result.id} has not ended, so its children are not known yet.")
 
     def collect(self, intermediate: bool = False, **kwargs: Any) -> "Iterator[tuple[AsyncResult | GroupResult, Any]]":
-        """Yield ``(result, value)`` for this result and all that came of it; keyword arguments go to `get`."""
+        """Yield ``(result, value)`` for the results of `iterdeps`; keyword arguments go to `get`."""
         for _, result in self.iterdeps(intermediate):
             yield result, result.get(**kwargs)
 
@@ -203,7 +211,7 @@ class AsyncResult:
 
 
 class ResultSet:
-    """The results of several tasks, in an order."""
+    """The results of several tasks, in order."""
 
     def __init__(self, results: "Iterable[AsyncResult | GroupResult]", backend: ResultBackend | None = None) -> None:
         self.results = list(results)
@@ -238,7 +246,7 @@ class ResultSet:
             self.results.append(result)
 
     def successful(self) -> bool:
-        """Return whether all have ended well."""
+        """Return whether all have succeeded."""
         return all(result.successful() for result in self.results)
 
     def failed(self) -> bool:
@@ -254,7 +262,7 @@ class ResultSet:
         return all(result.ready() for result in self.results)
 
     def completed_count(self) -> int:
-        """Return how many have ended well, counting what lies in groups."""
+        """Return how many tasks have succeeded, those in groups included."""
         return sum(
             result.completed_count() if isinstance(result, ResultSet) else int(result.successful())
             for result in self.results
@@ -273,7 +281,7 @@ class ResultSet:
         callback: Callback | None = None,
         on_interval: OnInterval | None = None,
     ) -> list[Any]:
-        """Wait for all and return the list of results, in order; raise the first failure that is met.
+        """Wait for all and return the list of results, in order; raise the first failure in that order.
 
         ``callback(id, result)`` is called for each. Raises `ResultTimeout` after ``timeout`` seconds in all.
         """
@@ -296,7 +304,7 @@ class ResultSet:
         on_message: OnMessage | None = None,
         on_interval: OnInterval | None = None,
     ) -> list[Any]:
-        """Do as `join` does, by one look for all of them instead of one each. ``on_message`` gets each meta."""
+        """Do as `join` does, but read many results at once. ``on_message(meta)`` is called for each."""
         until = None if timeout is None else time.monotonic() + timeout
         values: dict[str, Any] = {}
         for id_, meta in self.iter_native(timeout, interval, on_message, on_interval):
@@ -322,18 +330,18 @@ class ResultSet:
         )
 
     def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
-        """Yield the results of the tasks as they end, in whatever order that is."""
+        """Yield the results of the tasks in the order in which they end."""
         for id_, meta in self.iter_native(timeout, interval):
             yield settle(id_, meta, propagate)
 
     def maybe_throw(self, propagate: bool = True, callback: Callback | None = None) -> None:
-        """Raise the first failure among the results that are there."""
+        """Raise the first failure among the results that are ready."""
         for result in self.results:
             result.maybe_throw(propagate=propagate, callback=callback)
 
 
 class GroupResult(ResultSet):
-    """The results of a group: a set with an id, under which it can be saved."""
+    """The results of a group: a set with an id, by which it can be saved."""
 
     def __init__(
         self,
@@ -389,7 +397,7 @@ class GroupResult(ResultSet):
 
 
 def result_from_tuple(tree: Any, backend: ResultBackend | None = None) -> AsyncResult | GroupResult:
-    """Return the handle that ``as_tuple()`` took apart. Lists do for tuples, as json makes them."""
+    """Return the handle that ``as_tuple()`` took apart. Lists are taken for tuples: json makes lists of them."""
     if isinstance(tree, AsyncResult | GroupResult):
         return tree
     (id_, parent_tree), children = tree

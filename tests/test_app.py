@@ -1,5 +1,6 @@
 """The small app: settings, tasks, signatures, and running a task here."""
 
+import asyncio
 import json
 import pickle
 from datetime import timedelta
@@ -9,7 +10,7 @@ import pytest
 
 from lmdbresults import states
 from lmdbresults.app import App, Request, Settings, Signature, current_request
-from lmdbresults.errors import EncodeError, NotRegistered, UnknownOption
+from lmdbresults.errors import EncodeError, NotRegistered, TaskError, UnknownOption
 from lmdbresults.results import AsyncResult
 from tests.support.plain import DictBackend
 
@@ -24,7 +25,7 @@ def app() -> App:
     return app
 
 
-def failing(app: App, error: Exception) -> Any:
+def failing(app: App, error: BaseException) -> Any:
     def fail(*args: Any) -> None:
         raise error
 
@@ -43,16 +44,20 @@ def test_settings_have_the_defaults_of_celery(conf):
 
 
 @interface("App: conf")
-def test_settings_are_given_by_name():
-    assert App({"result_expires": 60, "result_extended": True}).conf == Settings(
-        result_expires=60, result_extended=True
-    )
+def test_settings_are_given_as_a_mapping_by_name_or_both():
+    expected = Settings(result_expires=60, result_extended=True)
+    assert App({"result_expires": 60, "result_extended": True}).conf == expected
+    assert App(result_expires=60, result_extended=True).conf == expected
+    assert App(Settings(result_expires=60), result_extended=True).conf == expected
+    assert App({"result_expires": 60, "result_extended": False}, result_extended=True).conf == expected
 
 
 @interface("App: conf")
 def test_an_unknown_setting_is_refused_with_those_that_there_are():
     with pytest.raises(UnknownOption, match=r"result_expire; there are: .*result_expires"):
         App({"result_expire": 60})
+    with pytest.raises(UnknownOption, match=r"result_expire; there are: .*result_expires"):
+        App(result_expire=60)
 
 
 @interface("App: conf")
@@ -78,6 +83,20 @@ def test_a_function_becomes_a_task_by_its_name_or_one_that_is_given():
     assert (double(2), triple(2)) == (4, 6)
     assert app.tasks == {"double": double, "triple it": triple}
     assert triple.options == {"queue": "slow"}
+
+
+@interface("App: task", "App: signature")
+def test_a_task_sends_itself(app):
+    @app.task(name="multiply")
+    def times(x: int, y: int = 2) -> int:
+        """Multiply two numbers."""
+        return x * y
+
+    assert (times.__name__, times.__doc__) == ("times", "Multiply two numbers.")
+    assert times.delay(3).get(timeout=0) == times.delay(x=3).get(timeout=0) == 6
+    assert times.apply_async((3,), {"y": 5}, task_id="id").get(timeout=0) == 15
+    assert app.backend.get_result("id") == 15
+    assert dict(times.s(3, y=4)) == dict(app.signature("multiply", (3,), {"y": 4}))
 
 
 @interface("App: task", "App: run")
@@ -266,11 +285,35 @@ def test_dispatch_is_overridden_to_use_a_queue():
     assert result.get(timeout=0) == 3
 
 
+@interface("App: run")
+@pytest.mark.parametrize("error", [SystemExit("usage: ..."), asyncio.CancelledError(), GeneratorExit()], ids=repr)
+def test_an_exit_or_a_cancellation_of_a_task_is_its_failure_and_raised_as_a_task_error(app, error):
+    failing(app, error)
+    result = app.send(app.signature("fail"))
+    assert (result.state, type(result.result)) == (states.FAILURE, type(error))
+    with pytest.raises(TaskError, match=type(error).__name__) as raised:
+        result.get(timeout=0)
+    assert isinstance(raised.value.__cause__, type(error))
+
+
+@interface("App: run")
+def test_an_exception_whose_argument_has_no_repr_is_a_failure(app):
+    class Detached:
+        def __repr__(self) -> str:
+            raise RuntimeError("not bound to a session")
+
+    failing(app, ValueError("cannot save", Detached()))
+    with pytest.raises(ValueError, match="cannot save"):
+        app.send(app.signature("fail")).get(timeout=0)
+
+
 @interface("App: dispatch")
-def test_what_stops_a_worker_leaves_it_able_to_go_on(app):
-    failing(app, SystemExit(1))
-    app.task(lambda: app.send(app.signature("add", (1,))) and app.send(app.signature("fail")), name="both")
-    with pytest.raises(SystemExit):
+def test_a_keyboard_interrupt_stops_the_worker_once_the_failure_is_stored(app):
+    failing(app, KeyboardInterrupt())
+    sent: list[AsyncResult] = []
+    app.task(lambda: app.send(app.signature("add", (1,))) and sent.append(app.send(app.signature("fail"))), name="both")
+    with pytest.raises(KeyboardInterrupt):
         app.send(app.signature("both"))
+    assert sent[0].state == states.FAILURE
     assert current_request() is None
     assert app.send(app.signature("add", (1,))).get(timeout=0) == 1

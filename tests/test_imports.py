@@ -1,9 +1,11 @@
 """Nothing of Celery is imported unless it is asked for."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import lmdbresults
 from tests.support.processes import run_script
 
 FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine")
@@ -24,6 +26,10 @@ for name in sys.argv[2:]:
     else:
         raise SystemExit(f"{name} was importable, so that nothing was tested")
 """
+
+
+def test_the_version_is_that_of_the_installed_distribution():
+    assert lmdbresults.__version__ == version("lmdbresults")
 
 
 @pytest.mark.interface("no Celery")

@@ -14,6 +14,7 @@ from lmdbresults.errors import ResultTimeout
 from lmdbresults.options import require_expiry
 from lmdbresults.protocols import Meta
 from lmdbresults.results import GroupResult
+from lmdbresults.serialization import MAX_DECODED_BYTES
 
 __all__ = ["Backend"]
 
@@ -49,13 +50,19 @@ class Backend:
         expires: float | timedelta | None = None,
         expires_type: Callable[[float], Any] | None = None,
         url: str | None = None,
+        max_decoded_bytes: int | None = None,
     ) -> None:
         self.app = App() if app is None else app
         if getattr(self.app, "backend", self) is None:
             self.app.backend = self
         conf = self.app.conf
         accept = _first(accept, getattr(conf, "result_accept_content", None), conf.accept_content)
-        self.codec = Codec(serializer or conf.result_serializer, accept, getattr(conf, "result_compression", None))
+        self.codec = Codec(
+            serializer or conf.result_serializer,
+            accept,
+            getattr(conf, "result_compression", None),
+            _first(max_decoded_bytes, getattr(conf, "max_decoded_bytes", None), MAX_DECODED_BYTES),
+        )
         self._cache = ResultCache(_first(max_cached_results, conf.result_cache_max))
         self.expires = self.prepare_expires(expires, expires_type)
         self.persistent = self.prepare_persistent()
@@ -72,6 +79,7 @@ class Backend:
             "accept": tuple(self.accept),
             "expires": self.expires or 0,
             "url": self.url,
+            "max_decoded_bytes": self.codec.max_bytes,
         }
 
     def as_uri(self, include_password: bool = False) -> str:

@@ -3,7 +3,7 @@
 import sys
 import traceback as traceback_module
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lmdbresults import states
 from lmdbresults.app import Request
@@ -152,7 +152,20 @@ class BaseBackend(Backend, Waiting, AsyncWaiting):
         """Delete expired results, if the store does not do so itself."""
 
     def process_cleanup(self) -> None:
-        """Close what a worker process holds; the next use opens it again."""
+        """Release what a worker process holds, such as the open file; the next use opens it again."""
+
+    def close(self) -> None:
+        """Do as `process_cleanup`. A ``with`` block closes the backend at its end."""
+        self.process_cleanup()
+
+    def __enter__(self: "Self") -> "Self":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+Self = TypeVar("Self", bound=BaseBackend)
 
 
 class DisabledBackend(BaseBackend):

@@ -50,7 +50,7 @@ def register(
             sleep(countdown)
             app.dispatch(signature(app, group, body, countdown, until))
 
-    app.tasks[NAME] = Task(NAME, unlock, {})
+    app.tasks[NAME] = Task(app, NAME, unlock, {})
 
 
 def _is_ready(group: GroupResult) -> bool:

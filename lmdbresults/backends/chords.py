@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from lmdbresults import states
+from lmdbresults.errors import described, quoted
 from lmdbresults.faultpoints import reached
 from lmdbresults.process.identity import lease
 from lmdbresults.protocols import Meta
@@ -176,7 +177,7 @@ class Chords:
         if (body is None or body.id is None) and run.body is not None:
             body = self.bodies.read(run.body)
         if body is None:
-            logger.error("Chord %s has no body to run.", _text(claim.key))
+            logger.error("Chord %s has no body to run.", quoted(claim.key))
         elif not (claim.is_inherited and self.bodies.has_run(body)):
             self._run(body, run.parts, run.header)
         reached("body sent")
@@ -200,7 +201,7 @@ class Chords:
         except self._interruptions:
             raise
         except Exception as error:  # a value that cannot be read must not keep the body waiting for ever
-            failure = (f"Join error: {error!r}", error)
+            failure = (f"Join error: {described(error)}", error)
         reached("values joined")
         if failure is None:
             try:
@@ -208,7 +209,7 @@ class Chords:
             except self._interruptions:
                 raise
             except Exception as error:  # the errors of queues are not known here
-                failure = (f"Callback error: {error!r}", error)
+                failure = (f"Callback error: {described(error)}", error)
         if failure is not None:
             self.bodies.fail(body, *failure)
 
@@ -219,7 +220,7 @@ class Chords:
         for part in parts:
             meta = self._backend.decode_result(part.value)
             if meta["status"] in states.PROPAGATE_STATES:
-                return [], (f"Dependency {part.id} raised {meta['result']!r}", meta["result"])
+                return [], (f"Dependency {part.id} raised {described(meta['result'])}", meta["result"])
             order.append(part.id)
             values.setdefault(part.id, deque()).append(meta["result"])
         trees = [] if header is None else self._backend.decode(header)["result"][1]
@@ -250,7 +251,7 @@ class Chords:
                 raise
             except Exception:  # an error of another chord must not end what the caller is doing
                 self._left_alone[key] = self._clock() + _LEAVE_ALONE
-                logger.exception("Taking over chord %s failed; it is left to other processes for a while.", _text(key))
+                logger.exception("Taking over chord %s failed; it is left to other processes for a while.", quoted(key))
 
     def _orphans(self) -> list[bytes]:
         orphans = self._backend.store.chords.orphans(self._claims_key)
@@ -265,12 +266,8 @@ class Chords:
         if claim.has_ended:
             self._end(claim, self._backend.store.chords.leftovers(claim))
         else:
-            logger.warning("Chord %s: its owner died before sending the body, which is sent here.", _text(key))
+            logger.warning("Chord %s: its owner died before sending the body, which is sent here.", quoted(key))
             self.finish(claim)
-
-
-def _text(key: bytes) -> str:
-    return key.decode(errors="backslashreplace")
 
 
 def _shaped(tree: Any, values: dict[str, deque[Any]]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from lmdbresults import states
 from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.backends.chord_bodies import Bodies, BodyBackend
-from lmdbresults.errors import ChordError
+from lmdbresults.errors import ChordError, described
 from lmdbresults.protocols import Meta
 from lmdbresults.results import AsyncResult, GroupResult, count_tasks, tasks_in
 
@@ -107,7 +107,7 @@ class CountedChords:
         try:
             header = self._backend.restore_group(group_id, cache=False)
         except Exception as error:  # a header that cannot be read must not keep the body waiting for ever
-            failure = (f"Cannot restore group {group_id}: {error!r}", error)
+            failure = (f"Cannot restore group {group_id}: {described(error)}", error)
         if header is not None:
             self.finish(header, body)
             return
@@ -134,7 +134,7 @@ class CountedChords:
             try:
                 self._bodies.send(signature, values)
             except Exception as error:  # the errors of queues are not known here
-                failure = (f"Callback error: {error!r}", error)
+                failure = (f"Callback error: {described(error)}", error)
         if failure is not None:
             self._bodies.fail(signature, *failure)
 
@@ -145,7 +145,7 @@ class CountedChords:
         except ChordError as error:
             return [], (str(error), error.__cause__)
         except Exception as error:  # a result is gone, or cannot be read
-            return [], (f"Join error: {error!r}", error)
+            return [], (f"Join error: {described(error)}", error)
 
     def _join(self, result: AsyncResult | GroupResult, until: float) -> Any:
         """Return the value of a part, or the list of those of a group. Raises `ChordError` if one has failed.
@@ -156,7 +156,7 @@ class CountedChords:
             return [self._join(part, until) for part in result.results]
         meta = self._backend.wait_for(result.id, timeout=max(until - time.monotonic(), 0.0))
         if meta["status"] in states.PROPAGATE_STATES:
-            raise ChordError(f"Dependency {result.id} raised {meta['result']!r}") from meta["result"]
+            raise ChordError(f"Dependency {result.id} raised {described(meta['result'])}") from meta["result"]
         return meta["result"]
 
     def _end(self, header: GroupResult) -> None:

@@ -1,15 +1,20 @@
 """Results on their way into and out of the store: values, exceptions, payloads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from lmdbresults import serialization, states
-from lmdbresults.errors import DecodeError, EncodeError
+from lmdbresults.errors import DecodeError, described
+from lmdbresults.portable_exceptions import (
+    exception_from_portable,
+    exception_to_picklable,
+    exception_to_portable,
+)
 from lmdbresults.protocols import Meta
 from lmdbresults.record import Payload, new_payload, pack_payload, unpack_payload
 from lmdbresults.results import AsyncResult, GroupResult
 
-__all__ = ["STORED_OTHERWISE", "Codec", "Meta"]
+__all__ = ["STORED_OTHERWISE", "Codec", "Meta", "encode_what_can_be"]
 
 _HANDLES: Final = (AsyncResult, GroupResult)
 #: The types of results that `Codec.encode_result` changes. All others are stored as they are.
@@ -19,10 +24,17 @@ STORED_OTHERWISE: Final = (BaseException, *_HANDLES)
 class Codec:
     """Encodes results by one serializer, and decodes those of all serializers that it accepts.
 
-    Raises `UnknownSerializer` for a serializer or compression that is unknown or not installed.
+    ``max_bytes`` bounds the size of a payload once it is decompressed. Raises `UnknownSerializer` for a serializer or
+    compression that is unknown or not installed.
     """
 
-    def __init__(self, serializer: str, accept: Iterable[str], compression: str | None = None) -> None:
+    def __init__(
+        self,
+        serializer: str,
+        accept: Iterable[str],
+        compression: str | None = None,
+        max_bytes: int = serialization.MAX_DECODED_BYTES,
+    ) -> None:
         serialization.dumps(None, serializer, compression)  # fails here rather than with the first result
         self.serializer = serializer
         #: Content types that are decoded.
@@ -31,6 +43,7 @@ class Codec:
         #: The content type of this serializer, if it is accepted.
         self._own_type = self._coder.content_type if self._coder.content_type in self.accept else None
         self.compression = compression
+        self.max_bytes = max_bytes
 
     # -- results in the form in which they are stored, and back ------------------------------------------------------
 
@@ -44,8 +57,8 @@ class Codec:
         """Return an exception in the form in which it is stored: itself for pickle, else a mapping of its parts."""
         serializer = serializer or self.serializer
         if serializer == "pickle":
-            return serialization.exception_to_picklable(exc)
-        return serialization.exception_to_portable(exc, serializer)
+            return exception_to_picklable(exc)
+        return exception_to_portable(exc, serializer)
 
     def prepare_value(self, result: Any) -> Any:
         """Return a result in the form in which it is stored: a result handle as a tuple, unless it is pickled."""
@@ -58,8 +71,8 @@ class Codec:
         if exc is None or isinstance(exc, BaseException):
             return exc
         if not isinstance(exc, Mapping):
-            raise DecodeError(f"A stored exception is a mapping with exc_type, not {exc!r}")
-        return serialization.exception_from_portable(exc)
+            raise DecodeError(f"A stored exception must be a mapping with exc_type, got {exc!r}")
+        return exception_from_portable(exc)
 
     def meta_from_decoded(self, meta: Meta) -> Meta:
         """Turn the exception in a meta into an instance; return the meta."""
@@ -96,11 +109,29 @@ class Codec:
                 return self._coder.decode(body)
             except Exception:  # noqa: S110 - loads() fails as well, and says why
                 pass
-        return serialization.loads(payload, self.accept)
+        return serialization.loads(payload, self.accept, self.max_bytes)
 
     def _extra_body(self, extra: Mapping[str, Any]) -> bytes:
-        try:
-            return serialization.dumps(extra, self.serializer, self.compression).body
-        except EncodeError:  # arguments that the serializer cannot carry must not cost the task its result
-            described = {name: repr(value) for name, value in extra.items()}
-            return serialization.dumps(described, self.serializer, self.compression).body
+        def encode(value: Any) -> bytes:
+            return serialization.dumps(value, self.serializer, self.compression).body
+
+        return encode_what_can_be(extra, encode)
+
+
+def encode_what_can_be(values: Mapping[str, Any], encode: Callable[[Any], bytes]) -> bytes:
+    """Return the encoded values. What ``encode`` refuses is replaced by its repr.
+
+    Arguments of a task that only its queue can carry must not cost the task its result.
+    """
+    try:
+        return encode(values)
+    except Exception:  # of any serializer
+        return encode({name: _encodable(value, encode) for name, value in values.items()})
+
+
+def _encodable(value: Any, encode: Callable[[Any], bytes]) -> Any:
+    try:
+        encode(value)
+    except Exception:
+        return described(value)
+    return value

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal, overload
 
 from lmdbresults.app import App
-from lmdbresults.backends.base import BaseBackend, DisabledBackend
+from lmdbresults.backends.base import DisabledBackend
 from lmdbresults.backends.store import StoreBackend
 from lmdbresults.errors import UnknownOption
 from lmdbresults.options import Options, options_from_url
@@ -38,16 +38,31 @@ class LMDBBackend(StoreBackend):
 
 
 #: What `open_backend` takes besides the options of the store.
-_BACKEND_OPTIONS: Final = ("serializer", "max_cached_results", "accept", "expires", "expires_type")
+_BACKEND_OPTIONS: Final = (
+    "serializer",
+    "max_cached_results",
+    "accept",
+    "expires",
+    "expires_type",
+    "max_decoded_bytes",
+)
 _STORE_OPTIONS: Final = tuple(field.name for field in fields(Options) if field.name != "path")
 
 
-def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> BaseBackend:
-    """Open the backend at a path or an ``lmdb://`` URL; ``disabled://`` gives one that stores nothing.
+@overload
+def open_backend(path_or_url: Literal["disabled://"], app: Any = None, **options: Any) -> DisabledBackend: ...
+
+
+@overload
+def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> LMDBBackend: ...
+
+
+def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> DisabledBackend | LMDBBackend:
+    """Open the backend at a path or an ``lmdb://`` URL; ``disabled://`` gives a backend that stores nothing.
 
     Options are those of a store (`lmdbresults.options.Options`) and of a backend: ``serializer``, ``accept``,
-    ``expires``, ``max_cached_results``. The app, if it has no backend yet, gets this one. Raises what `open_store`
-    raises.
+    ``expires``, ``max_cached_results``, ``max_decoded_bytes``. The app, if it has no backend yet, gets this one. Raises
+    what `open_store` raises.
     """
     unknown = sorted(options.keys() - {*_BACKEND_OPTIONS, *_STORE_OPTIONS})
     if unknown:
@@ -55,10 +70,7 @@ def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options
         raise UnknownOption(f"Unknown option {', '.join(unknown)}; there are: {known}.")
     app = App() if app is None else app
     settings = {name: options[name] for name in _BACKEND_OPTIONS if name in options}
-    backend: BaseBackend
     if path_or_url == "disabled://":
-        backend = DisabledBackend(app, **settings)
-    else:
-        store_options = {name: options[name] for name in _STORE_OPTIONS if name in options}
-        backend = LMDBBackend(path_or_url, app=app, options=store_options, **settings)
-    return backend
+        return DisabledBackend(app, **settings)
+    store_options = {name: options[name] for name in _STORE_OPTIONS if name in options}
+    return LMDBBackend(path_or_url, app=app, options=store_options, **settings)

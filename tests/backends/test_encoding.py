@@ -293,4 +293,4 @@ def test_arguments_that_cannot_be_stored_are_described_so_that_the_result_is_not
     function = lambda: None  # noqa: E731 - what no serializer has a form for
     backend.mark_as_done("id", 42, Request("id", args=(function,), kwargs={"y": 1}))
     meta = backend.get_task_meta("id")
-    assert (meta["result"], meta["args"], meta["kwargs"]) == (42, repr((function,)), repr({"y": 1}))
+    assert (meta["result"], meta["args"], meta["kwargs"]) == (42, repr((function,)), {"y": 1})

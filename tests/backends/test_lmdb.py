@@ -12,7 +12,7 @@ import pytest
 from lmdbresults import states
 from lmdbresults.app import App, Signature
 from lmdbresults.backends import DisabledBackend, LMDBBackend, StoreBackend, open_backend
-from lmdbresults.errors import ConfigurationError, OpenError, StoreClosed, UnknownOption
+from lmdbresults.errors import ConfigurationError, DecodeError, OpenError, StoreClosed, UnknownOption
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock, MemoryStore
 from lmdbresults.testing.samples import in_threads
@@ -57,7 +57,9 @@ def test_disabled_opens_one_that_stores_nothing():
 def test_options_of_backend_and_store_are_passed_on(path):
     app = App()
     options = {"serializer": "msgpack", "accept": ["msgpack"], "expires": 5.5, "expires_type": int}
-    with opened(path, app=app, **options, max_cached_results=7, max_size=1 << 24) as backend:
+    options.update(max_cached_results=7, max_decoded_bytes=1000)
+    with opened(path, app=app, **options, max_size=1 << 24) as backend:
+        assert pickle.loads(pickle.dumps(backend)).codec.max_bytes == backend.codec.max_bytes == 1000
         assert (backend.app, backend.serializer, backend.expires) == (app, "msgpack", 5)
         assert backend.accept == {"application/x-msgpack"}
         assert backend.store.stats().max_size == 1 << 24
@@ -99,6 +101,28 @@ def test_a_backend_over_a_store_that_was_closed_says_so():
     backend.process_cleanup()
     with pytest.raises(StoreClosed, match="Open it again"):
         backend.get_result("id")
+
+
+@interface("cleanup")
+def test_a_with_block_closes_the_backend_at_its_end(path):
+    with open_backend(path, durability="none") as backend:
+        backend.store_result("id", 1, states.SUCCESS)
+        store = backend.store
+    with pytest.raises(StoreClosed):
+        store.get(b"key")
+    assert backend.get_result("id") == 1
+    backend.close()
+    backend.close()
+
+
+@interface("encode, decode", "App: conf")
+def test_a_result_is_not_decompressed_beyond_the_limit_of_the_app(path):
+    with opened(path, app=App(result_compression="zlib", max_decoded_bytes=1000)) as backend:
+        backend.store_result("small", "x" * 900, states.SUCCESS)
+        backend.store_result("large", "x" * 1100, states.SUCCESS)
+        assert backend.get_result("small") == "x" * 900
+        with pytest.raises(DecodeError, match="max_decoded_bytes"):
+            backend.get_result("large")
 
 
 @interface("as_uri")
