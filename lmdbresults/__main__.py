@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run a command and end the process: 0 if all is fine, 1 if problems were found, 2 if the command cannot run."""
+    """Run a command and exit: status 0 for success, 1 if problems were found, 2 if the command could not run."""
     try:
         from lmdbresults.cli.commands import commands
     except ModuleNotFoundError as error:

@@ -61,7 +61,7 @@ def test_every_block_runs_in_the_order_of_the_text_and_prints_what_is_shown(run,
     for block, shown in commands_and_outputs():
         assert masked(run(block)) == masked(shown), block
     path = tmp_path / "var/lib/app/results.lmdb"
-    for copy in (path, path.with_name("rescued.lmdb"), path.parent / "before" / "results.lmdb"):
+    for copy in (path, path.with_name("salvaged.lmdb"), path.parent / "before" / "results.lmdb"):
         with open_store(copy) as store:
             assert store.get(b"invoice:7") == b"paid"
 

@@ -1,1 +1,1 @@
-"""The commands, one a file. They need click and rich: ``pip install 'lmdbresults[cli]'``."""
+"""The commands, one per file. They need click and rich: ``pip install 'lmdbresults[cli]'``."""

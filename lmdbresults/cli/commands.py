@@ -1,4 +1,4 @@
-"""All commands, and what becomes of their errors."""
+"""The group of all commands, and how errors become exit statuses."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import click
 
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
-from lmdbresults.cli.output import complain
+from lmdbresults.cli.output import say_error
 from lmdbresults.cli.rewrite import rewrite
 from lmdbresults.cli.salvage import salvage
 from lmdbresults.cli.stats import stats
@@ -20,16 +20,17 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ResultError as error:
-            complain(str(error))
+            say_error(str(error))
             ctx.exit(1 if isinstance(error, FileDamaged) else 2)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lmdbresults", prog_name="lmdbresults")
 def commands() -> None:
-    """Look after the files of lmdbresults.
+    """Inspect and maintain the files of lmdbresults.
 
-    A PATH is that of the data file, or an lmdb:// URL. Exit codes: 0 all is fine, 1 problems were found, 2 the command
-    could not run.
+    PATH is the path of a data file, or an lmdb:// URL. Exit status: 0 for success, 1 if problems were found, 2 if the
+    command could not run.
     """
 
 

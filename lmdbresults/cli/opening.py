@@ -1,4 +1,4 @@
-"""Opening the store that a command is about."""
+"""Opening the store that a command works on."""
 
 import os
 from dataclasses import replace
@@ -11,15 +11,15 @@ __all__ = ["existing", "opened"]
 
 
 def existing(path_or_url: str) -> Options:
-    """Return the options of a store that exists. Raises `FolderMissing`, as nothing is to be created here."""
+    """Return the options of an existing store. Raises `FolderMissing`: commands never create a store."""
     options = options_from_url(path_or_url)
     if not os.path.lexists(options.path):
-        raise FolderMissing(f"{options.path} does not exist. Check the path for a typing error.")
+        raise FolderMissing(f"{options.path} does not exist. Check the spelling of the path.")
     return options
 
 
 def opened(options: Options) -> LMDBStore:
-    """Open a store as it is open elsewhere: without checkpoints if others use it so."""
+    """Open a store with the durability that other processes use for it."""
     try:
         return LMDBStore(options)
     except ConfigurationError:

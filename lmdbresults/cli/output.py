@@ -1,4 +1,4 @@
-"""What commands print: sentences, and how far they are."""
+"""Output of commands: lines of text, and a progress bar."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,24 +10,24 @@ from rich.progress import Progress
 
 from lmdbresults.store.base import Progress as Report
 
-__all__ = ["complain", "progress", "say", "say_some"]
+__all__ = ["progress", "say", "say_error", "say_some"]
 
-#: So many of a kind are listed.
+#: The most lines of one kind that are listed.
 _MOST: Final = 20
 
 
 def say(text: str) -> None:
-    """Print a line, also of names that are not UTF-8."""
+    """Print a line. File names that are not UTF-8 are escaped."""
     click.echo(text.encode(errors="backslashreplace").decode())
 
 
-def complain(text: str) -> None:
-    """Print a line to where errors go."""
+def say_error(text: str) -> None:
+    """Print a line to the standard error stream."""
     click.echo(text.encode(errors="backslashreplace").decode(), err=True)
 
 
 def say_some(sentences: Sequence[str]) -> None:
-    """Print the first of many lines, and how many more there are."""
+    """Print the first lines of a list, and how many more there are."""
     for sentence in sentences[:_MOST]:
         say(f"  {sentence}")
     if len(sentences) > _MOST:
@@ -36,7 +36,7 @@ def say_some(sentences: Sequence[str]) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Report | None]:
-    """Yield what is to be told how far the work is. On a terminal it draws a bar; elsewhere it is None."""
+    """Yield a function ``(done, total)`` that draws a progress bar, or None if there is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None

@@ -4,7 +4,7 @@ import click
 
 from lmdbresults.cli.opening import existing
 from lmdbresults.cli.output import progress, say
-from lmdbresults.store.lmdb.maintenance.rewrite import rewrite as write_anew
+from lmdbresults.store.lmdb.maintenance import rewrite as rewriting
 
 __all__ = ["rewrite"]
 
@@ -12,16 +12,16 @@ __all__ = ["rewrite"]
 @click.command()
 @click.argument("path")
 def rewrite(path: str) -> None:
-    """Write a file anew after the disk has failed, and have results be stored again.
+    """Rewrite a file after an fsync failure and allow writes again.
 
-    For a file that is refused because what was stored could not be written to the disk. No process may have it open,
-    and the machine must not have been restarted since: then there is nothing to be done. Every record is compared with
-    its checksum afterwards.
+    For a file in which nothing can be stored because an fsync has failed. Stop every process that uses it, and fix the
+    disk. Every record is verified afterwards. After a reboot there is nothing to do: the file goes back to its last
+    checkpoint when it is opened.
     """
     options = existing(path)
     with progress("writing") as report:
-        size = write_anew(options, progress=report)
+        size = rewriting.rewrite(options, progress=report)
     if size:
-        say(f"{options.path} is on the disk, all {size} bytes, and sound.")
+        say(f"{options.path}: {size} bytes written and verified. Writes are allowed again.")
     else:
-        say(f"{options.path} needs nothing: it is put in order when it is opened.")
+        say(f"{options.path}: nothing to do. The next process that opens the file recovers it.")

@@ -1,4 +1,4 @@
-"""The commands: what they print, what they change, and by which code they end."""
+"""The commands: output, changes, exit status."""
 
 import os
 import pty
@@ -16,7 +16,7 @@ from tests.support.stores import filled, picture
 
 
 def run(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a command, and see that it ends by a code."""
+    """Run a command and assert its exit status."""
     command = [sys.executable, "-W", "error", "-m", "lmdbresults", *map(os.fspath, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, errors="replace", **options)
     assert done.returncode == code, done.stdout + done.stderr
@@ -29,31 +29,30 @@ def file(tmp_path: Path) -> Path:
     return filled(tmp_path / "results.lmdb")
 
 
-def test_the_command_and_the_module_are_the_same(file: Path):
+def test_the_installed_command_does_the_same_as_the_module(file: Path):
     script = Path(sys.executable).with_name("lmdbresults")
     if not script.exists():
         pytest.skip("not installed as a command")
     done = subprocess.run([script, "check", file], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == run("check", file).stdout == f"{file} is sound.\n"
+    assert done.stdout == run("check", file).stdout == f"{file}: no problems found.\n"
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_the_line_to_install_it_is_printed(tmp_path: Path, missing: str):
-    """The interpreter finds everything but the one package."""
+def test_a_missing_dependency_prints_how_to_install_it(tmp_path: Path, missing: str):
     code = f"import sys; sys.modules[{missing!r}] = None; from lmdbresults.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"The command line needs {missing}: pip install 'lmdbresults[cli]'\n"
 
 
-def test_help_names_every_command_and_what_a_code_means():
+def test_help_names_every_command_and_the_exit_statuses():
     said = run("--help").stdout
-    for word in ("backup", "check", "rewrite", "salvage", "stats", "Exit codes"):
+    for word in ("backup", "check", "rewrite", "salvage", "stats", "Exit status"):
         assert word in said
 
 
 @pytest.mark.parametrize("command", [["check"], ["stats"], ["backup"], ["rewrite"], ["salvage"]])
-def test_a_path_that_does_not_exist_is_an_error_and_creates_nothing(tmp_path: Path, command: list[str]):
+def test_a_missing_path_is_an_error_and_nothing_is_created(tmp_path: Path, command: list[str]):
     arguments = [*command, tmp_path / "missing"]
     if command[0] in ("backup", "salvage"):
         arguments.append(tmp_path / "copy")
@@ -66,47 +65,47 @@ def test_an_unknown_option_of_a_url_is_an_error(file: Path):
     assert "durabilty" in run("stats", f"lmdb://{file}?durabilty=none", code=2).stderr
 
 
-def test_check_lists_problems_and_changes_nothing(file: Path):
+def test_check_lists_problems_and_changes_no_file(file: Path):
     poke(file, leaf_of_records(file) * PAGE, bytes(PAGE))
     before = picture(file.parent)
     assert "Page" in run("check", file, code=1).stdout
     after = picture(file.parent)
-    lock = f"{file.name}-lock"  # which is LMDB's, and says who reads
+    lock = f"{file.name}-lock"  # LMDB writes its readers to it
     assert after.pop(lock)[0] == before.pop(lock)[0]
     assert after == before
 
 
-def test_check_repairs_leftovers_if_told_so(file: Path):
+def test_check_repairs_orphaned_data_only_with_repair(file: Path):
     import lmdb
 
     with lmdb.open(str(file), subdir=False) as handle, handle.begin(write=True) as txn:
-        txn.put(b"p" + bytes(12), b"of nobody")
+        txn.put(b"p" + bytes(12), b"orphaned")
     assert "belongs to no record" in run("check", file, code=1).stdout
-    assert run("check", "--repair", file).stdout.startswith("Repaired: The piece")
-    assert "sound" in run("check", file).stdout
+    assert run("check", "--repair", file).stdout.startswith("Repaired: The chunk")
+    assert "no problems" in run("check", file).stdout
 
 
-def test_repair_refuses_a_file_that_is_damaged_below(file: Path):
+def test_repair_refuses_a_file_with_damaged_pages(file: Path):
     break_the_root(file)
     assert "salvage" in run("check", "--repair", file, code=1).stderr
 
 
-def test_check_puts_a_file_back_to_its_checkpoint_as_opening_it_would(tmp_path: Path):
+def test_check_rolls_a_file_back_to_its_checkpoint_like_opening_it(tmp_path: Path):
     path = tmp_path / "results.lmdb"
     left_to_go_back(path)
     done = run("check", path)
-    assert "sound" in done.stdout
+    assert "no problems" in done.stdout
     assert "back at its last checkpoint" in done.stderr
     with open_store(path) as store:
         assert store.get(b"key") == b"durable"
 
 
 @pytest.mark.parametrize("durability", ["checkpoint", "none"])
-def test_a_store_that_is_in_use_can_be_looked_after(tmp_path: Path, durability: str):
+def test_commands_work_on_a_store_that_is_in_use(tmp_path: Path, durability: str):
     path = tmp_path / "results.lmdb"
     with open_store(path, durability=durability) as store:
         store.set(b"key", b"value")
-        assert "sound" in run("check", path).stdout
+        assert "no problems" in run("check", path).stdout
         assert "entries" in run("stats", path).stdout
         assert "bytes" in run("backup", path, tmp_path / "copy").stdout
         store.set(b"key", b"other")
@@ -114,35 +113,35 @@ def test_a_store_that_is_in_use_can_be_looked_after(tmp_path: Path, durability: 
         assert copy.get(b"key") == b"value"
 
 
-def test_backup_overwrites_only_if_told_so(file: Path, tmp_path: Path):
+def test_backup_replaces_a_file_only_with_overwrite(file: Path, tmp_path: Path):
     run("backup", file, tmp_path / "copy")
     assert "exists already" in run("backup", file, tmp_path / "copy", code=2).stderr
     run("backup", "--overwrite", file, tmp_path / "copy")
 
 
-def test_salvage_of_a_sound_file_says_that_nothing_was_lost(file: Path, tmp_path: Path):
+def test_salvage_of_a_sound_file_reports_that_nothing_was_lost(file: Path, tmp_path: Path):
     done = run("salvage", file, tmp_path / "new")
     assert "2000 records" in done.stdout
     assert "Nothing was lost." in done.stdout
-    assert "sound" in run("check", tmp_path / "new").stdout
+    assert "no problems" in run("check", tmp_path / "new").stdout
 
 
-def test_salvage_says_what_was_lost(file: Path, tmp_path: Path):
+def test_salvage_reports_what_was_lost(file: Path, tmp_path: Path):
     poke(file, leaf_of_records(file) * PAGE, bytes(PAGE))
-    done = run("salvage", "--freed", file, tmp_path / "new", code=1)
-    assert "Problems with pages" in done.stdout
-    assert "Entries that are missing" in done.stdout
-    assert "sound" in run("check", tmp_path / "new").stdout
+    done = run("salvage", file, tmp_path / "new", code=1)
+    assert "Damaged pages" in done.stdout
+    assert "Lost entries" in done.stdout
+    assert "no problems" in run("check", tmp_path / "new").stdout
 
 
-def test_names_that_are_not_utf_8_are_printed(tmp_path: Path):
+def test_file_names_that_are_not_utf_8_are_printed_escaped(tmp_path: Path):
     path = tmp_path / os.fsdecode(b"caf\xe9\nnew line")
     filled(path, 5)
     assert "caf\\udce9" in run("check", path).stdout
     assert "caf\\udce9" in run("check", str(path) + "x", code=2).stderr
 
 
-def test_progress_is_drawn_on_a_terminal_only(file: Path, tmp_path: Path):
+def test_a_progress_bar_is_drawn_only_on_a_terminal(file: Path, tmp_path: Path):
     assert run("backup", file, tmp_path / "copy").stderr == ""
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:

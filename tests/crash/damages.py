@@ -61,7 +61,7 @@ def pages_in_use(path: Path) -> list[int]:
     with PageFile(str(path)) as pages:
         state = pages.states()[0]
         marks = bytearray(state.last_page + 1)
-        assert list(survey(pages, state, marks, {})) == []
+        assert list(survey(pages, state, marks)) == []
         return [number for number, mark in enumerate(marks) if mark in (IN_USE, LEAF_IN_USE) and number > 1]
 
 

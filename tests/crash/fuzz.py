@@ -105,11 +105,11 @@ def write(store: LMDBStore, tell: Callable[[str], object]) -> None:
 
 def look_through(path: str, tell: Callable[[str], object]) -> None:
     """What `verify` does in its process."""
-    tell("found" if list(problems_in(path, False, records=True, chords=False)) else "sound")
+    tell("found" if list(problems_in(path, live=False, records=True)) else "sound")
 
 
-def rescue(path: str, target: str, tell: Callable[[str], object]) -> None:
-    """Salvage, and see that nothing came of it that was never written."""
+def salvage_to(path: str, target: str, tell: Callable[[str], object]) -> None:
+    """Salvage a file, and compare each record with what was written."""
     try:
         salvage(path, target)
     except StoreError:
@@ -119,7 +119,7 @@ def rescue(path: str, target: str, tell: Callable[[str], object]) -> None:
         tell("unexpected error" if store.check() else "no effect")
         for key, value in store.scan():
             tell(judged(key, value))
-        tell(f"rescued {sum(store.get(key) == value_of(key, 1) for key in KEYS)}")
+        tell(f"salvaged {sum(store.get(key) == value_of(key, 1) for key in KEYS)}")
 
 
 def told_by(work: Callable[..., object], *args: object) -> list[str]:
@@ -212,7 +212,7 @@ def _case(kind: str, number: int, chance: random.Random, path: str, data: bytes,
         Path(path + "-checkpoint").write_bytes(sidecar)
     os.chmod(path, 0o600)
     verified = told_by(look_through, path)
-    salvaged = told_by(rescue, path, path + ".s")
+    salvaged = told_by(salvage_to, path, path + ".s")
     told = told_by(read_everything, path, chance.choice(["none", "checkpoint"]))
     outcome = next(outcome for outcome in OUTCOMES if outcome in told)
     return Case(kind, number, outcome, told, verified[0], salvaged)

@@ -20,7 +20,7 @@ from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
-from lmdbresults.store.lmdb.maintenance.check import Problem, apply, check, cures_in
+from lmdbresults.store.lmdb.maintenance.check import Problem, check, repair, repairable
 from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
@@ -277,7 +277,7 @@ class LMDBStore(Store):
         ``deep`` verifies the file below the records as well.
         """
         if deep:  # in a subprocess: LMDB could crash on a damaged page
-            return verify(self._environment.path, live=True, chords=True)
+            return verify(self._environment.path, live=True)
         return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
 
     def repair(self) -> list[str]:
@@ -287,16 +287,16 @@ class LMDBStore(Store):
         below its records, or `StoreFull`.
         """
         refuse_broken(self._environment.path)
-        cures = self._environment.read(cures_in)
+        problems = self._environment.read(repairable)
         done: list[str] = []
-        for start in range(0, len(cures), _REPAIR_BATCH):
+        for start in range(0, len(problems), _REPAIR_BATCH):
             time.sleep(_REPAIR_PAUSE)
-            done += self._environment.write(self._repair_some, cures[start : start + _REPAIR_BATCH])
+            done += self._environment.write(self._repair_some, problems[start : start + _REPAIR_BATCH])
         return done
 
-    def _repair_some(self, raw: Transaction, cures: list[Problem]) -> list[str]:
+    def _repair_some(self, raw: Transaction, problems: list[Problem]) -> list[str]:
         self._environment.reserve_for_delete(raw)
-        return apply(raw, cures)
+        return repair(raw, problems)
 
     def backup(
         self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None

@@ -42,14 +42,11 @@ def problems_of(file: PageFile, state: State) -> Iterator[str]:
     if file.size() < needed:
         yield f"The file has {file.size()} bytes and should have at least {needed}: it was cut short."
         return
-    yield from survey(file, state, bytearray(state.last_page + 1), {})
+    yield from survey(file, state, bytearray(state.last_page + 1))
 
 
-def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]) -> Iterator[str]:
-    """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each.
-
-    ``freed`` gets the pages that are listed as free, with the number of the transaction that freed them.
-    """
+def survey(file: PageFile, state: State, pages: bytearray) -> Iterator[str]:
+    """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each."""
     pages[:2] = bytes((IN_USE, IN_USE))
     if not _has_usual_order(state):
         yield f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}: those of a store have others."
@@ -57,13 +54,13 @@ def survey(file: PageFile, state: State, pages: bytearray, freed: dict[int, int]
     free = _FreeWalk(file, pages, state.free)
     yield from free.problems()
     yield from _Walk(file, pages, state.main).problems()
-    for txnid, number in free.found:
+    for number in free.found:
         if not 2 <= number < len(pages):
             yield f"Page {number} is listed as free, and there is none of that number."
         elif pages[number]:
             yield f"Page {number} is listed as free, and is {'so twice' if pages[number] == FREE else 'in use'}."
         else:
-            pages[number], freed[number] = FREE, txnid
+            pages[number] = FREE
 
 
 def damage_at_the_top(file: PageFile) -> str | None:
@@ -207,8 +204,8 @@ class _FreeWalk(_Walk):
 
     def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:
         super().__init__(file, pages, root)
-        #: Transactions, and the pages that they freed.
-        self.found: list[tuple[int, int]] = []
+        #: The numbers of the free pages.
+        self.found: list[int] = []
 
     def order(self, key: bytes) -> bytes:
         return key[::-1] if sys.byteorder == "little" else key
@@ -219,5 +216,4 @@ class _FreeWalk(_Walk):
         count = _NUMBER.unpack_from(value)[0] if most >= 0 else 0
         if len(node.key) != _NUMBER.size or count > most:
             raise PageDamaged("An entry of the tree of free pages is shorter than it says.")
-        (txnid,) = _NUMBER.unpack(node.key)
-        self.found += ((txnid, number) for number in struct.unpack_from(f"={count}Q", value, _NUMBER.size))
+        self.found += struct.unpack_from(f"={count}Q", value, _NUMBER.size)

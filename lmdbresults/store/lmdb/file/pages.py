@@ -1,7 +1,7 @@
 """LMDB's file, page by page, read without LMDB: data format 1 (LMDB 0.9) on 64-bit systems, in native byte order.
 
 LMDB has no checksums and reads through a map: a page that is not what it should be may end the process, or lead
-anywhere. What judges or rescues a damaged file reads it by these functions instead, which believe nothing.
+anywhere. Checks and salvage of damaged files use these functions instead, which trust nothing in the file.
 """
 
 import os

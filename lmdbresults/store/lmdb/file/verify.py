@@ -8,9 +8,7 @@ from lmdbresults.process.isolated import SubprocessFailed, run_isolated
 __all__ = ["refuse_broken", "verify"]
 
 
-def verify(
-    path: str, *, timeout: float | None = None, live: bool = False, records: bool = True, chords: bool = False
-) -> list[str]:
+def verify(path: str, *, timeout: float | None = None, live: bool = False, records: bool = True) -> list[str]:
     """Return a sentence for everything that is wrong with a data file and the records in it; [] if it is sound.
 
     It is read in a process of its own: LMDB's pages, then the records. If that process dies by a signal, or takes
@@ -19,7 +17,7 @@ def verify(
     ``live`` says that others may be writing: then one snapshot is judged, which takes LMDB's locks. Without it the lock
     file is not touched, and the file must be one that nobody writes to. About 20 seconds for a million records.
     """
-    arguments = [json.dumps({"path": path, "live": live, "records": records, "chords": chords})]
+    arguments = [json.dumps({"path": path, "live": live, "records": records})]
     try:
         problems: list[str] = json.loads(
             run_isolated("lmdbresults.store.lmdb.maintenance.verify_worker", arguments, timeout=timeout)

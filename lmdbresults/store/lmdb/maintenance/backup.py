@@ -1,4 +1,4 @@
-"""Copies of a store that others may be writing to meanwhile."""
+"""Backup: a copy of a store, as of one moment, while other processes use it."""
 
 import fcntl
 import json
@@ -15,65 +15,63 @@ from lmdbresults.store.lmdb.file import paths
 
 __all__ = ["backup", "main", "publish", "refuse_target"]
 
-#: By so much a file may grow between being measured and being mapped.
+#: Bytes by which the file may grow between two system calls.
 _HEADROOM = 64 << 20
 
 
 def backup(path: str, target: str, size: int, overwrite: bool, progress: Progress | None) -> None:
-    """Copy a data file that is open in this process, without its free pages, to ``target``; see `Store.backup`.
+    """Copy a data file that is open in this process, without its free pages, to ``target``; see `LMDBStore.backup`.
 
-    Another process does so: it holds up no fork of this one, and a damaged page takes nobody else down.
+    A subprocess copies, so that forks of this process need not wait, and a damaged page can only crash the subprocess.
     """
     refuse_target(path, target, overwrite)
     draft = f"{target}.{os.urandom(6).hex()}"
 
     def report() -> None:
         if progress is not None:
-            with suppress(FileNotFoundError):  # not begun yet
+            with suppress(FileNotFoundError):  # the subprocess has not created it yet
                 progress(min(os.path.getsize(draft), size), size)
 
     order = json.dumps({"source": path, "draft": draft})
     try:
-        failure = json.loads(
-            run_isolated("lmdbresults.store.lmdb.maintenance.backup", [order], meanwhile=report if progress else None)
-        )
+        failure = json.loads(run_isolated(__name__, [order], meanwhile=report if progress else None))
         if failure is not None:
             raise paths.translate_os_error(OSError(*failure), target)
         publish(draft, target)
     except SubprocessFailed as error:
         raise FileDamaged(
             f"{path} cannot be copied: the process that read it {error}. "
-            "If it is damaged, which `lmdbresults check` tells, rescue what can be read by `lmdbresults salvage`."
+            "Run `lmdbresults check` to see whether it is damaged, and `lmdbresults salvage` if so."
         ) from error
     finally:
-        with suppress(OSError):  # it was renamed, or never made
+        with suppress(OSError):  # it was renamed, or never created
             os.unlink(draft)
     if progress is not None:
         progress(size, size)
 
 
 def refuse_target(source: str, target: str, overwrite: bool) -> None:
-    """Raise an error if the copy of a file must not be written to ``target``. Nothing has been changed by then."""
+    """Raise `TargetExists` or `NotAFile` if a copy of ``source`` must not be written to ``target``."""
     try:
         if os.path.exists(target) and os.path.samefile(source, target):
-            raise TargetExists(f"{target} is the file that is to be copied. Give another path for the copy.")
+            raise TargetExists(f"{target} is the file to copy. Choose another path for the copy.")
         if os.path.lexists(target) and not overwrite:
-            raise TargetExists(f"{target} exists already. Give another path, or say that it may be overwritten.")
+            raise TargetExists(f"{target} exists already. Choose another path, or delete it.")
     except OSError as error:
         if isinstance(error, StoreError):
             raise
         raise paths.translate_os_error(error, target) from error
     if os.path.isdir(target):
-        raise NotAFile(f"{target} is a folder. Give the path of a file, which may be new.")
+        raise NotAFile(f"{target} is a folder. Choose the path of a file.")
     if os.path.lexists(target + paths.LOCK_SUFFIX) and _may_be_in_use(target):
         raise TargetExists(
-            f"{target}{paths.LOCK_SUFFIX} exists, and processes have {target} open, or had it when it was deleted. "
-            "Give another path, or end them and delete what is left."
+            f"{target} is open in a process, or was open when it was deleted ({target}{paths.LOCK_SUFFIX} exists). "
+            "Choose another path, or stop the process and delete both files."
         )
 
 
 def _may_be_in_use(path: str) -> bool:
-    """Return whether a process has a store open: each holds a lock on the data file. True if that is gone."""
+    """Return whether a process may have a store open: each one locks the data file. True if the file is missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -88,7 +86,7 @@ def _may_be_in_use(path: str) -> bool:
 
 
 def publish(draft: str, target: str) -> None:
-    """Let a complete file appear under its name, for good. Raises a `StoreError`."""
+    """Rename a complete file to its final name, durably. Raises a `StoreError`."""
     try:
         os.rename(draft, target)
         paths.sync_folder(os.path.dirname(target))
@@ -97,14 +95,14 @@ def publish(draft: str, target: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Copy a file in a process of its own; print number and text of the error of the file system, or null, as JSON."""
+    """Copy a file; print the number and text of an error of the file system as JSON, or null."""
     (order,) = map(json.loads, arguments)
     failure = None
     try:
         _copy(order["source"], order["draft"])
     except (OSError, lmdb.Error) as error:
         code = error.code if isinstance(error, lmdb.Error) else error.errno
-        if not code or code < 0:  # an error of LMDB itself
+        if not code or code < 0:  # LMDB's own error
             raise
         failure = (code, os.strerror(code))
     sys.stdout.write(json.dumps(failure))

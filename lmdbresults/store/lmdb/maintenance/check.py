@@ -1,6 +1,4 @@
-"""Whether everything in a file is as it should be, and what can be put right. Apart from the records because it is the
-only one to read them all, and never runs while results are stored or fetched.
-"""
+"""Check and repair of records: checksums, expiry index, chunks. The only code that reads every record of a file."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,77 +23,72 @@ from lmdbresults.store.lmdb.records.layout import (
 from lmdbresults.store.lmdb.records.records import record_at, value_of
 from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["Problem", "apply", "check", "cures_in"]
+__all__ = ["Problem", "check", "repair", "repairable"]
 
 
 class Problem(NamedTuple):
-    """Something that is not as it should be."""
+    """Something that is wrong with a file. At most one of the two places is set; either can be repaired."""
 
     text: str
     """A sentence."""
-    leftover: bytes | None = None
-    """What to delete from the tree, because nothing refers to it."""
+    orphan: bytes | None = None
+    """A place that nothing refers to. The repair deletes it."""
     unindexed: bytes | None = None
-    """The place of a record that has no entry in the index."""
+    """The place of a record that lacks its entry in the expiry index. The repair adds the entry."""
 
 
 def check(txn: Transaction, now: float = 0.0) -> Iterator[Problem]:
-    """Yield each thing that is not as it should be: checksums, index, pieces, foreign keys.
+    """Yield every problem of a snapshot.
 
-    What is due by ``now`` may be half swept.
+    ``now``: an index entry that is due by then may lack its record, because a sweep deletes records first.
     """
-    groups: set[bytes] = set()
-    for place, data in txn.cursor():  # records come before pieces and index in the order of the keys
+    chunk_groups: set[bytes] = set()
+    for place, data in txn.cursor():  # in the order of keys, records come before chunks and index
         region = place[:1]
         if region in (RECORD, HASHED):
-            yield from _check_record(txn, place, data, groups)
+            yield from _check_record(txn, place, data, chunk_groups)
         elif region == CHUNK:
-            if chunks.group_of(place[1:]) not in groups:
-                yield Problem(f"The piece {quoted(place)} belongs to no record.", leftover=place)
+            if chunks.group_of(place[1:]) not in chunk_groups:
+                yield Problem(f"The chunk {quoted(place)} belongs to no record.", orphan=place)
         elif region == INDEX:
-            if not _points_at_a_record(txn, place) and not _is_left_by_a_sweep(txn, place, now):
-                yield Problem(f"The index entry {quoted(place)} points at no record.", leftover=place)
+            if not _has_record(txn, place) and not _is_left_by_a_sweep(txn, place, now):
+                yield Problem(f"The index entry {quoted(place)} has no record.", orphan=place)
         elif region == waiters.REGION:
             yield from _check_registration(txn, place, data)
         elif place != FORMAT_KEY:
-            yield Problem(f"The key {quoted(place)} is of no kind that this version knows.")
+            yield Problem(f"The key {quoted(place)} is of a kind that this version does not know.")
 
 
-def cures_in(txn: Transaction) -> list[Problem]:
-    """Return the problems that can be put right without losing anything."""
-    return [problem for problem in check(txn) if problem.leftover is not None or problem.unindexed is not None]
+def repairable(txn: Transaction) -> list[Problem]:
+    """Return the problems that can be repaired without losing data."""
+    return [problem for problem in check(txn) if problem.orphan is not None or problem.unindexed is not None]
 
 
-def apply(txn: Transaction, cures: list[Problem]) -> list[str]:
-    """Put problems right that an earlier transaction has found, as far as they still are; return what was done."""
-    return [problem.text for problem in cures if _cure(txn, problem)]
+def repair(txn: Transaction, problems: list[Problem]) -> list[str]:
+    """Repair problems that an earlier transaction has found, unless they are gone; return a sentence for each."""
+    return [problem.text for problem in problems if _repair(txn, problem)]
 
 
-def _cure(txn: Transaction, problem: Problem) -> bool:
+def _repair(txn: Transaction, problem: Problem) -> bool:
     if problem.unindexed is not None:
         _, record = record_at(txn, problem.unindexed)
         return bool(record and record.indexed and txn.put(index_key(record.indexed, problem.unindexed), b""))
-    place = problem.leftover
-    assert place is not None, "no other problem has a cure"
-    if place.startswith(INDEX) and _points_at_a_record(txn, place):
-        return False  # it has come to be meanwhile; a piece cannot, as its id is never used again
+    place = problem.orphan
+    assert place is not None, "other problems cannot be repaired"
+    # An entry or a registration may have got its record since. A chunk cannot: ids are never reused.
+    if place.startswith(INDEX) and _has_record(txn, place):
+        return False
     if place.startswith(waiters.REGION) and not any(_check_registration(txn, place, txn.get(place, b""))):
         return False
     return txn.delete(place)
 
 
-def _is_left_by_a_sweep(txn: Transaction, index_key: bytes, now: float) -> bool:
-    """Return whether the record of an entry is gone that was due: a sweep deletes the records first (expiry.py)."""
-    place = place_in(index_key)
-    return place != b"" and due_at(index_key) <= now and txn.get(place) is None
-
-
-def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes]) -> Iterator[Problem]:
+def _check_record(txn: Transaction, place: bytes, data: bytes, chunk_groups: set[bytes]) -> Iterator[Problem]:
     try:
         key = key_at(place, data)
         record = unpack(key, data)
         if record.flags & IS_CHUNKED:
-            groups.add(chunks.group_of(record.body))
+            chunk_groups.add(chunks.group_of(record.body))
             if record.deadline != DOOMED:
                 value_of(txn, key, record)
     except RecordDamaged as damage:
@@ -103,15 +96,15 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, groups: set[bytes
         return
     if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline != VACANT:
         yield Problem(
-            f"The record under {quoted(key)} expires at {record.deadline}, and is indexed at {record.indexed}."
+            f"The record under {quoted(key)} expires at {record.deadline}, but its index entry is for {record.indexed}."
         )
     if record.indexed and txn.get(index_key(record.indexed, place)) is None:
         yield Problem(f"The record under {quoted(key)} has no entry in the expiry index.", unindexed=place)
     if place_of(key) != place:
-        yield Problem(f"The record under {quoted(key)} lies in the wrong place.")
+        yield Problem(f"The record under {quoted(key)} is stored under another key.")
 
 
-def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
+def _has_record(txn: Transaction, index_key: bytes) -> bool:
     place = place_in(index_key)
     if not place:
         return False
@@ -119,12 +112,15 @@ def _points_at_a_record(txn: Transaction, index_key: bytes) -> bool:
     return record is not None and record.indexed == due_at(index_key)
 
 
+def _is_left_by_a_sweep(txn: Transaction, index_key: bytes, now: float) -> bool:
+    place = place_in(index_key)
+    return place != b"" and due_at(index_key) <= now and txn.get(place) is None
+
+
 def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[Problem]:
     if not waiters.is_sound(entry_key, entry):
-        yield Problem(f"The registration {quoted(entry_key)} is damaged.", leftover=entry_key)
+        yield Problem(f"The registration {quoted(entry_key)} is damaged.", orphan=entry_key)
         return
     _, record = record_at(txn, entry[1:])
     if record is None or not record.flags & IS_AWAITED:
-        yield Problem(
-            f"The registration {quoted(entry_key)} is for a record that does not know of it.", leftover=entry_key
-        )
+        yield Problem(f"The registration {quoted(entry_key)} has no record that refers to it.", orphan=entry_key)

@@ -1,16 +1,16 @@
-"""What can still be read of a damaged file, taken to a new one.
+"""Salvage: what can still be read of a damaged file, written to a new one.
 
-The source is read page by page, without LMDB, and never changed. A record is taken if its checksum says that it is what
-was once stored. Whether that is its newest version follows from where it lies: in a page of the tree; in a page that is
-neither of the tree nor free, so was of the tree until that broke; or in a page that is free, whose records were deleted
-or replaced, and are left alone unless asked for.
+The damaged file is read page by page, without LMDB, and never changed. A record is taken if its checksum matches. In a
+page of the tree it is the newest version. Pages that are neither part of the tree nor free belonged to the tree until a
+page above them broke: their records are taken where the tree has none. Free pages hold deleted and replaced records and
+are not read.
 """
 
 import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 
 import lmdb
@@ -23,63 +23,33 @@ from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.btree import IN_USE, LEAF_IN_USE, UNKNOWN, survey
 from lmdbresults.store.lmdb.file.pages import Node, PageDamaged, PageFile, State, sound_nodes_of
 from lmdbresults.store.lmdb.maintenance.backup import publish, refuse_target
-from lmdbresults.store.lmdb.maintenance.salvage_writer import Rescue
+from lmdbresults.store.lmdb.maintenance.salvage_writer import Salvaged, SalvageWriter
 
 __all__ = ["Salvaged", "salvage"]
 
-#: Pages that are read in one go, and whose records are written in one transaction.
+#: Pages whose records are written in one transaction.
 _BATCH: Final = 256
-#: Pages are of this size if neither meta page tells.
+#: The size of a page if neither meta page says it.
 _USUAL_PAGE: Final = 4096
-#: Address space for what is rescued: never more than the source holds, its index once more, and some room.
-_MAP_FACTOR, _MAP_ROOM = 4, 1 << 30
+#: Address space for the new file: it never needs more than the damaged one, its index a second time, and some space.
+_MAP_FACTOR, _MAP_EXTRA = 4, 1 << 30
 
 
-@dataclass(slots=True)
-class Salvaged:
-    """What became of a damaged file."""
+def salvage(source: str, target: str, *, now: float | None = None, progress: Progress | None = None) -> Salvaged:
+    """Write what can be read of a damaged file to a new store, with the same deadlines; return a report.
 
-    records: int = 0
-    """Records that were taken."""
-    expired: int = 0
-    """Records that were left behind because their time was over."""
-    strays: int = 0
-    """Of those taken, the ones that no page leads to any more."""
-    freed: int = 0
-    """Of those taken, the ones from pages that were free: older versions, or deleted."""
-    missing: int = 0
-    """Entries that the tree should have and that were not found. Not all are records."""
-    problems: list[str] = field(default_factory=list)
-    """What is wrong with the pages of the source."""
-    damaged: list[str] = field(default_factory=list)
-    """A sentence for each record that was found and cannot be read."""
-    lost: list[str] = field(default_factory=list)
-    """A sentence for each record of which nothing is left but an entry in the expiry index."""
-    is_certain: bool = True
-    """Whether it is known which pages are free, and so that no former version was taken for the last one."""
-
-    def is_complete(self) -> bool:
-        """Return whether everything that the file held last was taken."""
-        return self.is_certain and not (self.missing or self.damaged or self.lost)
-
-
-def salvage(
-    source: str, target: str, *, freed: bool = False, now: float | None = None, progress: Progress | None = None
-) -> Salvaged:
-    """Take what can be read of a damaged file to a new store, with the deadlines that it has; return a report.
-
-    ``freed`` also takes what lies in free pages, where nothing newer is found under the same key. Nobody should be
-    writing to the source meanwhile. Raises `TargetExists`, an `OpenError` if one of the files cannot be read or made,
-    `NotLMDB` if there is nothing to rescue, `StoreFull` if the disk has no room.
+    ``now`` is the time in seconds since the epoch by which records are expired. No process should write to the source
+    meanwhile. Raises `TargetExists`, an `OpenError` if one of the files cannot be read or created, `NotLMDB` if the
+    source holds no records, `StoreFull` if the disk is full.
     """
     source, target = os.path.abspath(source), os.path.abspath(target)
     refuse_target(source, target, overwrite=False)
     draft = f"{target}.{os.urandom(6).hex()}"
     try:
         with PageFile(source) as file:
-            report = _salvage(file, source, draft, freed, time.time() if now is None else now, progress)
+            report = _salvage(file, source, draft, time.time() if now is None else now, progress)
         if not (report.records or report.expired):
-            raise NotLMDB(f"{source} holds nothing that a store has written: there is nothing to rescue.")
+            raise NotLMDB(f"{source} holds no records of a store: there is nothing to salvage.")
         publish(draft, target)
         return report
     except StoreError:
@@ -93,27 +63,33 @@ def salvage(
             os.unlink(draft)
 
 
-def _salvage(file: PageFile, path: str, draft: str, freed: bool, now: float, progress: Progress | None) -> Salvaged:
+def _salvage(file: PageFile, path: str, draft: str, now: float, progress: Progress | None) -> Salvaged:
     source = _Source(file, path)
-    report = Salvaged(problems=source.problems, is_certain=source.knows_free_pages)
     with _create(draft, file.size()) as handle:
-        rescue = Rescue(handle, now)
+        writer = SalvageWriter(handle, now)
         done = 0
-        for rank, pages in enumerate(source.ranks(freed)):
-            for start in range(0, len(pages), _BATCH):
-                rescue.take(rank, list(source.nodes(pages[start : start + _BATCH])))
-                done += min(_BATCH, len(pages) - start)
+        for mark in (LEAF_IN_USE, UNKNOWN):
+            numbers = source.numbers(mark)
+            for start in range(0, len(numbers), _BATCH):
+                batch = numbers[start : start + _BATCH]
+                writer.add(list(source.nodes(batch)), stray=mark == UNKNOWN)
+                done += len(batch)
                 if progress is not None:
                     progress(done, max(source.count, done))
-        rescue.finish(report)
+        report = writer.finish()
         handle.sync(True)
-    report.missing = max(source.expected - rescue.met, 0)
-    return report
+    return replace(
+        report,
+        problems=source.problems,
+        missing=max(source.expected - writer.entries, 0),
+        is_certain=source.knows_free_pages,
+        lost=report.lost if source.knows_free_pages else (),
+    )
 
 
 def _create(draft: str, size: int) -> lmdb.Environment:
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    size = size * _MAP_FACTOR + _MAP_ROOM
+    size = size * _MAP_FACTOR + _MAP_EXTRA
     return lmdb.open(os.fsencode(draft), map_size=size, subdir=False, sync=False, lock=False, mode=0o600)
 
 
@@ -124,20 +100,19 @@ class _Source:
         self._file = file
         state = self._state(path)
         whole_pages = file.size() // file.page_size
-        #: Pages to look at: what lies behind the last one was never committed.
+        #: Pages to read. Pages behind the last one of the newest commit were never committed.
         self.count = min(state.last_page + 1, whole_pages) if state else whole_pages
-        self._pages = bytearray(self.count)
-        self._freed: dict[int, int] = {}
+        self._marks = bytearray(self.count)
         self.problems: list[str] = []
         if state is None:
-            self.problems.append("Neither of the two meta pages is one.")
+            self.problems.append("Both meta pages are invalid.")
         else:
-            self.problems += survey(file, state, self._pages, self._freed)
-        #: Whether the list of free pages was found whole.
+            self.problems += survey(file, state, self._marks)
+        #: Whether the list of free pages is intact.
         self.knows_free_pages = state is not None and not any("free" in problem for problem in self.problems)
         #: Entries that the tree should have.
         self.expected = state.main.entries if state else 0
-        self._note_large_values()
+        self._mark_large_values()
 
     def _state(self, path: str) -> State | None:
         try:
@@ -148,28 +123,21 @@ class _Source:
         checkpoint = recovery.pending_rollback(path)
         return State.of(checkpoint) if checkpoint else newest
 
-    def _note_large_values(self) -> None:
-        """Note what belongs to large values, in which anybody may have stored what looks like a page."""
-        for number in self._numbers(LEAF_IN_USE, UNKNOWN):
+    def _mark_large_values(self) -> None:
+        """Mark the pages of large values as in use: a stored value may contain what looks like a page."""
+        for number in (*self.numbers(LEAF_IN_USE), *self.numbers(UNKNOWN)):
             for node in self.nodes([number]):
                 if node.below:
                     end = node.below - (-(node.size + 16) // self._file.page_size)
                     for part in range(node.below, min(end, self.count)):
-                        self._pages[part] = self._pages[part] or IN_USE
+                        self._marks[part] = self._marks[part] or IN_USE
 
-    def _numbers(self, *marks: int) -> list[int]:
-        return [number for number, mark in enumerate(self._pages) if mark in marks]
-
-    def ranks(self, freed: bool) -> Iterator[list[int]]:
-        """Yield the numbers of pages to take records from, those of the newest records first."""
-        yield self._numbers(LEAF_IN_USE)
-        yield self._numbers(UNKNOWN)
-        if freed:
-            for txnid in sorted(set(self._freed.values()), reverse=True):
-                yield [number for number, freed_by in self._freed.items() if freed_by == txnid]
+    def numbers(self, mark: int) -> list[int]:
+        """Return the numbers of all pages with a mark."""
+        return [number for number, found in enumerate(self._marks) if found == mark]
 
     def nodes(self, numbers: list[int]) -> Iterator[Node]:
-        """Yield the entries in pages, with their values, as far as they can be read."""
+        """Yield the readable entries of pages, with their values."""
         for number in numbers:
             page = self._read(number)
             with suppress(PageDamaged):
@@ -179,6 +147,6 @@ class _Source:
     def _read(self, number: int) -> bytes:
         try:
             return self._file.page(number)
-        except OSError as error:  # a disk that fails, in this place
+        except OSError as error:
             self.problems.append(f"Page {number} cannot be read: {error.strerror}.")
             return b""

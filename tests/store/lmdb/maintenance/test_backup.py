@@ -1,4 +1,4 @@
-"""Copies of a store that is in use: complete, of one moment, private, and never over something else."""
+"""Backups of a store in use: complete, as of one moment, private; an existing file is not overwritten."""
 
 import itertools
 import select
@@ -27,7 +27,7 @@ def contents(path: Path) -> dict[bytes, bytes]:
         return dict(store.scan())
 
 
-def test_a_copy_holds_everything_and_opens_in_place_of_the_store(path: str, tmp_path: Path):
+def test_a_copy_holds_every_record_and_can_be_opened(path: str, tmp_path: Path):
     copy = tmp_path / "copy.lmdb"
     with open_store(path, durability="none") as store:
         store.set(b"small", b"value", ttl=60)
@@ -42,7 +42,7 @@ def test_a_copy_holds_everything_and_opens_in_place_of_the_store(path: str, tmp_
         assert 0 < restored.ttl(b"small") <= 60
 
 
-def test_a_copy_leaves_out_what_is_free(path: str, tmp_path: Path):
+def test_a_copy_has_no_free_pages(path: str, tmp_path: Path):
     with open_store(path, durability="none") as store:
         for number in range(100):
             store.set(b"key %d" % number, sample(10_000))
@@ -53,7 +53,7 @@ def test_a_copy_leaves_out_what_is_free(path: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", ["file", "link", "folder", "the store", "in use"])
-def test_a_copy_is_never_written_over_something(path: str, tmp_path: Path, shape: str):
+def test_an_existing_target_is_not_overwritten(path: str, tmp_path: Path, shape: str):
     target = Path(path) if shape == "the store" else tmp_path / "target"
     if shape == "file":
         target.write_bytes(b"precious")
@@ -71,7 +71,7 @@ def test_a_copy_is_never_written_over_something(path: str, tmp_path: Path, shape
     assert shape != "file" or target.read_bytes() == b"precious"
 
 
-def test_a_copy_may_replace_a_former_one_if_that_is_said(path: str, tmp_path: Path):
+def test_overwrite_replaces_an_older_copy(path: str, tmp_path: Path):
     with open_store(path, durability="none") as store:
         store.backup(tmp_path / "copy")
         store.set(b"key", b"value")
@@ -79,12 +79,12 @@ def test_a_copy_may_replace_a_former_one_if_that_is_said(path: str, tmp_path: Pa
     assert contents(tmp_path / "copy") == {b"key": b"value"}
 
 
-def test_a_copy_that_is_open_is_not_replaced_and_one_that_was_opened_is(path: str, tmp_path: Path):
+def test_overwrite_refuses_a_copy_that_is_open(path: str, tmp_path: Path):
     copy = tmp_path / "copy"
     with open_store(path, durability="none") as store:
         store.backup(copy)
         with open_store(copy) as opened:
-            with pytest.raises(errors.TargetExists, match=r"have .*copy open"):
+            with pytest.raises(errors.TargetExists, match=r"copy is open"):
                 store.backup(copy, overwrite=True)
             opened.set(b"key", b"of the copy")
         store.set(b"key", b"of the store")
@@ -99,14 +99,14 @@ def test_a_missing_folder_is_an_error(store: LMDBStore, tmp_path: Path):
         store.backup(tmp_path / "missing" / "copy")
 
 
-def test_progress_is_told_and_ends_with_all(store: LMDBStore, tmp_path: Path):
-    told: list[tuple[int, int]] = []
-    store.backup(tmp_path / "copy", progress=lambda done, size: told.append((done, size)))
-    assert told[-1][0] == told[-1][1] > 0
-    assert all(done <= size for done, size in told)
+def test_progress_ends_at_the_total(store: LMDBStore, tmp_path: Path):
+    calls: list[tuple[int, int]] = []
+    store.backup(tmp_path / "copy", progress=lambda done, size: calls.append((done, size)))
+    assert calls[-1][0] == calls[-1][1] > 0
+    assert all(done <= size for done, size in calls)
 
 
-def test_a_copy_that_fails_leaves_nothing_behind(store: LMDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_copy_leaves_no_file_behind(store: LMDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def die(*args: object, **kwargs: object) -> bytes:
         raise SubprocessFailed("died by SIGBUS")
 
@@ -116,13 +116,13 @@ def test_a_copy_that_fails_leaves_nothing_behind(store: LMDBStore, tmp_path: Pat
     assert not list(tmp_path.glob("copy*"))
 
 
-def test_a_backend_over_a_store_without_backups_says_so():
+def test_a_store_without_backups_raises_not_implemented_error():
     with pytest.raises(NotImplementedError, match=r"MemoryStore has no backup\(\)"):
         StoreBackend(store=MemoryStore()).backup("copy")
 
 
 @pytest.mark.interface("backup")
-def test_a_backend_makes_copies(path: str, tmp_path: Path):
+def test_a_backend_makes_backups(path: str, tmp_path: Path):
     backend = open_backend(path, durability="none")
     backend.store_result("task", 42, "SUCCESS")
     backend.backup(tmp_path / "copy.lmdb")
@@ -130,8 +130,8 @@ def test_a_backend_makes_copies(path: str, tmp_path: Path):
     assert open_backend(tmp_path / "copy.lmdb", durability="none").get_result("task") == 42
 
 
-def write_for_ever(path: str, writer: int) -> None:
-    """Write numbers one after the other, each with a value of another size, and delete older ones."""
+def write_forever(path: str, writer: int) -> None:
+    """Write ascending numbers with values of different sizes, each over an older one."""
     with open_store(path, durability="none") as store:
         for number in itertools.count():
             with store.write() as txn:
@@ -140,7 +140,7 @@ def write_for_ever(path: str, writer: int) -> None:
 
 
 def require_prefix(found: dict[bytes, bytes]) -> None:
-    """See that each writer's records are exactly those of its first so many transactions."""
+    """Assert that each writer's records are those of its first N transactions."""
     for writer in range(WRITERS):
         last = int(found.get(b"%d last" % writer, b"-1"))
         for number in range(max(last - 199, 0), last + 1):
@@ -149,10 +149,10 @@ def require_prefix(found: dict[bytes, bytes]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_copies_made_while_others_write_are_sound_and_of_one_moment(path: str, tmp_path: Path):
+def test_copies_made_during_writes_are_sound_and_as_of_one_moment(path: str, tmp_path: Path):
     lasts = []
     with open_store(path, durability="none") as store:
-        with child(write_for_ever, path, 0), child(write_for_ever, path, 1), child(write_for_ever, path, 2):
+        with child(write_forever, path, 0), child(write_forever, path, 1), child(write_forever, path, 2):
             for number in range(5):
                 time.sleep(0.2)
                 store.backup(tmp_path / f"copy {number}")
@@ -177,8 +177,8 @@ with open_store(sys.argv[1], durability="none") as store:
 """
 
 
-def test_copying_does_not_give_the_locks_of_the_process_up(path: str, tmp_path: Path):
-    """If it did, a second process could open the file as if nobody had it, and both would write at once."""
+def test_copying_does_not_release_the_locks_of_this_process(path: str, tmp_path: Path):
+    """If it did, a second process could open the file as the only one, and both would write at the same time."""
     with open_store(path, durability="none") as store:
         store.backup(tmp_path / "copy")
         with store.write() as txn:
@@ -186,6 +186,6 @@ def test_copying_does_not_give_the_locks_of_the_process_up(path: str, tmp_path: 
             with subprocess.Popen([sys.executable, "-c", WRITE, path], stdout=subprocess.PIPE) as other:
                 assert other.stdout.readline() == b"open\n"
                 ready, _, _ = select.select([other.stdout], [], [], 0.5)
-                assert not ready  # it waits for its turn
+                assert not ready  # it waits for the write lock
                 other.kill()
         assert store.get(b"key") == b"ours"

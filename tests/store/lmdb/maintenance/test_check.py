@@ -1,4 +1,4 @@
-"""A store with damaged records: what can be read is read, what cannot is said, leftovers can be removed."""
+"""Damaged records: the sound ones can be read, the damaged ones are reported, orphaned data is repaired."""
 
 import struct
 from contextlib import nullcontext
@@ -19,7 +19,7 @@ def damage(txn: lmdb.Transaction, place: bytes) -> None:
 
 @pytest.mark.parametrize("within", ["store", "transaction"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_scan_yields_what_is_sound_and_raises_for_the_rest_at_the_end(
+def test_a_scan_yields_all_sound_records_then_raises_for_the_damaged_ones(
     path: str, clock: FakeClock, within: str, number: int
 ):
     fill(path, clock, *((b"key %04d" % n, b"value", None) for n in range(1200)), (LONG, b"value", None))
@@ -37,7 +37,7 @@ def test_a_scan_yields_what_is_sound_and_raises_for_the_rest_at_the_end(
     assert ("So are 2 more" in str(caught.value)) is (number == 3)
 
 
-def test_a_scan_of_what_is_sound_does_not_mind_damage_elsewhere(path: str, clock: FakeClock):
+def test_damage_under_another_prefix_does_not_affect_a_scan(path: str, clock: FakeClock):
     fill(path, clock, (b"a 1", b"value", None), (b"b 1", b"value", None))
     with raw(path) as txn:
         damage(txn, b"kb 1")
@@ -45,10 +45,10 @@ def test_a_scan_of_what_is_sound_does_not_mind_damage_elsewhere(path: str, clock
         assert list(store.scan(b"a")) == [(b"a 1", b"value")]
 
 
-def test_repair_removes_what_belongs_to_nobody_and_indexes_what_is_not(path: str, clock: FakeClock):
+def test_repair_deletes_orphaned_data_and_rebuilds_index_entries(path: str, clock: FakeClock):
     fill(path, clock, *RECORDS, (b"lost", sample(50_000), 60.0), (b"unindexed", b"value", 90.0))
     with raw(path) as txn:
-        txn.delete(b"klost")  # its pieces, and its entry in the index, stay
+        txn.delete(b"klost")  # leaves its chunks and its index entry
         txn.delete(next(place for place in places(txn, b"x") if place.endswith(b"unindexed")))
         txn.put(b"w" + bytes(24), b"f")
     with reopened(path, clock) as store:
@@ -64,19 +64,19 @@ def test_repair_removes_what_belongs_to_nobody_and_indexes_what_is_not(path: str
         assert store.check() == []
 
 
-def test_repair_leaves_a_damaged_record_to_be_decided_about(path: str, clock: FakeClock):
+def test_repair_keeps_a_damaged_record(path: str, clock: FakeClock):
     fill(path, clock, (b"key", sample(50_000), 60.0))
     with raw(path) as txn:
         damage(txn, b"kkey")
     with reopened(path, clock) as store:
-        assert len(store.repair()) == 5  # four pieces and an entry in the index
+        assert len(store.repair()) == 5  # four chunks and an index entry
         (problem,) = store.check()
         assert "Delete the key, or restore a backup" in problem
         store.delete(b"key")
         assert store.check() == []
 
 
-def test_an_error_has_the_whole_key_where_its_message_has_a_part(path: str, clock: FakeClock):
+def test_an_error_has_the_whole_key_and_its_message_a_shortened_one(path: str, clock: FakeClock):
     key = b"celery-task-meta-" + b"id" * 200
     fill(path, clock, (key, b"value", None))
     with raw(path) as txn:
@@ -91,22 +91,22 @@ def test_an_error_has_the_whole_key_where_its_message_has_a_part(path: str, cloc
         assert store.check() == []
 
 
-def test_repair_leaves_what_others_have_put_right_meanwhile(path: str, clock: FakeClock):
-    from lmdbresults.store.lmdb.maintenance.check import apply, cures_in
+def test_repair_skips_problems_that_are_gone(path: str, clock: FakeClock):
+    from lmdbresults.store.lmdb.maintenance.check import repair, repairable
 
     fill(path, clock, (b"key", b"value", 60.0))
     with raw(path) as txn:
         record = txn.get(b"kkey")
         txn.delete(b"kkey")
     with raw(path) as txn:
-        cures = cures_in(txn)
+        problems = repairable(txn)
         txn.put(b"kkey", record)
-        assert len(cures) == 1
-        assert apply(txn, cures) == []
-        assert cures_in(txn) == []
+        assert len(problems) == 1
+        assert repair(txn, problems) == []
+        assert repairable(txn) == []
 
 
-def test_a_deep_check_looks_at_records_and_pages_too(path: str, clock: FakeClock):
+def test_a_deep_check_includes_the_records(path: str, clock: FakeClock):
     fill(path, clock, (b"key", b"value", None))
     with raw(path) as txn:
         damage(txn, b"kkey")
@@ -114,7 +114,7 @@ def test_a_deep_check_looks_at_records_and_pages_too(path: str, clock: FakeClock
         assert store.check(deep=True) == store.check() != []
 
 
-def test_an_index_entry_that_is_too_short_is_found_and_removed(path: str, clock: FakeClock):
+def test_repair_deletes_index_entries_that_are_too_short(path: str, clock: FakeClock):
     fill(path, clock, (b"key", b"value", None))
     with raw(path) as txn:
         txn.put(b"x123", b"")

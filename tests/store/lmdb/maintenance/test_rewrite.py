@@ -1,4 +1,4 @@
-"""Writing a file anew after the disk has failed: what it cures, and when it does not."""
+"""Rewriting a file after an fsync failure: what it fixes, and when it refuses."""
 
 import errno
 import os
@@ -33,13 +33,13 @@ def damage_a_record(path: str) -> None:
 
 
 @pytest.mark.parametrize("durability", ["checkpoint", "commit", "none"])
-def test_what_is_written_anew_is_all_there_and_survives(path: str, durability: str) -> None:
+def test_a_rewritten_file_is_complete_and_survives_a_reboot(path: str, durability: str) -> None:
     fail(path, durability)
-    assert "is on the disk" in run_rewrite(path, 0)
+    assert "written and verified" in run_rewrite(path, 0)
     assert keys_in_next_boot(path) == BOTH
 
 
-def test_what_is_written_anew_is_stored_to_again(path: str) -> None:
+def test_writes_are_allowed_after_a_rewrite(path: str) -> None:
     fail(path)
     assert rewrite(Options(path=path)) > 0
     with open_store(path, checkpoint_interval=LONG) as store:
@@ -49,7 +49,7 @@ def test_what_is_written_anew_is_stored_to_again(path: str) -> None:
     assert keys_in_next_boot(path) == [b"covered", b"later", b"not on the disk"]
 
 
-def test_nothing_is_written_anew_while_somebody_has_the_file_open(path: str) -> None:
+def test_a_file_that_is_open_elsewhere_is_not_rewritten(path: str) -> None:
     fail(path)
     with open_store(path) as store:
         assert "stop every process" in run_rewrite(path, 2)
@@ -58,7 +58,7 @@ def test_nothing_is_written_anew_while_somebody_has_the_file_open(path: str) -> 
         assert refuses(store)
 
 
-def test_a_disk_that_fails_again_is_still_refused_and_tried_once_more(path: str) -> None:
+def test_a_rewrite_that_fails_can_be_repeated(path: str) -> None:
     fail(path)
     fail_next(path)
     assert "`lmdbresults rewrite`" in run_rewrite(path, 2)
@@ -69,7 +69,7 @@ def test_a_disk_that_fails_again_is_still_refused_and_tried_once_more(path: str)
     assert keys_in_next_boot(path) == BOTH
 
 
-def test_a_disk_that_fails_again_is_an_error_of_the_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_fsync_failure_during_a_rewrite_raises_disk_failed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail_again(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fails_again_is_an_error_of_the_disk(path: str, monkeypatch:
     assert keys_in_next_boot(path) == BOTH
 
 
-def test_a_disk_that_fails_while_a_sound_file_is_written_anew_is_noted(path: str) -> None:
+def test_an_fsync_failure_while_a_sound_file_is_rewritten_is_recorded(path: str) -> None:
     with open_store(path) as store:
         store.set(b"covered", b"value")
     fail_next(path)
@@ -96,27 +96,25 @@ def test_a_disk_that_fails_while_a_sound_file_is_written_anew_is_noted(path: str
 
 
 @pytest.mark.parametrize("damage", [damage, damage_a_record])
-def test_what_is_gone_from_memory_too_is_said_and_not_taken_for_stored(
-    path: str, damage: Callable[[str], None]
-) -> None:
+def test_pages_lost_from_memory_are_reported_as_damage(path: str, damage: Callable[[str], None]) -> None:
     fail(path)
     before, content = checkpoint_of(path), Path(path).read_bytes()
     damage(path)
     assert "gone from memory" in run_rewrite(path, 1)
     assert checkpoint_of(path) == before
-    Path(path).write_bytes(content)  # as the disk has it
+    Path(path).write_bytes(content)  # as it is on the disk
     with open_store(path) as store:
         assert refuses(store)
     assert keys_in_next_boot(path) == [b"covered"]
 
 
-def test_after_a_restart_nothing_is_written_anew(path: str) -> None:
+def test_after_a_reboot_nothing_is_rewritten(path: str) -> None:
     fail(path)
     assert in_boot("next", rewrite, Options(path=path)) == 0
     assert keys_in_next_boot(path) == [b"covered"]
 
 
-def test_writing_a_sound_file_anew_changes_nothing_in_it(path: str) -> None:
+def test_rewriting_a_sound_file_does_not_change_its_content(path: str) -> None:
     with open_store(path) as store:
         for number in range(1000):
             store.set(b"%d" % number, bytes(5000))
@@ -128,14 +126,14 @@ def test_writing_a_sound_file_anew_changes_nothing_in_it(path: str) -> None:
     assert len(in_child(keys_in, path)) == 1000
 
 
-def test_a_file_whose_sidecar_was_deleted_is_written_anew_all_the_same(path: str) -> None:
+def test_a_file_without_its_sidecar_is_rewritten(path: str) -> None:
     fail(path)
     os.unlink(f"{path}-checkpoint")
     assert rewrite(Options(path=path)) > 0
     assert keys_in_next_boot(path) == BOTH
 
 
-def test_what_is_no_file_of_results_yet_needs_nothing(path: str) -> None:
+def test_a_missing_or_empty_file_needs_no_rewrite(path: str) -> None:
     assert rewrite(Options(path=path)) == 0
     assert not os.path.exists(path)
     Path(path).touch()
@@ -143,7 +141,7 @@ def test_what_is_no_file_of_results_yet_needs_nothing(path: str) -> None:
 
 
 @pytest.mark.parametrize("has_sidecar", [True, False])
-def test_a_foreign_file_is_not_written_to(path: str, has_sidecar: bool) -> None:
+def test_a_file_of_another_program_is_not_changed(path: str, has_sidecar: bool) -> None:
     if has_sidecar:
         open_store(path).close()
         os.unlink(path)

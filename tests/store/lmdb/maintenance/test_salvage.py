@@ -1,4 +1,4 @@
-"""What is rescued of a damaged file: everything that is still there, nothing that is older, and a true report."""
+"""Salvage of a damaged file: every readable record, no older versions, and a correct report."""
 
 import os
 import struct
@@ -20,7 +20,7 @@ COUNT = 600
 
 
 def written() -> dict[bytes, bytes]:
-    """What the store of these tests holds: with short, long and hashed keys, small and large values."""
+    """The content of the store of these tests: short, long and hashed keys, small and large values."""
     found = {b"key %04d" % number: b"value %d " % number + bytes(number % 300) for number in range(COUNT)}
     found.update({b"long %d" % number * 100: b"value" for number in range(10)})
     found.update({b"large %d" % number: b"large %d " % number * 2500 for number in range(10)})
@@ -29,7 +29,7 @@ def written() -> dict[bytes, bytes]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A store in which each record was something else before, and others were deleted."""
+    """A store in which each record had another value before, and one was deleted."""
     path = tmp_path / "results.lmdb"
     with open_store(path, durability="none") as store:
         for key in [*written(), b"deleted"]:
@@ -46,35 +46,35 @@ def leaf_with(path: Path, key: bytes) -> int:
     with PageFile(str(path)) as pages:
         state = pages.states()[0]
         marks = bytearray(state.last_page + 1)
-        assert list(survey(pages, state, marks, {})) == []
+        assert list(survey(pages, state, marks)) == []
         leaves = (number for number, mark in enumerate(marks) if mark == LEAF_IN_USE)
         return next(
             number for number in leaves if b"k" + key in [node.key for node in nodes_of(pages.page(number), number)]
         )
 
 
-def rescued(path: Path) -> dict[bytes, bytes]:
+def content_of(path: Path) -> dict[bytes, bytes]:
     assert verify(str(path)) == []
     with open_store(path, durability="none") as store:
         assert store.check(deep=True) == []
         return dict(store.scan())
 
 
-def salvaged(file: Path, name: str = "rescued.lmdb", **options: object) -> tuple[Salvaged, dict[bytes, bytes]]:
+def salvaged(file: Path, name: str = "salvaged.lmdb") -> tuple[Salvaged, dict[bytes, bytes]]:
     before = file.read_bytes(), file.stat().st_mtime_ns
     target = file.with_name(name)
-    report = salvage(str(file), str(target), **options)
+    report = salvage(str(file), str(target))
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
-    found = rescued(target)
+    found = content_of(target)
     assert report.records == len(found)
     return report, found
 
 
-def test_a_sound_file_is_rescued_whole_with_its_deadlines(file: Path):
+def test_a_sound_file_is_salvaged_completely_with_its_deadlines(file: Path):
     report, found = salvaged(file)
     assert found == written()
-    assert (report.is_complete(), report.problems, report.strays, report.freed) == (True, [], 0, 0)
-    with open_store(file, durability="none") as before, open_store(f"{file.parent}/rescued.lmdb") as after:
+    assert (report.is_complete(), report.problems, report.strays) == (True, [], 0)
+    with open_store(file, durability="none") as before, open_store(f"{file.parent}/salvaged.lmdb") as after:
         assert before.ttl(b"key 0003") == pytest.approx(after.ttl(b"key 0003"), abs=5)
         assert after.ttl(b"key 0001") == before.ttl(b"key 0001")
 
@@ -96,7 +96,7 @@ def break_every_branch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_the_root, break_every_branch], ids=lambda f: f.__name__)
-def test_a_tree_without_its_top_is_rescued_whole(file: Path, damage: Callable[[Path], None]):
+def test_a_tree_without_its_branch_pages_is_salvaged_completely(file: Path, damage: Callable[[Path], None]):
     damage(file)
     report, found = salvaged(file)
     assert found == written()
@@ -105,7 +105,7 @@ def test_a_tree_without_its_top_is_rescued_whole(file: Path, damage: Callable[[P
     assert report.strays == len(found)
 
 
-def test_a_leaf_that_is_gone_takes_its_own_records_only_and_they_are_named(file: Path):
+def test_a_lost_leaf_loses_only_its_own_records_and_they_are_reported(file: Path):
     poke(file, leaf_with(file, b"key 0300") * PAGE, bytes(PAGE))
     report, found = salvaged(file)
     gone = written().keys() - found.keys()
@@ -114,26 +114,24 @@ def test_a_leaf_that_is_gone_takes_its_own_records_only_and_they_are_named(file:
     assert not report.is_complete()
     assert report.missing == len(gone)
     expiring = {key for number, key in enumerate(written()) if number % 3 == 0}
-    assert set(report.lost) == {f"The record under {key!r} is gone." for key in gone & expiring}
+    assert set(report.lost) == {f"The record under {key!r} is lost." for key in gone & expiring}
 
 
-def test_a_lost_record_with_a_very_long_key_is_told_of(file: Path):
+def test_a_lost_record_with_a_very_long_key_is_reported(file: Path):
     poke(file, leaf_of_records(file) * PAGE, bytes(PAGE))
     report, _ = salvaged(file)
     assert report.lost
-    assert set(report.lost) == {"A record under a key of more than 501 bytes is gone."}
+    assert set(report.lost) == {"A record under a key of more than 501 bytes is lost."}
 
 
-def test_what_lies_in_free_pages_is_taken_only_if_it_is_asked_for(file: Path):
+def test_deleted_records_and_former_versions_in_free_pages_are_not_salvaged(file: Path):
     poke(file, leaf_with(file, b"key 0300") * PAGE, bytes(PAGE))
-    _, without = salvaged(file)
-    report, found = salvaged(file, "more.lmdb", freed=True)
-    more = found.keys() - without.keys()
-    assert report.freed == len(more) > 0
-    assert found.items() >= without.items()
+    _, found = salvaged(file)
+    assert b"older" not in found.values()
+    assert b"deleted" not in found
 
 
-def test_a_record_that_is_damaged_is_left_behind_and_named(file: Path):
+def test_a_damaged_record_is_left_out_and_reported(file: Path):
     leaf = leaf_with(file, b"key 0300")
     poke(file, leaf * PAGE + file.read_bytes()[leaf * PAGE :].index(b"value 300 "), b"w")
     report, found = salvaged(file)
@@ -143,7 +141,7 @@ def test_a_record_that_is_damaged_is_left_behind_and_named(file: Path):
     assert not report.is_complete()
 
 
-def test_a_large_value_of_which_a_piece_is_damaged_is_left_behind_and_named(file: Path):
+def test_a_large_value_with_a_damaged_chunk_is_left_out_and_reported(file: Path):
     poke(file, file.read_bytes().rindex(b"large 3 large 3"), b"L")
     report, found = salvaged(file)
     (sentence,) = report.damaged
@@ -151,7 +149,7 @@ def test_a_large_value_of_which_a_piece_is_damaged_is_left_behind_and_named(file
     assert written().keys() - found.keys() == {b"large 3"}
 
 
-def test_a_file_that_was_cut_short_gives_what_it_has(file: Path):
+def test_a_truncated_file_is_salvaged_in_part(file: Path):
     os.truncate(file, 60 * PAGE)
     report, found = salvaged(file)
     assert report.problems
@@ -159,7 +157,7 @@ def test_a_file_that_was_cut_short_gives_what_it_has(file: Path):
 
 
 @pytest.mark.parametrize("metas", ["first", "second", "both"])
-def test_meta_pages_that_are_gone_are_done_without(file: Path, metas: str):
+def test_a_file_without_meta_pages_is_salvaged(file: Path, metas: str):
     newest = newest_meta_at(file)
     for offset in {"first": [0], "second": [PAGE], "both": [0, PAGE]}[metas]:
         poke(file, offset, bytes(PAGE))
@@ -169,7 +167,7 @@ def test_meta_pages_that_are_gone_are_done_without(file: Path, metas: str):
     assert newest in (0, PAGE)
 
 
-def test_a_stored_value_that_looks_like_a_page_is_not_taken_for_one(tmp_path: Path):
+def test_a_stored_value_that_looks_like_a_page_is_not_read_as_one(tmp_path: Path):
     path = tmp_path / "results.lmdb"
     forged = tmp_path / "forged.lmdb"
     with open_store(forged, durability="none") as store:
@@ -180,7 +178,7 @@ def test_a_stored_value_that_looks_like_a_page_is_not_taken_for_one(tmp_path: Pa
         for number in range(100):
             store.set(b"key %d" % number, bytes(100))
         number = 60
-        for offset in range(0, 16_000, 16):  # wherever a page may begin in it
+        for offset in range(0, 16_000, 16):  # at every offset where a page may begin
             value = bytearray(16_000)
             copy = struct.pack("=Q", number) + page[8:]
             value[offset : offset + PAGE] = copy[: 16_000 - offset]
@@ -190,22 +188,22 @@ def test_a_stored_value_that_looks_like_a_page_is_not_taken_for_one(tmp_path: Pa
     assert set(found) == {b"value", *(b"key %d" % number for number in range(100))}
 
 
-def test_a_file_that_waits_to_be_put_back_is_read_at_its_checkpoint(tmp_path: Path):
+def test_a_file_that_will_be_rolled_back_is_salvaged_as_of_its_checkpoint(tmp_path: Path):
     path = tmp_path / "results.lmdb"
     left_to_go_back(path)
     _, found = salvaged(path)
     assert found == {b"key": b"durable"}
 
 
-def test_nothing_to_rescue_is_an_error_and_leaves_no_file(tmp_path: Path):
+def test_a_file_without_records_is_an_error_and_no_file_is_left(tmp_path: Path):
     path = tmp_path / "other"
     for content in (b"", b"text" * 10_000, bytes(100_000)):
         path.write_bytes(content)
-        with pytest.raises(errors.NotLMDB, match="nothing to rescue"):
+        with pytest.raises(errors.NotLMDB, match="nothing to salvage"):
             salvage(str(path), str(tmp_path / "target"))
     with lmdb.open(str(tmp_path / "foreign"), subdir=False, lock=False) as handle, handle.begin(write=True) as txn:
         txn.put(b"key", b"value")
-    with pytest.raises(errors.NotLMDB, match="nothing to rescue"):
+    with pytest.raises(errors.NotLMDB, match="nothing to salvage"):
         salvage(str(tmp_path / "foreign"), str(tmp_path / "target"))
     assert not list(tmp_path.glob("target*"))
 
@@ -219,20 +217,20 @@ def test_a_newer_format_is_refused(tmp_path: Path):
     assert not list(tmp_path.glob("target*"))
 
 
-def test_a_target_that_exists_is_never_written_over(file: Path):
+def test_an_existing_target_is_never_overwritten(file: Path):
     before = file.read_bytes()
     with pytest.raises(errors.TargetExists):
         salvage(str(file), str(file))
     assert file.read_bytes() == before
 
 
-def test_progress_is_told(file: Path):
-    told: list[tuple[int, int]] = []
-    salvage(str(file), f"{file}.rescued", progress=lambda done, count: told.append((done, count)))
-    assert told
-    assert all(done <= count for done, count in told)
+def test_progress_is_reported(file: Path):
+    calls: list[tuple[int, int]] = []
+    salvage(str(file), f"{file}.salvaged", progress=lambda done, count: calls.append((done, count)))
+    assert calls
+    assert all(done <= count for done, count in calls)
 
 
-def test_a_page_behind_the_end_of_the_file_is_none(file: Path):
+def test_a_page_behind_the_end_of_the_file_is_damaged(file: Path):
     with PageFile(str(file)) as pages, pytest.raises(PageDamaged, match="behind the end"):
         kind_of(pages.page(1 << 40), 1 << 40)
