@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -99,6 +100,9 @@ def test_a_path_relative_to_the_present_folder_or_home(given: str, path: str, tm
         ("", "lock_timeout", None),
         ("lock_timeout=2.5", "lock_timeout", 2.5),
         ("lock_timeout=0", "lock_timeout", 0.0),
+        ("", "create_folder", False),
+        ("create_folder=1", "create_folder", True),
+        ("create_folder=no", "create_folder", False),
         ("", "global_keyprefix", ""),
         ("global_keyprefix=", "global_keyprefix", ""),
         ("global_keyprefix=app", "global_keyprefix", "app_"),
@@ -111,6 +115,36 @@ def test_an_option_in_a_url(query: str, name: str, value: object):
     assert getattr(options_from_url(f"lmdb:///results.lmdb?{query}"), name) == value
 
 
+def test_option_in_code_may_be_text_as_in_a_url():
+    options = options_from_url("/r.lmdb", max_size="2GiB", mode="0660", create_folder="1")
+    assert (options.max_size, options.mode, options.create_folder) == (2 * GIB, 0o660, True)
+
+
+def test_decimal_mode_is_refused_and_shown_in_octal():
+    with pytest.raises(ConfigurationError, match=r"invalid mode=660 \(0o1224\): .* such as 0o660 or '0660'"):
+        options_from_url("/r.lmdb", mode=660)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "lmdb://localhost/results.lmdb",
+        "lmdb://LOCALHOST/results.lmdb",
+        "lmdb://127.0.0.1/results.lmdb",
+        "lmdb://user@db/results.lmdb",
+        "lmdb://db:6379/results.lmdb",
+        "lmdb://[::1]/results.lmdb",
+        "lmdb://localhost",
+    ],
+)
+def test_url_with_a_host_is_refused_with_both_right_forms(url: str):
+    with pytest.raises(ConfigurationError, match="names a host") as caught:
+        options_from_url(url)
+    rest = url.removeprefix("lmdb://")
+    assert f"lmdb:///{rest.partition('/')[2] or 'path'} for an absolute path" in str(caught.value)
+    assert f"lmdb://./{quote(rest)} for one relative" in str(caught.value)
+
+
 def test_options_given_in_code_win_over_those_of_the_url():
     options = options_from_url("lmdb:///r.lmdb?durability=none&max_readers=5", durability="commit", max_size="2GiB")
     assert (options.durability, options.max_readers, options.max_size) == ("commit", 5, 2 * GIB)
@@ -119,16 +153,16 @@ def test_options_given_in_code_win_over_those_of_the_url():
 @pytest.mark.parametrize(
     ("given", "cure"),
     [
-        ("redis://localhost/0", "begins with lmdb://, not redis://"),
-        ("file:///results.lmdb", "begins with lmdb://"),
+        ("redis://localhost/0", "unsupported URL scheme 'redis' (expected lmdb://)"),
+        ("file:///results.lmdb", "expected lmdb://"),
         ("lmdb:results.lmdb", "lmdb:///absolute/path"),
         ("lmdb:/results.lmdb", "lmdb:///absolute/path"),
         ("", "the path of a file"),
         ("/", "the path of a file"),
         ("lmdb://", "the path of a file"),
         ("lmdb:///", "the path of a file"),
-        ("lmdb:///var/folder/", 'must not end in "/"'),
-        ("folder/", 'must not end in "/"'),
+        ("lmdb:///var/folder/", 'must not be empty or end in "/"'),
+        ("folder/", 'must not be empty or end in "/"'),
         (b"/results.lmdb", "text, not bytes"),
         ("/results\0.lmdb", "without NUL"),
         ("~\0/results.lmdb", "without NUL"),
@@ -137,7 +171,7 @@ def test_options_given_in_code_win_over_those_of_the_url():
         ("/\ud800.lmdb", "path"),
         ("lmdb:///~/results.lmdb", "write lmdb://~/results.lmdb, the absolute path, or open_store(os.path.expanduser("),
         ("lmdb:////~/a%20b?mode=0660", "write lmdb://~/a%20b, the absolute path, or"),
-        ("lmdb:///~user/results.lmdb", "a folder ~user of the root"),
+        ("lmdb:///~user/results.lmdb", "the folder '~user' of the root folder"),
     ],
 )
 def test_a_path_that_cannot_be_understood_is_refused_with_a_cure(given: str, cure: str):
@@ -154,7 +188,7 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused():
 @pytest.mark.parametrize(
     ("query", "cure"),
     [
-        ("durability=sometimes", "checkpoint, commit, none"),
+        ("durability=sometimes", "invalid durability='sometimes': must be one of checkpoint, commit, none"),
         ("durability=", "checkpoint, commit, none"),
         ("durability", "name=value"),
         ("durability=none&&mode=0660", "name=value"),
@@ -164,11 +198,13 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused():
         ("max_size=8XB", "as in 8GiB"),
         ("max_size=", "as in 8GiB"),
         ("max_size=-8GiB", "as in 8GiB"),
-        ("max_size=1000", "from 1 MiB"),
+        ("max_size=1000", "invalid max_size=1000: must be bytes from 1 MiB to 64 TiB, or text such as 500MB or 8GiB"),
         ("max_size=99999999999TiB", "max_size"),
         ("mode=0888", "octal"),
         ("mode=rw", "octal"),
         ("mode=-660", "octal"),
+        ("create_folder=maybe", "1 or 0"),
+        ("checkpoint_interval=soon", "a number"),
         ("mode=0060", "at least 0600"),
         ("mode=0700", "nothing beyond 0666"),
         ("mode=4600", "nothing beyond 0666"),
@@ -193,6 +229,9 @@ def test_an_option_that_will_not_do_is_refused_with_a_cure(query: str, cure: str
         ("max_size", None),
         ("max_size", True),
         ("max_size", 2e9),
+        ("checkpoint_interval", True),
+        ("checkpoint_interval", float("nan")),
+        ("create_folder", 1),
         ("mode", None),
         ("mode", -1),
         ("max_readers", 1.0),

@@ -58,7 +58,9 @@ def test_a_url_that_names_no_file_or_an_unknown_option_is_a_configuration_error(
 @pytest.mark.parametrize("setting", ["result_expires", "result_failure_expires"])
 @pytest.mark.parametrize("value", [-1, math.nan, "60", "1 day"])
 def test_a_time_to_live_that_cannot_be_is_a_configuration_error(tmp_path: Path, setting: str, value: object) -> None:
-    with pytest.raises(ImproperlyConfigured, match=f"^{setting} is {value!r}: give a number of seconds or a timedelta"):
+    with pytest.raises(
+        ImproperlyConfigured, match=f"^invalid {setting}={value!r}: must be a number of seconds or a timedelta"
+    ):
         _ = make_app(settings_for(tmp_path, **{setting: value})).backend
 
 

@@ -27,7 +27,7 @@ def checkpoints_of(events: list[Event]) -> list[Checkpoint]:
         if not event.path.endswith(paths.CHECKPOINT_SUFFIX):
             continue
         if event.kind is Kind.WRITE:
-            made = sidecar._unpacked(bytes(event.data))
+            made = sidecar.Checkpoint.unpack(bytes(event.data))
             if made is not None and made.is_pinned:
                 found.append(Checkpoint(made.txn, event.place, float("inf")))
         elif event.kind is Kind.SYNC_END:

@@ -15,14 +15,14 @@ class Scene:
     """A disk with one file, and what happens to it."""
 
     def __init__(self, *ignored: str) -> None:
-        self.sync_errors = Disk(FOLDER, ignores_sync=ignored)
+        self.disk = Disk(FOLDER, ignores_sync=ignored)
         self._places = count(1)
         self.happens(Kind.CREATE, path="/w/file")
 
     def happens(self, kind: Kind, **what: object) -> int:
         fields = {"inode": INODE, "offset": 0, "length": 0, "path": "/w/file", "other": "", "data": memoryview(b"")}
         place = next(self._places)
-        self.sync_errors.apply(Event(place, kind, 0, 0.0, **{**fields, **what}))
+        self.disk.apply(Event(place, kind, 0, 0.0, **{**fields, **what}))
         return place
 
     def write(self, offset: int, data: bytes) -> None:
@@ -36,7 +36,7 @@ class Scene:
 
     def images(self, unit: int = PAGE) -> set[bytes | None]:
         """The file in many images; None where it is missing."""
-        return {self.sync_errors.image(Random(seed), unit).get("file") for seed in range(600)}
+        return {self.disk.image(Random(seed), unit).get("file") for seed in range(600)}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def covered(store: LMDBStore) -> int:
     """The number of the commit that a loss of power would go back to."""
     sidecar = Sidecar(store.options.path)
     try:
-        return sidecar.last_durable().txn
+        return sidecar.read().durable.txn
     finally:
         sidecar.close()
 

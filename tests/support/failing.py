@@ -84,7 +84,7 @@ def fail(path: str, durability: str = "checkpoint", code: int = errno.EIO) -> st
 def checkpoint_of(path: str) -> int:
     sidecar = Sidecar(path)
     try:
-        return sidecar.last_durable().txn
+        return sidecar.read().durable.txn
     finally:
         sidecar.close()
 

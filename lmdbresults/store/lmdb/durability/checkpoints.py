@@ -1,18 +1,18 @@
 """Checkpoints: commits that are not synced one by one, and yet survive a loss of power up to the last checkpoint.
 
-A checkpoint is a commit whose pages are all on disk, whose meta page is noted in the sidecar, and whose pages nobody
-overwrites, because a read transaction is kept open on it: its *pin*. So a file that a loss of power leaves as a mixture
-of old and new pages can be put back to it (recovery.py).
+A checkpoint is a commit whose pages are all on disk, whose meta page is saved in the sidecar, and whose pages are not
+reused, because a read transaction is kept open on it: its *pin*. So a file that a loss of power leaves as a mixture of
+old and new pages can be rolled back to it (recovery.py).
 
-Whoever commits sees to it that the pin stands: it is looked for in LMDB's table of readers just before each commit,
-until when nothing of the transaction is in the file. If it does not stand, because its holder has closed the file or
-was killed, there are two cases. If nothing was committed since the checkpoint, the writer puts a pin of its own, in
-a microsecond, and makes the next checkpoint in time. Otherwise it makes a checkpoint of the last commit first.
+Invariant: the pin stands whenever a commit reaches the file. Each writer looks for it in LMDB's reader table just
+before its commit, when nothing of the transaction is in the file yet. The pin is gone if its holder has closed the file
+or was killed. If nothing was committed since the checkpoint, the writer puts a pin of its own, which takes a
+microsecond, and makes the next checkpoint in time. Otherwise it first makes a checkpoint of the last commit.
 
-So that writers need not, a thread (checkpointer.py) makes a checkpoint a second after its pin was put at the latest. An
-idle file has no pin, and nothing to be made.
+To spare writers that, a thread (checkpointer.py) makes a checkpoint at most a second after its pin was put. An idle
+file has no pin, and needs no checkpoint.
 
-Order of locks: one's making, then the turn, then the writer lock and LMDB's.
+Order of locks: `_making`, the checkpoint lock of the sidecar, the writer lock, LMDB's write lock.
 """
 
 import logging
@@ -26,86 +26,36 @@ import lmdb
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import is_owned
-from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar, SidecarState
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
 from lmdbresults.store.lmdb.types import AcquireWriter
 
-__all__ = ["Checkpoints", "UnsyncedFile"]
+__all__ = ["Checkpoints"]
 
 logger = logging.getLogger("lmdbresults")
 
-#: Stands in no table of readers.
+#: Sentinel: a line that LMDB's reader table never has.
 _NO_LINE: Final = "\0"
 #: How many intervals another process may take before this one makes the checkpoint in its place.
 _PATIENCE: Final = 2
-#: Seconds until the process that makes a checkpoint is taken to be stopped. A fork waits longer (fork_gate.py).
-_LONGEST_TURN: Final = 5.0
-#: Seconds until the turn is asked for again: a fraction of what a sync takes.
-_ASK_AGAIN: Final = 0.001
-#: Seconds until whoever writes looks again whether the disk has failed under another process: that takes 1.5 µs.
-_LOOK_AGAIN: Final = 0.1
+#: Seconds until the holder of the checkpoint lock counts as stopped. A fork waits longer than that (fork_gate.py).
+_LOCK_PATIENCE: Final = 5.0
+#: Seconds between two tries for the checkpoint lock: a fraction of what a sync takes.
+_LOCK_PAUSE: Final = 0.001
+#: Seconds between two looks of a writer whether a sync has failed in another process: one takes 1.5 µs.
+_LOOK_EVERY: Final = 0.1
 #: What a commit writes at least, about: six pages, and ten among 50,000 results; the next one replaces most of them.
-#: Where there is room in the file for it, the file does not grow, so that its size does not tell.
+#: While the file has room for them it does not grow, so its size does not tell.
 _COMMIT_BYTES: Final = 24 << 10
 #: How many times `checkpoint_bytes` may be written before writers wait for a checkpoint.
 _MOST_WRITTEN: Final = 4
-#: How many checkpoints there are at least while as much is written as there is room for, in a file of small `max_size`.
+#: With a small `max_size`: how many checkpoints are made, at least, while that much is written.
 _LEAST_PER_MAP: Final = 32
 
 
-class UnsyncedFile:
-    """Takes the place of `Checkpoints` where there are none: nothing is synced, but at the end or if told to."""
-
-    needs_work = is_backlogged = is_closed = False
-
-    def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
-        self._handle = handle
-        self._sidecar = sidecar
-        self._options = options
-        self.sync_errors = SyncErrors(sidecar, options, is_guarded=False)
-
-    def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """Nothing to do: also after a sync that failed nothing is promised of what is stored."""
-
-    def note_growth(self, used: int, number: int) -> None:
-        """Nothing to do."""
-
-    def release_pages(self) -> None:
-        """Nothing to do: no pages are kept from reuse."""
-
-    def is_behind(self) -> bool:
-        """Nothing to catch up with."""
-        return False
-
-    def run_due(self) -> float:
-        """Nothing to do."""
-        return math.inf
-
-    def flush(self, through: float = math.inf) -> None:
-        """Return once what was committed is on the disk. Raises `DiskFailed` if that fails, or has failed before."""
-        self.sync_errors.raise_if_failed()
-        if not any(self._sidecar.identity()):
-            with self._handle.begin(write=True):
-                self._sidecar.ensure_identity()
-        self.sync_errors.sync(self._handle)
-
-    def unpin(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Note that the file was closed in peace, if nobody else has it open: then it need not be looked through."""
-        try:
-            if self._sidecar.try_lock_exclusive() and not self._sidecar.is_at(self._sidecar.last()):
-                self.flush()
-                closed = self._sidecar.described(self._handle.info()["last_txnid"], is_pinned=False)
-                self._sidecar.write(closed, with_turn=True)
-        except (lmdb.Error, OSError, StoreError) as error:
-            logger.error("%s was closed without having been synced: %s", self._options.path, error)
-
-
 class Checkpoints:
-    """The checkpoints of a file that is open, as this process sees and makes them."""
+    """The checkpoints of an open file, as this process sees and makes them."""
 
     def __init__(
         self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options, acquire_writer: AcquireWriter
@@ -113,73 +63,64 @@ class Checkpoints:
         self._handle = handle
         self._sidecar = sidecar
         self._options = options
-        #: Held with LMDB's write lock, and taken before it.
+        #: Returns a block in which this process may take LMDB's write lock.
         self._acquire_writer = acquire_writer
-        #: Held while a checkpoint is made, so that the other threads that want one find it done.
+        #: Held while a checkpoint is made, so that other threads that want one find it done.
         self._making = threading.RLock()
-        #: What keeps the pages of a checkpoint from reuse, if this process does, and which one.
+        #: The pin of this process, if it holds one, and its checkpoint.
         self._pin: lmdb.Transaction[bytes] | None = None
         self._pinned: Checkpoint | None = None
-        #: The line of the pin in LMDB's table of readers, be it this process's or another's.
-        self._line = _NO_LINE
-        #: When the checkpoint has to be made; when this process sees to it whoever was to make it; by `time.monotonic`.
+        #: The line of the pin in LMDB's reader table, of this process or of another one.
+        self._pin_line = _NO_LINE
+        #: When this process must make the next checkpoint, and when it makes one in place of another process, by
+        #: `time.monotonic`.
         self._due = self._takeover_at = math.inf
-        #: When a writer looks again for both that and a disk that has failed; each time where it waits for the disk.
+        #: When a writer next looks for both a takeover and a failed sync; under ``commit`` at each commit.
         self._look_at = -math.inf
-        self._look_every = 0.0 if options.durability == "commit" else min(_LOOK_AGAIN, options.checkpoint_interval)
-        #: The last commit of the checkpoint, and the size of the file's used part then.
+        self._look_every = 0.0 if options.durability == "commit" else min(_LOOK_EVERY, options.checkpoint_interval)
+        #: The commit of the checkpoint, and the end of the used part of the file then.
         self._covered = self._end = 0
         #: How many bytes may be written until the next one is begun.
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
-        #: The checkpoint behind which others were when this process last looked, and how long it leaves them alone.
+        #: The checkpoint behind which other processes were at the last look, and how long they are left alone with it.
         self._seen, self._alone_until = (-1, -1), math.inf
         self.sync_errors = SyncErrors(sidecar, options, is_guarded=True)
+        #: Whether the folder is still to be synced, as the sidecar may be new.
         self._is_new = True
-        #: Whether the thread that makes checkpoints, or whoever commits next, has something to do.
+        #: Whether the checkpointer has something to do.
         self.needs_work = False
-        #: Whether so much was written since the checkpoint that whoever writes should wait for the next one.
+        #: Whether so much was written since the checkpoint that writers wait for the next one.
         self.is_backlogged = False
         self._is_large = False
-        #: Whether there is nothing to be done any more before the file is closed.
+        #: Whether `close` has done all it can.
         self.is_closed = False
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """See to it that the pin stands. Called in a write transaction, when nothing is left but to commit it."""
-        if self._line not in self._handle.readers():
+        """Make sure that the pin stands. Called in a write transaction as the last thing before its commit."""
+        if self._pin_line not in self._handle.readers():
             self._protect(txn)
         elif time.monotonic() >= self._look_at:
-            self._look()
-
-    def _look(self) -> None:
-        """Look at what seldom changes. After a failure each commit comes here."""
-        self.sync_errors.raise_if_failed()
-        now = time.monotonic()
-        self._look_at = now + self._look_every
-        if now > self._takeover_at:
-            self.needs_work = True
+            self.sync_errors.raise_if_failed()  # after a failure each commit comes here
+            now = time.monotonic()
+            self._look_at = now + self._look_every
+            self.needs_work |= now > self._takeover_at
 
     def _protect(self, txn: "lmdb.Transaction[bytes]") -> None:
+        """Put a pin, follow the one of another process, or make a checkpoint of the last commit."""
         self.sync_errors.raise_if_failed()
-        last, checkpoint = txn.id() - 1, self._sidecar.last_durable()
         self.needs_work = True
-        if checkpoint.is_pinned and self._sidecar.is_of(checkpoint):
-            if checkpoint.txn == last and self._sidecar.is_at(checkpoint):
-                self._adopt(checkpoint, self._handle.begin())
-                return
-            if self._follow(checkpoint):
-                return
-        self._secure(*self._begin(txn), with_turn=False)
-
-    def _follow(self, checkpoint: Checkpoint) -> bool:
-        """Look whether the pin of another process stands; remember where."""
-        line = self._line_of(checkpoint.txn)
-        if line == _NO_LINE:
-            return False
-        self._note(checkpoint, line)
-        self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
-        return True
+        state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
+        durable = state.durable
+        if durable.is_pinned and durable.txn == number and durable.is_last_commit_of(head):
+            self._adopt(durable, self._handle.begin())
+        elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable):
+            self._rely_on(durable)
+            self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
+        else:
+            checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
+            self._secure(checkpoint, self._handle.begin(), state, with_lock=False)
 
     def note_growth(self, used: int, number: int) -> None:
         """Take note of how many bytes of the file are in use at a commit, which a writer looks up now and then."""
@@ -196,121 +137,121 @@ class Checkpoints:
         Threads and processes that want this at the same time share the work. Raises `DiskFailed` if a sync fails, or
         has failed in this boot.
         """
-        is_within = is_owned(self._making)  # for a signal handler that has come in its midst, where the turn is had
+        is_nested = is_owned(self._making)
         with self._making:
             if self._is_durable(through):
                 return
             self.sync_errors.raise_if_failed()
+            if is_nested:  # in a signal handler that has interrupted a checkpoint, which holds the lock
+                self._make(False, through)
+                return
+            until = time.monotonic() + _LOCK_PATIENCE
             try:
-                has_turn = self._wait_for_turn(through)
-                if not self._is_durable(through):
-                    self._make(has_turn)
+                while not (has_lock := self._sidecar.try_lock_checkpoints()) and time.monotonic() < until:
+                    time.sleep(_LOCK_PAUSE)
+                    if self._is_durable(through):
+                        return
+                self._make(has_lock, through)
             finally:
-                if not is_within:
-                    try:
-                        self._sidecar.unlock_checkpoints()
-                    finally:  # once more, if a signal handler has raised as that began
-                        self._sidecar.unlock_checkpoints()
-
-    def _wait_for_turn(self, through: float) -> bool:
-        """Return whether this process has the turn, once it has, or once it is not needed or not to be had."""
-        until = time.monotonic() + _LONGEST_TURN
-        while not (has_turn := self._sidecar.try_lock_checkpoints()) and time.monotonic() < until:
-            time.sleep(_ASK_AGAIN)
-            if self._is_durable(through):
-                break
-        return has_turn
-
-    def release_pages(self) -> None:
-        """Have the pages be used again that are kept for an older checkpoint. The caller is in no transaction."""
-        self.flush()
+                try:
+                    self._sidecar.unlock_checkpoints()
+                finally:  # again, in case a signal handler raised before the first one
+                    self._sidecar.unlock_checkpoints()
 
     def _is_durable(self, through: float) -> bool:
-        return math.isfinite(through) and self._sidecar.last_durable().txn >= through
+        return through < math.inf and self._sidecar.read().durable.txn >= through
 
-    def _make(self, has_turn: bool) -> None:
-        if has_turn and self._sidecar.is_missing():
+    def release_pages(self) -> None:
+        """Let pages be reused that are kept for an older checkpoint. The caller is in no transaction."""
+        self.flush()
+
+    def _make(self, has_lock: bool, through: float) -> None:
+        """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
+        if has_lock and self._sidecar.is_missing():
             self._sidecar.recreate(self._options.mode)
             self._is_new = True
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            last = self._sidecar.last_durable()
-            if last.is_pinned and last.txn == txn.id() - 1 and self._sidecar.is_at(last):
+            state, head = self._sidecar.read(), self._sidecar.head()
+            durable = state.durable
+            if durable.txn >= through or (durable.is_pinned and durable.is_last_commit_of(head)):
                 return
-            begun = self._begin(txn)
-            if not has_turn:  # then the write lock is what keeps others from the same places, and they have to wait
-                self._secure(*begun, with_turn=False)
+            checkpoint = self._sidecar.describe(state, head, txn.id() - 1, is_pinned=True)
+            pin = self._handle.begin()
+            if not has_lock:  # then the write lock protects the slots of the sidecar, and writers wait
+                self._secure(checkpoint, pin, state, with_lock=False)
                 return
-        self._secure(*begun, with_turn=True)
+        self._secure(checkpoint, pin, state, with_lock=True)
 
-    def _begin(self, txn: "lmdb.Transaction[bytes]") -> "tuple[Checkpoint, lmdb.Transaction[bytes]]":
-        """Return the last commit as a checkpoint, and a pin on it. The caller has the write lock."""
-        return self._sidecar.described(txn.id() - 1, is_pinned=True), self._handle.begin()
-
-    def _secure(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", *, with_turn: bool) -> None:
-        """Have a checkpoint be on the disk, and rely on it."""
+    def _secure(
+        self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", state: SidecarState, *, with_lock: bool
+    ) -> None:
+        """Sync a checkpoint to the disk, save it in the sidecar, and rely on it."""
         try:
             self.sync_errors.sync(self._handle)
             if self._is_new:
                 self._sidecar.sync_folder()
                 self._is_new = False
-            self._sidecar.write(checkpoint, with_turn=with_turn)
+            self._sidecar.write(checkpoint, state, with_lock=with_lock)
         except BaseException as error:
-            pin.abort()  # not left to the traceback, which somebody may keep
+            pin.abort()  # now, as the traceback may be kept
             self._look_at = -math.inf
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                # Such as for want of descriptors; the next attempt may do better.
+                # Such as for want of descriptors; the next attempt may succeed.
                 raise lmdb_errors.translate_error(error, self._options) from error
             raise
         self._adopt(checkpoint, pin)
 
     def _adopt(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]") -> None:
-        """Rely on a checkpoint that is durable, under a pin of this process."""
+        """Rely on a durable checkpoint, under a pin of this process."""
         former, self._pin, self._pinned = self._pin, pin, checkpoint
-        self._note(checkpoint, self._line_of(checkpoint.txn))
+        self._rely_on(checkpoint)
         self._due = time.monotonic() + self._options.checkpoint_interval
         self._takeover_at = math.inf
         if former is not None:
             former.abort()
-        else:  # somebody has to take the pin away in time
+        else:  # the checkpointer must release the new one in time
             self.needs_work = True
 
-    def _note(self, checkpoint: Checkpoint, line: str) -> None:
-        self._line = line
-        page = meta.unpacked(checkpoint.meta)
+    def _rely_on(self, checkpoint: Checkpoint) -> None:
+        self._pin_line = self._line_of(checkpoint)
+        page = meta.unpack(checkpoint.meta)
         self._covered, self._end = checkpoint.txn, page.end if page else 0
         self._is_large = self.is_backlogged = False
 
-    def _line_of(self, txn: int) -> str:
-        """Return the line of a reader of a commit in LMDB's table of readers."""
+    def _line_of(self, checkpoint: Checkpoint) -> str:
+        """Return the line of a reader of a checkpoint in LMDB's reader table."""
         for line in self._handle.readers().splitlines():
-            if line.rsplit(None, 1)[-1] == str(txn):
+            if line.endswith(f" {checkpoint.txn}"):
                 return f"\n{line}\n"
         return _NO_LINE
 
+    def _has_pin(self, checkpoint: Checkpoint) -> bool:
+        return self._line_of(checkpoint) != _NO_LINE
+
     def is_behind(self) -> bool:
         """Return whether something was committed since the last checkpoint."""
-        return bool(self._handle.info()["last_txnid"] > self._sidecar.last_durable().txn)
+        return bool(self._handle.info()["last_txnid"] > self._sidecar.read().durable.txn)
 
     # -- in time -----------------------------------------------------------------------------------------------------
 
     def run_due(self) -> float:
-        """Make the checkpoint that is due, if one is; return after how many seconds to look again."""
+        """Make the checkpoint that is due, if one is; return after how many seconds to call again."""
         self.needs_work = False
-        if self._is_relieved():
-            self._rest()
+        if self._is_superseded():
+            self._unpin_if_unneeded()
         elif self._pin is not None and (self._is_large or time.monotonic() >= self._due):
             self.flush()
-            self._rest()
+            self._unpin_if_unneeded()
         if self._pin is None:
-            self._watch()
-        if self._pin is None:
-            until = self._alone_until - time.monotonic() if self.is_behind() else math.inf
-            return min(max(until, 0.0), _PATIENCE * self._options.checkpoint_interval)
-        return max(self._due - time.monotonic(), 0.0)
+            self._watch_others()
+        if self._pin is not None:
+            return max(self._due - time.monotonic(), 0.0)
+        until = self._alone_until - time.monotonic() if self.is_behind() else math.inf
+        return min(max(until, 0.0), _PATIENCE * self._options.checkpoint_interval)
 
-    def _watch(self) -> None:
-        """See that what others have written becomes durable, as they may have been killed before they could do that."""
-        last = self._sidecar.last_durable()[:2]
+    def _watch_others(self) -> None:
+        """Make what other processes wrote durable, if they have not done so in time: they may have been killed."""
+        last = self._sidecar.read().durable[:2]
         if self.is_behind():
             now = time.monotonic()
             if last != self._seen:
@@ -318,24 +259,27 @@ class Checkpoints:
             if self._is_large or now >= self._alone_until:
                 self.flush()
         elif self._sidecar.is_missing():
-            self.flush()  # which makes it anew: until then nobody else can open the file
+            self.flush()  # which recreates it: until then no other process can open the file
 
-    def _is_relieved(self) -> bool:
-        """Return whether another process has made a later checkpoint than the one that is pinned here, and pins it."""
-        last = self._sidecar.last_durable()
-        return self._pinned is not None and last[:2] > self._pinned[:2] and self._line_of(last.txn) != _NO_LINE
+    def _is_superseded(self) -> bool:
+        """Return whether another process has made, and pins, a later checkpoint than the one that is pinned here."""
+        if self._pinned is None:
+            return False
+        durable = self._sidecar.read().durable
+        return durable[:2] > self._pinned[:2] and self._has_pin(durable)
 
-    def _rest(self) -> None:
-        """Take the pin away if it is not needed: whoever writes next puts one of its own, or follows another one."""
+    def _unpin_if_unneeded(self) -> None:
+        """Release the pin if nothing was committed since, or another process pins a later checkpoint."""
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            self._handle.reader_check()  # of the dead; only here, as somebody may be writing who relies on their pin
-            if self._is_relieved() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
+            # Here only: a writer in another process may rely on the pin of a killed one until it has committed.
+            self._handle.reader_check()
+            if self._is_superseded() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
                 self.unpin()
 
     def unpin(self) -> None:
-        """Take the pin away. Whoever commits next sees to what that means.
+        """Release the pin. The next commit deals with its absence.
 
-        The caller has the write lock, wherever possible: somebody may have looked for the pin, and be committing now.
+        The caller holds the write lock wherever possible: a writer may have seen the pin, and be committing now.
         """
         pin, self._pin, self._pinned = self._pin, None, None
         self._due = math.inf
@@ -343,10 +287,10 @@ class Checkpoints:
             pin.abort()
 
     def close(self) -> None:
-        """Make a last checkpoint if this is for this process to do, and take the pin away. LMDB's file closes next."""
+        """Make a last checkpoint if that is up to this process, and release the pin. LMDB's file closes next."""
         try:
-            is_for_us = self._pin is not None or self._options.durability == "commit"
-            if is_for_us or (self.is_behind() and self._sidecar.try_lock_exclusive()):
+            is_ours = self._pin is not None or self._options.durability == "commit"
+            if is_ours or (self.is_behind() and self._sidecar.try_lock_exclusive()):
                 self.flush()
             if self._pin is not None:
                 with self._acquire_writer(), self._handle.begin(write=True):

@@ -1,11 +1,12 @@
-"""The file beside the data file that holds its last checkpoint, and the locks that go with it.
+"""The sidecar: the file beside the data file that holds its last checkpoint, and the locks that go with it.
 
-It has four places of a page each, so that the checkpoint before stays whole while one is written. Two belong to whoever
-has the turn, two to whoever has LMDB's write lock: so neither ever waits for the other. In the first page, far behind
-its place, stands whether a sync of the data file has failed.
+It has four slots of a page each, so that the former checkpoint stays whole while one is written. The holder of the
+checkpoint lock writes to the first two, the holder of LMDB's write lock to the others: so neither ever waits for the
+other. The first page also holds, behind its slot, whether a sync of the data file has failed.
 
-Two locks by flock, which end with the process that holds them: the *turn*, on this file, to make checkpoints one after
-the other; and the *use* of the data file, shared by all who have it open, alone for whoever mends it.
+Two locks by flock, which end with the process that holds them: the *checkpoint lock*, on the sidecar, is held while a
+checkpoint is made; the *lock of the data file* is shared by all processes that have it open, and exclusive during
+recovery.
 """
 
 import errno
@@ -20,20 +21,21 @@ from zlib import crc32
 from lmdbresults.errors import FileReplaced, NewerFormat
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.file import meta, paths
-from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Meta
+from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
+from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Head
 
-__all__ = ["NO_CHECKPOINT", "Checkpoint", "Failure", "Sidecar"]
+__all__ = ["EMPTY", "NO_CHECKPOINT", "Checkpoint", "Sidecar", "SidecarState", "parse"]
 
-_PLACE_BYTES: Final = 4096
-_PLACES: Final = 4
+_SLOT_BYTES: Final = 4096
+_SLOTS: Final = 4
 _MAGIC: Final = b"lmdbrcp1"
 #: Magic, and the fields of `Checkpoint` in their order; then a checksum.
 _LAYOUT: Final = struct.Struct(f">8sQQ?d36s16s{META_BYTES}s")
 _CHECKSUM: Final = struct.Struct(">I")
 _BYTES: Final = _LAYOUT.size + _CHECKSUM.size
-#: Follows once all that is known to be on the disk. It is for the processes of this boot, so it need not get there.
+#: Follows a checkpoint that is known to be on the disk. It is for the processes of this boot, so it is not synced.
 _CONFIRMED: Final = b"durable!"
-#: In the first place, behind what is ever written there of a checkpoint: that a sync has failed.
+#: Where the first page says that a sync has failed: behind all that is ever written there of a checkpoint.
 _FAILURE_AT: Final = 2048
 _FAILURE_MAGIC: Final = b"lmdbrfs1"
 #: Magic, when, in which boot, of which data file, why; then a checksum.
@@ -42,67 +44,90 @@ _FAILURE_BYTES: Final = _FAILURE.size + _CHECKSUM.size
 
 
 class Checkpoint(NamedTuple):
-    """What the sidecar says of its data file. The largest one counts."""
+    """What one slot of the sidecar says of the data file. The largest one counts."""
 
     generation: int
-    """Goes up when the numbers of the commits begin anew, or the way in which they are guarded changes."""
+    """Goes up when the numbers of the commits start again, or the way in which they are protected changes."""
     txn: int
     """The commit up to which all is durable; 0 if none is known to be."""
     is_pinned: bool
-    """Whether everybody who writes sees to it that its pages are not used again."""
+    """Whether every writer makes sure that the pages of the checkpoint are not reused."""
     made_at: float
     """When, in seconds since the epoch."""
     boot: str
     """In which boot of the machine."""
     identity: bytes
-    """Of which data file; zeros if that does not say."""
+    """Of which data file; zeros if that has no identity."""
     meta: bytes
     """The meta page of the commit."""
 
-    @property
-    def has_meta(self) -> bool:
-        """Whether there is a commit to go back to."""
-        return meta.unpacked(self.meta) is not None
+    @classmethod
+    def unpack(cls, data: bytes) -> "Checkpoint | None":
+        """Return the checkpoint that the bytes of a slot begin with, or None if they hold none."""
+        body = data[: _LAYOUT.size]
+        if not body.startswith(_MAGIC) or data[_LAYOUT.size : _BYTES] != _CHECKSUM.pack(crc32(body)):
+            return None
+        _, generation, txn, is_pinned, made_at, boot_id, identity, page = _LAYOUT.unpack(body)
+        in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
+        return cls(generation, txn, is_pinned, made_at, in_words, identity, page)
 
-    def packed(self) -> bytes:
-        """Return the bytes that stand for it in the sidecar."""
+    def pack(self) -> bytes:
+        """Return the bytes of the checkpoint in a slot."""
         generation, txn, is_pinned, made_at, boot_id, identity, page = self
         body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot_id.encode(), identity, page)
         return body + _CHECKSUM.pack(crc32(body))
 
+    def is_of(self, head: Head) -> bool:
+        """Return whether it is a checkpoint of a data file."""
+        return any(self.identity) and self.identity == head.identity
 
-#: Stands for what an empty sidecar says.
+    def is_last_commit_of(self, head: Head) -> bool:
+        """Return whether nothing was committed to the data file since the checkpoint."""
+        return head.newest is not None and head.newest.data == self.meta and self.is_of(head)
+
+
+#: What an empty sidecar says.
 NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", bytes(IDENTITY_BYTES), bytes(META_BYTES))
 
 
-def _unpacked(data: bytes) -> Checkpoint | None:
-    body, checksum = data[: _LAYOUT.size], data[_LAYOUT.size : _BYTES]
-    if not body.startswith(_MAGIC) or checksum != _CHECKSUM.pack(crc32(body)):
-        return None
-    _, generation, txn, is_pinned, made_at, boot_id, identity, page = _LAYOUT.unpack(body)
-    in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
-    return Checkpoint(generation, txn, is_pinned, made_at, in_words, identity, page)
+class SidecarState(NamedTuple):
+    """What the sidecar says, read in one go."""
+
+    last: Checkpoint
+    """The last checkpoint, whether or not it is on the disk."""
+    durable: Checkpoint
+    """The last one that is known to be on the disk. A later one may be on its way, or its maker was killed."""
+    is_garbled: bool
+    """Whether there is content, and none that can be read."""
+    is_newer: bool
+    """Whether a newer version of this package has written to it."""
+    next_slots: tuple[int, int]
+    """The slot to write to next for the holder of the checkpoint lock, and for the holder of LMDB's write lock."""
 
 
-class Failure(NamedTuple):
-    """A sync of the data file that has failed."""
+def parse(data: bytes) -> SidecarState:
+    """Return what the bytes of a sidecar say."""
+    last = durable = NO_CHECKPOINT
+    is_newer, ranks = False, []
+    for start in range(0, _SLOTS * _SLOT_BYTES, _SLOT_BYTES):
+        magic = data[start : start + len(_MAGIC)]
+        is_newer |= magic[:-1] == _MAGIC[:-1] and magic > _MAGIC
+        found = Checkpoint.unpack(data[start : start + _BYTES]) if magic == _MAGIC else None
+        is_durable = found is not None and data.startswith(_CONFIRMED, start + _BYTES)
+        if found is not None:
+            last = max(last, found)
+            durable = max(durable, found) if is_durable else durable
+        # What is not known to be durable is overwritten first: the other one may be all that is on the disk.
+        ranks.append((is_durable, found or NO_CHECKPOINT))
+    next_slots = int(ranks[1] < ranks[0]), 2 + int(ranks[3] < ranks[2])
+    return SidecarState(last, durable, last is NO_CHECKPOINT and data.count(0) < len(data), is_newer, next_slots)
 
-    at: float
-    """When, in seconds since the epoch."""
-    reason: str
-    """What the system said."""
 
-
-class _Found(NamedTuple):
-    """What stands at one place of the sidecar."""
-
-    checkpoint: Checkpoint
-    is_durable: bool
-    place: int
+EMPTY: Final = parse(b"")
 
 
 class Sidecar:
-    """The sidecar of an open data file, with a descriptor of each. Both exist when it is made."""
+    """The sidecar of an open data file, with a descriptor of each. Both files must exist."""
 
     def __init__(self, path: str) -> None:
         self._data_path = path
@@ -116,7 +141,7 @@ class Sidecar:
             raise
 
     def close(self) -> None:
-        """Close both, which gives up the locks. LMDB must have closed the data file by now."""
+        """Close both files, which releases the locks. LMDB must have closed the data file by now."""
         own, data, self._own, self.data = self._own, self.data, -1, -1
         for descriptor in (own, data):
             if descriptor >= 0:
@@ -124,88 +149,72 @@ class Sidecar:
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
-    def last(self) -> Checkpoint:
-        """Return the last checkpoint, on disk or not; `NO_CHECKPOINT` if there is none that can be read."""
-        return max((found.checkpoint for found in self._readable()), default=NO_CHECKPOINT)
+    def read(self) -> SidecarState:
+        """Return what the sidecar says now. Raises `NewerFormat`."""
+        state = parse(os.pread(self._own, _SLOTS * _SLOT_BYTES, 0))
+        if state.is_newer:
+            raise NewerFormat(f"{self._path} was written by a newer lmdbresults: upgrade it in every process.")
+        return state
 
-    def last_durable(self) -> Checkpoint:
-        """Return the last checkpoint that is known to be on the disk, or `NO_CHECKPOINT`.
+    def describe(self, state: SidecarState, head: Head, txn: int, *, is_pinned: bool) -> Checkpoint:
+        """Return the last commit, which has the number ``txn``, as a checkpoint. The caller holds LMDB's write lock.
 
-        One that is not may be on its way there, or its maker was killed before that.
+        ``state`` and ``head`` were read under it. Raises `FileReplaced` if the file has no such commit: then other
+        processes write to another file under the same lock file.
         """
-        return max((found.checkpoint for found in self._readable() if found.is_durable), default=NO_CHECKPOINT)
-
-    def is_garbled(self) -> bool:
-        """Return whether there is something in it, but nothing that can be read. Raises `NewerFormat`."""
-        data = os.pread(self._own, _PLACES * _PLACE_BYTES, 0)
-        for place in range(_PLACES):
-            start = data[place * _PLACE_BYTES :][: len(_MAGIC)]
-            if start[:-1] == _MAGIC[:-1] and start > _MAGIC:
-                raise NewerFormat(f"{self._path} was written by a newer lmdbresults: upgrade it in every process.")
-        return any(data) and not self._readable()
-
-    def described(self, txn: int, *, is_pinned: bool) -> Checkpoint:
-        """Return the last commit, which has this number, as a checkpoint. The caller has LMDB's write lock.
-
-        Raises `FileReplaced` if it is not there: others write to another file, by the same lock file.
-        """
-        former, identity = self.last(), self.ensure_identity()
-        goes_on = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
-        page = next((found for found in self.metas() if found.txn == txn), None)
-        if page is None:
+        page, identity = head.newest, self.ensure_identity(head)
+        if page is None or page.txn != txn:
             raise FileReplaced(
                 f"{self._data_path} was deleted or replaced while a process has the former file open: stop "
                 "every process that uses either, then start them again."
             )
-        generation = former.generation + (not goes_on)
+        former = state.last
+        continues = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
+        generation = former.generation + (not continues)
         return Checkpoint(generation, txn, is_pinned, time.time(), boot.boot_id(), identity, page.data)
 
-    def write(self, checkpoint: Checkpoint, *, with_turn: bool) -> None:
-        """Make a checkpoint the last one, durably. The caller has the turn, or LMDB's write lock."""
-        own = (0, 1) if with_turn else (2, 3)
-        # What is not known to be durable goes first: the other one may be all that is on the disk.
-        present = {found.place: (found.is_durable, found.checkpoint) for found in self._readable()}
-        place = min(own, key=lambda place: present.get(place, (False, NO_CHECKPOINT))) * _PLACE_BYTES
-        os.pwrite(self._own, checkpoint.packed() + bytes(len(_CONFIRMED)), place)
+    def write(self, checkpoint: Checkpoint, state: SidecarState, *, with_lock: bool) -> None:
+        """Make a checkpoint the last one, durably. ``state`` was read under the lock that the caller holds.
+
+        That is the checkpoint lock (``with_lock``), or LMDB's write lock.
+        """
+        place = state.next_slots[not with_lock] * _SLOT_BYTES
+        os.pwrite(self._own, checkpoint.pack() + bytes(len(_CONFIRMED)), place)
         os.fdatasync(self._own)
         os.pwrite(self._own, _CONFIRMED, place + _BYTES)
 
-    def _readable(self) -> "list[_Found]":
-        data = os.pread(self._own, _PLACES * _PLACE_BYTES, 0)
-        places = [data[start : start + _PLACE_BYTES] for start in range(0, len(data), _PLACE_BYTES)]
-        found = [(_unpacked(content), content.startswith(_CONFIRMED, _BYTES)) for content in places]
-        return [_Found(one, is_durable, place) for place, (one, is_durable) in enumerate(found) if one is not None]
+    # -- a failed sync ---------------------------------------------------------------------------------------------
 
-    # -- a failed disk ---------------------------------------------------------------------------------------------
-
-    def failure(self) -> Failure | None:
-        """Return the sync of this data file that has failed in this boot, if one has and nothing was done about it."""
+    def failure(self) -> SyncFailure | None:
+        """Return the sync of this data file that has failed in this boot and was not repaired, if there is one."""
         data = os.pread(self._own, _FAILURE_BYTES, _FAILURE_AT)
         if not data.startswith(_FAILURE_MAGIC) or data[_FAILURE.size :] != _CHECKSUM.pack(crc32(data[: _FAILURE.size])):
             return None
         _, at, boot_id, identity, reason = _FAILURE.unpack(data[: _FAILURE.size])
-        if boot_id.rstrip(b"\0") != boot.boot_id().encode() or not any(identity) or identity != self.identity():
+        if boot_id.rstrip(b"\0") != boot.boot_id().encode() or not any(identity):
             return None
-        return Failure(at, reason.rstrip(b"\0").decode(errors="replace"))
+        if identity != self.head().identity:
+            return None
+        return SyncFailure(at, reason.rstrip(b"\0").decode(errors="replace"))
 
-    def note_failure(self, failure: Failure) -> None:
-        """Say that a sync has failed, for the processes of this boot, so it need not get to the disk.
+    def note_failure(self, failure: SyncFailure) -> None:
+        """Note that a sync has failed, for the processes of this boot: so the note itself is not synced.
 
-        The data file says which one it is. What is noted already stays: whoever reads it must not find half of it.
+        The data file has its identity. A note that exists stays: a reader must not find half of another one.
         """
         if boot.boot_id() and self.failure() is None:
-            reason = failure.reason.encode()
-            body = _FAILURE.pack(_FAILURE_MAGIC, failure.at, boot.boot_id().encode(), self.identity(), reason)
+            reason, identity = failure.reason.encode(), self.head().identity
+            body = _FAILURE.pack(_FAILURE_MAGIC, failure.at, boot.boot_id().encode(), identity, reason)
             os.pwrite(self._own, body + _CHECKSUM.pack(crc32(body)), _FAILURE_AT)
 
     def clear_failure(self) -> None:
-        """Say that all is on the disk again. The caller has the data file alone."""
+        """Remove the note of a failed sync. The caller holds the lock of the data file exclusively."""
         os.pwrite(self._own, bytes(_FAILURE_BYTES), _FAILURE_AT)
 
-    # -- the sidecar itself ----------------------------------------------------------------------------------------
+    # -- the files -------------------------------------------------------------------------------------------------
 
     def is_missing(self) -> bool:
-        """Return whether the sidecar, and it alone, was deleted or replaced, as by whoever tidies up."""
+        """Return whether the sidecar, and it alone, was deleted or replaced, as by a cleanup job."""
         return not paths.is_same_file(self._path, self._own) and self.is_path_current()
 
     def is_path_current(self) -> bool:
@@ -213,67 +222,52 @@ class Sidecar:
         return paths.is_same_file(self._data_path, self.data)
 
     def recreate(self, mode: int) -> None:
-        """Put a new one in the place of a sidecar that is gone, with what the former one says."""
+        """Replace a deleted sidecar by a new one that says the same. The caller holds the checkpoint lock."""
+        former = self.read().last
         paths.create_sidecar(self._path, mode)
-        former, renewed = self.last(), _open(self._path)
-        fcntl.flock(renewed, fcntl.LOCK_EX)  # the turn, which the caller has on the former one
-        os.dup2(renewed, self._own, inheritable=False)
-        os.close(renewed)
-        self.write(former, with_turn=True)
+        recreated = _open(self._path)
+        fcntl.flock(recreated, fcntl.LOCK_EX)
+        os.dup2(recreated, self._own, inheritable=False)
+        os.close(recreated)
+        self.write(former, EMPTY, with_lock=True)
 
     def sync_folder(self) -> None:
-        """Have a sidecar that is new be found after a loss of power."""
-        with suppress(FileNotFoundError):  # with the folder the file is gone
+        """Make the name of a new sidecar survive a loss of power."""
+        with suppress(FileNotFoundError):  # the folder was deleted, and the file with it
             paths.sync_folder(os.path.dirname(self._path))
 
-    # -- the data file ---------------------------------------------------------------------------------------------
+    def head(self) -> Head:
+        """Return the beginning of the data file."""
+        return meta.read_head(self.data)
 
-    def metas(self) -> list[Meta]:
-        """Return the metas of the data file, the later one last; fewer than two if it is new or damaged."""
-        return sorted(found for found in meta.read_both(self.data) if found is not None)
-
-    def identity(self) -> bytes:
-        """Return which data file this is; zeros if it does not say."""
-        return os.pread(self.data, IDENTITY_BYTES, IDENTITY_PLACE).ljust(IDENTITY_BYTES, b"\0")
-
-    def ensure_identity(self) -> bytes:
-        """Return which data file this is, and have it say so if it does not. The caller has LMDB's write lock."""
-        identity = self.identity()
+    def ensure_identity(self, head: Head) -> bytes:
+        """Return the identity of the data file; give it one if it has none. The caller holds LMDB's write lock."""
+        identity = head.identity
         if not any(identity):
             identity = os.urandom(IDENTITY_BYTES)
             os.pwrite(self.data, identity, IDENTITY_PLACE)
         return identity
 
-    def is_of(self, checkpoint: Checkpoint) -> bool:
-        """Return whether a checkpoint is one of this data file."""
-        return any(checkpoint.identity) and checkpoint.identity == self.identity()
-
-    def is_at(self, checkpoint: Checkpoint) -> bool:
-        """Return whether the last commit of the data file is that of a checkpoint."""
-        metas = self.metas()
-        return bool(metas) and metas[-1].data == checkpoint.meta and self.is_of(checkpoint)
-
     # -- locks -----------------------------------------------------------------------------------------------------
 
     def try_lock_checkpoints(self) -> bool:
-        """Return whether nobody else is making a checkpoint. Give the turn back with `unlock_checkpoints`."""
-        return _locks(self._own)
+        """Acquire the checkpoint lock; return whether it was free."""
+        return _try_lock(self._own)
 
     def unlock_checkpoints(self) -> None:
-        """Let others make checkpoints."""
+        """Release the checkpoint lock."""
         fcntl.flock(self._own, fcntl.LOCK_UN)
 
     def lock_shared(self) -> None:
-        """Say that the data file is in use, until `close`; wait while somebody mends it."""
+        """Share the lock of the data file until `close`; wait for a recovery to end."""
         fcntl.flock(self.data, fcntl.LOCK_SH)
 
     def try_lock_exclusive(self) -> bool:
-        """Keep others from using the data file, until `lock_shared` or `close`. Return whether nobody does already."""
-        return _locks(self.data)
+        """Hold the lock of the data file exclusively until `lock_shared` or `close`; return whether it was free."""
+        return _try_lock(self.data)
 
 
-def _locks(descriptor: int) -> bool:
-    """Return whether a file can be locked for this process alone now."""
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

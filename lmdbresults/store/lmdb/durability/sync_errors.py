@@ -1,8 +1,8 @@
-"""A disk that does not take what was written: seen once, and remembered for as long as the machine is up.
+"""A failed sync: noticed once, and remembered until the machine restarts.
 
-The system tells a failed write to each descriptor that was open then, once, and takes the pages for written. So a later
-sync says that all is well, above all one of a process that was started since. What has failed is therefore noted in
-the sidecar, where every process of this boot looks before it says that anything is on the disk.
+The system reports a failed write once, to each descriptor that was open then, and marks the pages as clean. So a later
+sync succeeds, also in a process that was started since. The failure is therefore noted in the sidecar, and each process
+of this boot reads the note before it says that anything is on the disk.
 """
 
 import logging
@@ -12,8 +12,8 @@ import lmdb
 
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
-from lmdbresults.store.lmdb.durability.sidecar import Failure, Sidecar
-from lmdbresults.store.lmdb.file import lmdb_errors
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
+from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure, sync_failed
 
 __all__ = ["SyncErrors"]
 
@@ -21,13 +21,13 @@ logger = logging.getLogger("lmdbresults")
 
 
 class SyncErrors:
-    """The disk below a data file, as far as this process and the others of this boot know."""
+    """Syncs a data file, and remembers the syncs that failed, in this process or in another one."""
 
     def __init__(self, sidecar: Sidecar, options: Options, *, is_guarded: bool) -> None:
         self._sidecar = sidecar
         self._path = options.path
         self._is_guarded = is_guarded
-        #: What this process was told when it synced. It counts even where the sidecar could not be written.
+        #: The failure that this process has seen. It counts even where the sidecar could not be written.
         self.failure: StoreError | None = None
 
     def raise_if_failed(self) -> None:
@@ -36,22 +36,22 @@ class SyncErrors:
             raise type(self.failure)(*self.failure.args)
         noted = self._sidecar.failure()
         if noted is not None:
-            raise lmdb_errors.sync_failed(self._path, noted, is_guarded=self._is_guarded)
+            raise sync_failed(self._path, noted, is_guarded=self._is_guarded)
 
     def sync(self, handle: "lmdb.Environment") -> None:
-        """Have all that was committed be on the disk; the data file says which one it is. Raises `DiskFailed`."""
+        """Sync all commits to the disk. The data file has its identity. Raises `DiskFailed`."""
         try:
             handle.sync(True)
         except lmdb.Error as error:
             self.failure = self.record(error)
             raise type(self.failure)(*self.failure.args) from error
-        self.raise_if_failed()  # others, who may have been told what we were not
+        self.raise_if_failed()  # the system may have reported the failure to another process only
 
     def record(self, error: Exception) -> StoreError:
-        """Have all processes of this boot know that a sync has failed; return what is to be raised."""
-        failure = Failure(time.time(), str(error))
+        """Note a failed sync for all processes of this boot; return the error to raise."""
+        failure = SyncFailure(time.time(), str(error))
         try:
             self._sidecar.note_failure(failure)
         except OSError as trouble:
-            logger.error("%s: other processes cannot be told that the disk has failed: %s", self._path, trouble)
-        return lmdb_errors.sync_failed(self._path, failure, is_guarded=self._is_guarded)
+            logger.error("%s: cannot note for other processes that a sync has failed: %s", self._path, trouble)
+        return sync_failed(self._path, failure, is_guarded=self._is_guarded)

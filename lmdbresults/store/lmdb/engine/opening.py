@@ -1,4 +1,4 @@
-"""Opening one file: the path is examined, the file put in order after a loss of power, and only then given to LMDB."""
+"""Opening one file: its path is examined, it is recovered after a loss of power, and only then given to LMDB."""
 
 import os
 from typing import NamedTuple
@@ -8,11 +8,13 @@ import lmdb
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.durability import recovery
-from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, UnsyncedFile
+from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
+from lmdbresults.store.lmdb.durability.unsynced import Durability, UnsyncedFile
 from lmdbresults.store.lmdb.engine.space import Space
-from lmdbresults.store.lmdb.file import lmdb_errors, paths
+from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
+from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
 from lmdbresults.store.lmdb.types import AcquireWriter
 
 __all__ = ["OpenFile", "look_inside", "open_file"]
@@ -25,13 +27,13 @@ class OpenFile(NamedTuple):
     """LMDB's environment."""
     sidecar: Sidecar
     """The checkpoints on disk."""
-    checkpoints: Checkpoints | UnsyncedFile
-    """What sees to it that a loss of power loses no more than it may."""
+    checkpoints: Durability
+    """What limits the loss when power fails."""
     space: Space
     """What there is room for."""
 
     def close(self) -> None:
-        """Close everything, after a last checkpoint. Once more is fine, as after a signal handler that raised."""
+        """Close everything, after a last checkpoint. May be called again, as when a signal handler has raised."""
         try:
             if not self.checkpoints.is_closed:
                 self.checkpoints.close()
@@ -43,30 +45,30 @@ class OpenFile(NamedTuple):
 
 
 def open_file(options: Options, acquire_writer: AcquireWriter) -> OpenFile:
-    """Open the file of the options, which is created if missing; ``acquire_writer()`` surrounds write transactions.
+    """Open the file of the options, and create it if it is missing. ``acquire_writer()`` surrounds write transactions.
 
     Raises a `StoreError`, or LMDB's or the system's error.
     """
     opened = None
-    while opened is None:  # once more if a damaged file was put aside
-        opened = _attempt(options, acquire_writer)
+    while opened is None:  # again if a damaged file was moved aside
+        opened = _try_open(options, acquire_writer)
     return opened
 
 
-def _attempt(options: Options, acquire_writer: AcquireWriter) -> OpenFile | None:
+def _try_open(options: Options, acquire_writer: AcquireWriter) -> OpenFile | None:
     found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     try:
         if found.has_file:
-            _refuse(options, found, sidecar)
-        paths.create_missing(options.path, options.mode, options.max_readers)
+            _refuse_unusable(options, found, sidecar)
+        paths.create_missing(options)
         sidecar = sidecar or Sidecar(options.path)
         is_guarded = recovery.prepare(sidecar, options)
         if is_guarded is not None:
-            if found.has_content:  # now for sure
+            if found.has_content:  # recovery is over, so the file can be relied on
                 paths.check_content(options.path)
             return _map_and_check(options, sidecar, is_guarded, acquire_writer)
-    except BaseException:  # also one out of a signal handler: a traceback would keep the descriptors open
+    except BaseException:  # a signal handler's too: the traceback would keep the descriptors open
         if sidecar is not None:
             sidecar.close()
         raise
@@ -74,50 +76,47 @@ def _attempt(options: Options, acquire_writer: AcquireWriter) -> OpenFile | None
     return None
 
 
-def _refuse(options: Options, found: paths.Found, sidecar: Sidecar | None) -> None:
-    """Refuse a file that is damaged or not ours, as long as nothing is changed: such a one gets no files of ours."""
-    if not found.has_content:
-        if sidecar is not None:
-            recovery.refuse_emptied(sidecar, options.path)
-        return
-    if sidecar is not None and recovery.is_from_earlier_boot(sidecar):
-        return  # what the file says of itself cannot be relied on yet
-    paths.check_content(options.path)
-    if sidecar is None or not found.has_lock:
-        look_inside(options, found.has_lock)
+def _refuse_unusable(options: Options, found: paths.Found, sidecar: Sidecar | None) -> None:
+    """Refuse a damaged or foreign file before anything is changed: it gets no files of this package beside it."""
+    state = sidecar.read() if sidecar is not None else None
+    if sidecar is not None and state is not None:
+        if not found.has_content:
+            recovery.refuse_emptied(sidecar, state, options.path)
+        if recovery.is_from_earlier_boot(state.last, boot.boot_id()):
+            return  # the content cannot be relied on before recovery
+    if found.has_content:
+        paths.check_content(options.path)
+        if sidecar is None or not found.has_lock:
+            look_inside(options, found.has_lock)
 
 
 def look_inside(options: Options, has_lock: bool) -> None:
-    """See that a file is ours, without leaving a trace. Raises a `StoreError`."""
+    """Check, without leaving a trace, that the file belongs to this package. Raises a `StoreError`."""
     path = os.fsencode(options.path)
     try:
         with lmdb.open(path, subdir=False, readonly=True, lock=has_lock, create=False) as handle:
             check_format(handle, options.path)
     except lmdb.Error as error:
-        raise lmdb_errors.translate_error(error, options) from error
+        raise translate_error(error, options) from error
 
 
 def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire_writer: AcquireWriter) -> OpenFile:
     handle = _map(options)
-    if _has_former_life(handle):
+    if _has_readers_from_before_exec(handle):
         handle = _map(options)
     try:
         check_format(handle, options.path)
-        guard = _guard(handle, sidecar, options, is_guarded, acquire_writer)
-        _make_ours(handle, guard)
-        return OpenFile(handle, sidecar, guard, Space(handle, options, guard))
+        durability: Durability
+        if is_guarded and boot.boot_id():
+            durability = Checkpoints(handle, sidecar, options, acquire_writer)
+        else:
+            handle.reader_check()  # not where there are pins: none may be cleared while a writer relies on it
+            durability = UnsyncedFile(handle, sidecar, options)
+        _mark_as_ours(handle, durability)
+        return OpenFile(handle, sidecar, durability, Space(handle, options, durability))
     except BaseException:  # as above
         handle.close()
         raise
-
-
-def _guard(
-    handle: lmdb.Environment, sidecar: Sidecar, options: Options, is_guarded: bool, acquire_writer: AcquireWriter
-) -> Checkpoints | UnsyncedFile:
-    if is_guarded and boot.boot_id():
-        return Checkpoints(handle, sidecar, options, acquire_writer)
-    handle.reader_check()  # where there are pins, nobody must clear one while others write
-    return UnsyncedFile(handle, sidecar, options)
 
 
 def _map(options: Options) -> lmdb.Environment:
@@ -144,10 +143,11 @@ def _map(options: Options) -> lmdb.Environment:
                 raise
 
 
-def _has_former_life(handle: lmdb.Environment) -> bool:
-    """Close the file again if this process has left readers in it before it has become another program (``exec``).
+def _has_readers_from_before_exec(handle: lmdb.Environment) -> bool:
+    """Close the file again if this process left readers in its table before it became another program by ``exec``.
 
-    LMDB takes them for alive, so nobody ever clears them, and they keep pages from reuse. Closing does, after a read.
+    LMDB takes them for alive, so no process ever clears them, and they keep pages from reuse. Closing does, after a
+    read.
     """
     pids = [line.split()[0] for line in handle.readers().splitlines() if line.strip()]
     if str(os.getpid()) not in pids:
@@ -159,12 +159,12 @@ def _has_former_life(handle: lmdb.Environment) -> bool:
     return True
 
 
-def _make_ours(handle: lmdb.Environment, guard: Checkpoints | UnsyncedFile) -> None:
-    """Mark an empty file as one of this program."""
+def _mark_as_ours(handle: lmdb.Environment, durability: Durability) -> None:
+    """Mark an empty file as one of this package."""
     with handle.begin() as txn:
         if is_marked(txn):
             return
     with handle.begin(write=True) as txn:
         if not is_marked(txn):  # another process may have been faster
             mark(txn)
-            guard.before_commit(txn)
+            durability.before_commit(txn)

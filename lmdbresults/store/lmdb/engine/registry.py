@@ -1,4 +1,4 @@
-"""The environments of this process: one a file, whichever paths lead to it and however many stores use it."""
+"""The environments of this process: one per file, whichever paths lead to it and however many stores use it."""
 
 import atexit
 import threading
@@ -22,20 +22,22 @@ class EnvironmentRegistry:
         gate.watch_forks(self)
 
     def before_fork(self) -> None:
-        """Nothing to do: each environment sees to itself."""
+        """Do nothing: each environment closes its file itself."""
 
     def after_fork_in_child(self) -> None:
         #: Guards the environments and their number of users; taken inside the gate.
         self._lock = threading.RLock()
 
     def acquire(self, options: Options) -> Environment:
-        """Return the environment of a file, opened; whoever acquires it releases it.
+        """Return the environment of a file, opened. The caller must `release` it.
 
         Raises an `OpenError`, or `ConfigurationError` if the process has the file open in another way.
         """
         path = paths.canonical(options.path)
         with gate.shared(), self._own_lock():
-            environment = self._environments.get(path) or Environment(replace(options, path=path))
+            environment = self._environments.get(path)
+            if environment is None:
+                environment = Environment(options if path == options.path else replace(options, path=path))
             if environment.has_been_replaced():
                 raise lmdb_errors.file_replaced(path)
             _require_same(environment.options, options)
@@ -45,7 +47,7 @@ class EnvironmentRegistry:
         return environment
 
     def release(self, environment: Environment) -> None:
-        """Give an environment back; the last user closes the file."""
+        """Release an environment; the last user closes the file."""
         gate.exclusive(lambda: self._drop_user(environment))
 
     def _drop_user(self, environment: Environment) -> None:

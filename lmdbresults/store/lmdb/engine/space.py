@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.options import Options
-from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints, UnsyncedFile
+from lmdbresults.store.lmdb.durability.unsynced import Durability
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _CHECK_EVERY: Final = 512 << 10
 class Space:
     """What an open file has room for. Guarded by the writer lock of its environment."""
 
-    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Checkpoints | UnsyncedFile) -> None:
+    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Durability) -> None:
         self._handle = handle
         self._checkpoints = checkpoints
         self._options = options

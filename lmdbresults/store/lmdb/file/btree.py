@@ -40,7 +40,7 @@ def problems_of(file: PageFile, state: State) -> Iterator[str]:
     """
     needed = (state.last_page + 1) * state.page_size
     if file.size() < needed:
-        yield f"The file has {file.size()} bytes and should have at least {needed}: it was cut short."
+        yield f"The file has {file.size()} bytes and should have at least {needed}: it was truncated."
         return
     yield from survey(file, state, bytearray(state.last_page + 1))
 

@@ -1,9 +1,9 @@
-"""LMDB's errors, translated once: which of ours they become, in which words, with which cure."""
+"""LMDB's errors, translated in one place: which error of this package each becomes, in which words, with which cure."""
 
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 import lmdb
 
@@ -19,19 +19,25 @@ from lmdbresults.errors import (
 )
 from lmdbresults.options import Options
 
-if TYPE_CHECKING:
-    from lmdbresults.store.lmdb.durability.sidecar import Failure
+__all__ = ["SyncFailure", "file_replaced", "sync_failed", "translate_error"]
 
-__all__ = ["translate_error", "file_replaced", "sync_failed"]
+
+class SyncFailure(NamedTuple):
+    """A sync of the data file that has failed."""
+
+    at: float
+    """When, in seconds since the epoch."""
+    reason: str
+    """What the system said."""
 
 
 def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError:
-    """Return the error to raise in place of one of LMDB's, or of one of the disk."""
+    """Return the error to raise in place of one of LMDB's, or of one of the file system."""
     if _means_no_room(error, options.path):
         return StoreFull(
             f"The disk of {options.path} is full. Free space on it; deleting results makes room for results only."
         )
-    for kind, (wanted, text) in _EXPLANATIONS.items():
+    for kind, (wanted, text) in _TRANSLATIONS.items():
         if isinstance(error, kind):
             return wanted(text.format(path=options.path, options=options))
     if "already open" in str(error):
@@ -40,23 +46,23 @@ def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError
 
 
 def file_replaced(path: str) -> FileReplaced:
-    """Return the error for a file that is no longer the one that this process has open."""
+    """Return the error for a path that no longer leads to the file that this process has open."""
     return FileReplaced(
         f"{path} was deleted or replaced while this process has the former file open: "
         "close every store on it, or restart the process."
     )
 
 
-def sync_failed(path: str, failure: "Failure", *, is_guarded: bool) -> DiskFailed:
-    """Return the error for a disk that did not take what was written; ``is_guarded``: checkpoints are made."""
+def sync_failed(path: str, failure: SyncFailure, *, is_guarded: bool) -> DiskFailed:
+    """Return the error for a failed sync; ``is_guarded``: checkpoints are made."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(failure.at))
-    cure = "See to the disk, stop every process that uses the file, then run `lmdbresults rewrite` on it."
+    cure = "Fix the disk, stop every process that uses the file, then run `lmdbresults rewrite` on it."
     if not is_guarded:
         return DiskFailed(f"{path} could not be written to the disk ({failure.reason}, {when}). {cure}")
     return DiskFailed(
         f"{path} could not be written to the disk ({failure.reason}, {when}). What was stored since the last "
-        "checkpoint may be in memory only, and the system does not try again, so no process stores anything more; "
-        f"reading goes on. {cure} If the machine restarts before that, the file goes back to its last checkpoint."
+        "checkpoint may be in memory only, and the system does not write it again, so all writes are refused; "
+        f"reads still work. {cure} If the machine restarts before that, the file is rolled back to its last checkpoint."
     )
 
 
@@ -73,7 +79,7 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Less than a commit may write.
 _NEARLY_NOTHING: Final = 1 << 20
 
-_EXPLANATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
+_TRANSLATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
     lmdb.MapFullError: (
         StoreFull,
         "{path} has reached max_size={options.max_size}. Raise max_size, let results expire sooner, or delete some.",
@@ -87,12 +93,15 @@ _EXPLANATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
     ),
     lmdb.LockError: (
         LockUnavailable,
-        "{path}: LMDB cannot take its locks. Containers that share the file need a shared PID namespace; "
-        "network file systems cannot be used.",
+        "{path}: LMDB cannot acquire its locks. Containers that share the file need a shared PID namespace; "
+        "network file systems are not supported.",
     ),
     lmdb.MemoryError: (OpenError, "{path} does not fit the address space: raise RLIMIT_AS, or lower max_size."),
-    lmdb.InvalidError: (FileDamaged, "{path} is no LMDB file or damaged. Restore it from a backup, or move it away."),
-    lmdb.CorruptedError: (FileDamaged, "{path} is damaged. Restore it from a backup; to start anew, move it away."),
-    lmdb.PageNotFoundError: (FileDamaged, "{path} is damaged. Restore it from a backup; to start anew, move it away."),
+    lmdb.InvalidError: (
+        FileDamaged,
+        "{path} is damaged, or not an LMDB file. Restore it from a backup, or move it away.",
+    ),
+    lmdb.CorruptedError: (FileDamaged, "{path} is damaged. Restore it from a backup, or move it away."),
+    lmdb.PageNotFoundError: (FileDamaged, "{path} is damaged. Restore it from a backup, or move it away."),
     lmdb.PanicError: (StoreError, "{path}: an earlier write failed halfway. It was undone, and the file reopened."),
 }

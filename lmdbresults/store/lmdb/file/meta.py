@@ -1,6 +1,6 @@
-"""LMDB's meta pages, as far as they are read and written here: those of the 0.9 format, 64 bit, native byte order.
+"""LMDB's meta pages: those of the 0.9 format, 64 bit, native byte order.
 
-There are two, at the offsets 0 and ``page_size``. Commit N writes the one at ``N & 1``, and the larger N is believed.
+There are two, at the offsets 0 and ``page_size``. Commit N writes the one at ``N & 1``, and the larger N counts.
 """
 
 import mmap
@@ -8,16 +8,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-__all__ = [
-    "IDENTITY_BYTES",
-    "IDENTITY_PLACE",
-    "MAGIC",
-    "META_BYTES",
-    "Meta",
-    "is_blank",
-    "read_both",
-    "unpacked",
-]
+__all__ = ["IDENTITY_BYTES", "IDENTITY_PLACE", "MAGIC", "META_BYTES", "Head", "Meta", "read_head", "unpack"]
 
 MAGIC: Final = 0xBEEFC0DE
 _DATA_VERSION: Final = 1
@@ -25,7 +16,7 @@ _DATA_VERSION: Final = 1
 #: Where the meta begins in its page: behind the page's header.
 _HEADER_BYTES: Final = 16
 META_BYTES: Final = 136
-#: Where a data file says which one it is: in its first page, behind what LMDB has there and ever touches.
+#: Where a data file holds its identity: in its first page, behind what LMDB writes there.
 IDENTITY_PLACE: Final = 1024
 IDENTITY_BYTES: Final = 16
 #: Magic and version, page size, and at the end last page and transaction.
@@ -45,7 +36,7 @@ class Meta(NamedTuple):
     page_size: int
     """In bytes."""
     data: bytes
-    """All of it, as it stands in the file."""
+    """The whole meta, as it stands in the file."""
 
     @property
     def end(self) -> int:
@@ -53,16 +44,43 @@ class Meta(NamedTuple):
         return (self.last_page + 1) * self.page_size
 
     def page(self, number: int) -> bytes:
-        """Return the beginning of one of the two pages: its header, and the meta."""
+        """Return the beginning of meta page ``number`` (0 or 1): its header, and this meta."""
         return _PAGE_HEADER.pack(number, 0, _IS_META, 0, 0) + self.data
 
     def numbered(self, txn: int) -> "Meta":
-        """Return the same state under another number."""
+        """Return the same state under another commit number."""
         return self._replace(txn=txn, data=self.data[: -_TXN.size] + _TXN.pack(txn))
 
 
-def unpacked(data: bytes) -> Meta | None:
-    """Return the meta that the bytes are, or None if they are none of this format."""
+class Head(NamedTuple):
+    """The beginning of a data file: its identity and its two meta pages, read in one go."""
+
+    size: int
+    """Bytes of the whole file."""
+    data: bytes
+    """The first two pages of LMDB's default size."""
+    first: Meta | None
+    """None if it is missing, damaged or of another format."""
+    second: Meta | None
+    newest: Meta | None
+    """The one that counts; None if neither is valid."""
+    identity: bytes
+    """Tells the data file from others; zeros if it has no identity yet."""
+
+    def is_blank(self) -> bool:
+        """Return whether nothing was ever committed to the file, although a part of its beginning may be lost.
+
+        LMDB begins a file with two metas numbered 0, and the first commit makes it longer. If power fails before that
+        is synced, zeros may be left in place of either.
+        """
+        if self.size > 2 * mmap.PAGESIZE:
+            return False
+        first, second = self.data[: mmap.PAGESIZE], self.data[mmap.PAGESIZE :]
+        return not any(_without_ours(first)) and not any(_without_ours(second))
+
+
+def unpack(data: bytes) -> Meta | None:
+    """Return the meta that the bytes hold, or None if they hold none of this format."""
     if len(data) != META_BYTES:
         return None
     magic, version, page_size, last_page, txn = _FIELDS.unpack(data)
@@ -71,31 +89,27 @@ def unpacked(data: bytes) -> Meta | None:
     return Meta(txn, last_page, page_size, data)
 
 
-def read_both(descriptor: int) -> tuple[Meta | None, Meta | None]:
-    """Return the metas of a file; None for one that is not there or of another format."""
-    first = unpacked(os.pread(descriptor, META_BYTES, _HEADER_BYTES))
-    if first is None:
-        return None, None
-    return first, unpacked(os.pread(descriptor, META_BYTES, first.page_size + _HEADER_BYTES))
+def read_head(descriptor: int) -> Head:
+    """Return the beginning of a data file."""
+    data = os.pread(descriptor, 2 * mmap.PAGESIZE, 0)
+    first, second = unpack(data[_HEADER_BYTES : _HEADER_BYTES + META_BYTES]), None
+    if first is not None:
+        start = first.page_size + _HEADER_BYTES
+        at_second = data[start : start + META_BYTES]
+        if first.page_size > mmap.PAGESIZE:
+            at_second = os.pread(descriptor, META_BYTES, start)
+        second = unpack(at_second)
+    # The size last: the file of a meta page may have grown, so it is never shorter than the meta page says.
+    size, identity = os.fstat(descriptor).st_size, data[IDENTITY_PLACE : IDENTITY_PLACE + IDENTITY_BYTES]
+    newest = first if second is None or (first is not None and first > second) else second
+    return Head(size, data, first, second, newest, identity.ljust(IDENTITY_BYTES, b"\0"))
 
 
-def is_blank(descriptor: int) -> bool:
-    """Return whether nothing was ever committed to a file, though a part of its beginning may have got lost.
-
-    LMDB begins a file with its two metas, numbered 0, and the first commit makes it longer. A loss of power before that
-    is synced may leave zeros in place of either.
-    """
-    page_size = mmap.PAGESIZE  # which LMDB takes for a new file
-    if os.fstat(descriptor).st_size > 2 * page_size:
-        return False
-    return not any(any(_foreign(os.pread(descriptor, page_size, place))) for place in (0, page_size))
-
-
-def _foreign(page: bytes) -> bytes:
-    """Return a page with zeros in place of what we, and LMDB, write to a new file."""
+def _without_ours(page: bytes) -> bytes:
+    """Return a page with zeros in place of what LMDB and this package write to a new file."""
     rest = bytearray(page.ljust(IDENTITY_PLACE + IDENTITY_BYTES, b"\0"))
     rest[IDENTITY_PLACE : IDENTITY_PLACE + IDENTITY_BYTES] = bytes(IDENTITY_BYTES)
-    found = unpacked(page[_HEADER_BYTES : _HEADER_BYTES + META_BYTES])
+    found = unpack(page[_HEADER_BYTES : _HEADER_BYTES + META_BYTES])
     if found is not None and not found.txn:
         rest[: _HEADER_BYTES + META_BYTES] = bytes(_HEADER_BYTES + META_BYTES)
     return bytes(rest)

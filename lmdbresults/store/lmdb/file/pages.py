@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from lmdbresults.store.lmdb.file.meta import META_BYTES, Meta, unpacked
+from lmdbresults.store.lmdb.file.meta import META_BYTES, Meta, unpack
 
 __all__ = [
     "BRANCH",
@@ -132,7 +132,7 @@ class PageFile:
         return sorted(map(State.of, metas), key=lambda state: -state.txn)
 
     def _meta(self, page_at: int) -> Meta | None:
-        return unpacked(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
+        return unpack(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
 
     def page(self, number: int) -> bytes:
         """Return a page; what lies behind the end of the file is missing from it."""

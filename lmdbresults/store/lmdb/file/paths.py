@@ -1,7 +1,7 @@
-"""What may be opened: every check of the path, before LMDB sees it and before anything is changed.
+"""Checks of a path before LMDB opens it, and the creation of the files.
 
-LMDB itself follows symbolic links, creates files that others may read, takes an empty file for a new one and dies by
-SIGBUS on a short one. So the path is examined first, and the files are created here.
+LMDB follows symbolic links, creates files that other users may read, takes an empty file for a new one, and a short one
+ends the process by SIGBUS. So the path is examined first, which changes nothing, and the files are created here.
 """
 
 import errno
@@ -26,6 +26,7 @@ from lmdbresults.errors import (
     SymlinkRefused,
     WrongOwner,
 )
+from lmdbresults.options import Options
 from lmdbresults.store.lmdb.file import meta
 from lmdbresults.store.lmdb.file.btree import damage_at_the_top
 from lmdbresults.store.lmdb.file.pages import PageFile
@@ -48,13 +49,13 @@ __all__ = [
 LOCK_SUFFIX: Final = "-lock"
 CHECKPOINT_SUFFIX: Final = "-checkpoint"
 
-#: The sizes of which LMDB makes its lock file: for itself and for each reader.
+#: The sizes that make up LMDB's lock file: its head and one slot per reader.
 _LOCK_HEAD_BYTES: Final = 128
 _READER_BYTES: Final = 64
 #: Four places of a page (sidecar.py).
 _SIDECAR_BYTES: Final = 4 * 4096
 
-#: What has to be free for a new file.
+#: Bytes that must be free on the disk for a new file.
 _LEAST_SPACE: Final = 1 << 20
 
 
@@ -65,59 +66,62 @@ def canonical(path: str) -> str:
 
 
 class Found(NamedTuple):
-    """What lies at a path already."""
+    """Which files exist at a path."""
 
     has_file: bool
-    """Whether there is a data file."""
+    """Whether the data file exists."""
     has_content: bool
-    """Whether that is more than what a loss of power may leave of a new file, to which nothing was committed."""
+    """Whether something was committed to it: a loss of power may leave a part of a file to which nothing was."""
     has_lock: bool
-    """Whether there is a lock file beside it."""
+    """Whether the lock file exists."""
     has_sidecar: bool
-    """Whether there is a file of checkpoints beside it."""
+    """Whether the sidecar exists."""
 
 
 def examine(path: str, mode: int) -> Found:
-    """Check that ``path`` may be opened as a store. Changes nothing; raises an `OpenError` with path and cure."""
-    data, lock, sidecar = (_examine_one(path + suffix, mode) for suffix in ("", LOCK_SUFFIX, CHECKPOINT_SUFFIX))
-    is_begun = data is not None and data.st_size > 0 and (sidecar is None or _has_content(path))
-    return Found(data is not None, is_begun, lock is not None, sidecar is not None)
+    """Return what exists at ``path``, which may be opened as a store. Changes nothing. Raises an `OpenError`."""
+    data, lock = _examine_one(path, mode), _examine_one(path + LOCK_SUFFIX, mode)
+    sidecar = _examine_one(path + CHECKPOINT_SUFFIX, mode)
+    has_content = data is not None and data.st_size > 0 and (sidecar is None or _has_content(path))
+    return Found(data is not None, has_content, lock is not None, sidecar is not None)
 
 
 def _has_content(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            return not meta.is_blank(file.fileno())
+            return not meta.read_head(file.fileno()).is_blank()
     except OSError as error:
         raise translate_os_error(error, path) from error
 
 
-def create_missing(path: str, mode: int, max_readers: int) -> None:
-    """Create the folder, the lock file, the sidecar and the data file, as far as they do not exist.
+def create_missing(options: Options) -> None:
+    """Create the lock file, the sidecar and the data file if they are missing; the folder if the options say so.
 
     Raises an `OpenError`, or `StoreFull` if the disk has no room for them.
     """
+    path, mode = options.path, options.mode
     folder = os.path.dirname(path)
-    _make_folder(folder)
+    if not os.path.isdir(folder):
+        _create_folder(folder, options)
     is_new = not os.path.exists(path) or not os.path.getsize(path)
     if is_new:
         _require_space(folder, path)
     if not os.path.lexists(path + LOCK_SUFFIX):
-        _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + max_readers * _READER_BYTES)
+        _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + options.max_readers * _READER_BYTES)
     create_sidecar(path + CHECKPOINT_SUFFIX, mode)
     _create(path, mode)
-    if is_new:  # whoever has created it
-        sync_folder(folder)  # or a power cut could take a file, with all that was synced in it
+    if is_new:  # whichever process has created it
+        sync_folder(folder)  # or a loss of power could take the file, with all that was synced in it
 
 
 def create_sidecar(path: str, mode: int) -> None:
-    """Create an empty sidecar, if there is none. Raises as `create_missing` does."""
+    """Create an empty sidecar if it is missing. Raises as `create_missing` does."""
     if not os.path.lexists(path):
         _create_whole(path, mode, _SIDECAR_BYTES)
 
 
 def _examine_one(path: str, mode: int) -> os.stat_result | None:
-    """Return the status of a file that may be opened, or None if there is none."""
+    """Return the status of a file that may be opened; None if it does not exist."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -127,10 +131,10 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
     if stat.S_ISLNK(found.st_mode):
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
-        raise NotAFile(f"{path} is {_kind(found.st_mode)}. A store is a file: give the path of one, which may be new.")
+        raise NotAFile(f"{path} is {_kind(found.st_mode)}. Give the path of a file, which may be new.")
     if found.st_nlink > 1 and not path.endswith((LOCK_SUFFIX, CHECKPOINT_SUFFIX)):
         raise NotAFile(
-            f"{path} has {found.st_nlink} names (hard links). The lock lies beside a name, so processes that use "
+            f"{path} has {found.st_nlink} names (hard links). Each name has its own lock file, so processes that use "
             "different names would destroy each other's data: remove the other names, or copy the file."
         )
     if found.st_uid != os.geteuid() and not mode & 0o077:
@@ -153,27 +157,28 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
-def _make_folder(folder: str) -> None:
-    if os.path.isdir(folder):
-        return
+def _create_folder(folder: str, options: Options) -> None:
+    parent = os.path.dirname(folder)
+    if not os.path.isdir(parent):
+        _create_folder(parent, options)
+    if not options.create_folder:
+        raise FolderMissing(
+            f"{options.path}: the folder {folder} does not exist. Check the path, and create the folder or open the "
+            "store with create_folder=1."
+        )
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
-        if not os.path.isdir(folder):
-            raise NotAFile(f"{folder} is no folder, so no file can lie in it. Choose another path.") from None
-    except FileNotFoundError as error:
-        raise FolderMissing(
-            f"The folder {folder} does not exist, and neither does the one above it. "
-            "Check the path for a typing error, or create the folder."
-        ) from error
+        if not os.path.isdir(folder):  # else another process was faster
+            raise NotAFile(f"{folder} is not a folder, so no file can be in it. Choose another path.") from None
     except OSError as error:
         raise translate_os_error(error, folder) from error
 
 
 def _create(path: str, mode: int) -> bool:
-    """Create an empty file, if there is none; return whether this process did.
+    """Create an empty file if it is missing; return whether this process did.
 
-    The umask is overruled: a store shared by ``mode=0660`` has to be what it was told.
+    The umask does not count: the mode of a shared store must be the one of the options.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -189,23 +194,23 @@ def _create(path: str, mode: int) -> bool:
 
 
 def _require_space(folder: str, path: str) -> None:
-    """Refuse to begin a file that the disk has no room for: LMDB would leave half a first page behind."""
+    """Raise `StoreFull` if the disk has no room for a new file: LMDB would leave half a first page behind."""
     disk = os.statvfs(folder)
     if disk.f_bavail * disk.f_frsize < _LEAST_SPACE:
         raise StoreFull(f"The disk has no room for {path}: a new store takes {_LEAST_SPACE} bytes. Free space on it.")
 
 
 def _create_whole(path: str, mode: int, size: int) -> None:
-    """Create a file of zeros with its blocks.
+    """Create a file of zeros, with all its blocks allocated.
 
-    LMDB would make its lock file sparse and write to it through a map, which on a full disk is SIGBUS. It takes over
-    whatever size it finds, so the file has to appear with its final one: hence the other name first, and a link, which
-    unlike renaming replaces nothing. For the sidecar the same holds: overwriting it must never need room.
+    LMDB would create a sparse lock file and write to it through a map, which ends in SIGBUS on a full disk. It keeps
+    the size that it finds, so the file must appear with its final size: hence the other name first, and a link, which
+    unlike a rename replaces nothing. The same holds for the sidecar: overwriting it must never need room.
     """
     draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
     try:
         if not _create(draft, mode):
-            os.unlink(draft)  # of a process that died here, with the number that is ours now
+            os.unlink(draft)  # left by a killed process that had this pid
             _create(draft, mode)
         with open(draft, "wb") as file:
             file.write(bytes(size))
@@ -221,11 +226,11 @@ def _create_whole(path: str, mode: int, size: int) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Have what was created or renamed in a folder survive a loss of power, as far as the folder may be read."""
+    """Make what was created or renamed in a folder survive a loss of power, if the folder may be read."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
-        return  # a folder that may be written and not listed cannot be synced either
+        return  # what may not be listed cannot be synced either
     try:
         os.fsync(descriptor)
     finally:
@@ -233,40 +238,38 @@ def sync_folder(folder: str) -> None:
 
 
 def _check_access(path: str) -> None:
-    """Ask without opening: closing a descriptor of the lock file would drop the locks that this process holds."""
+    """Check the permissions without opening: closing the lock file would drop the locks that this process holds."""
     if os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise _read_only(path)
     raise AccessDenied(
-        f"Process user {os.geteuid()} may not read and write {path} "
+        f"User {os.geteuid()} may not read and write {path} "
         f"(mode {stat.S_IMODE(os.stat(path).st_mode):#o}). Change its permissions, or share it with mode=0660."
     )
 
 
 def check_content(path: str) -> None:
-    """Read both meta pages: a file that is no LMDB file, or shorter than it says, would end in SIGBUS later."""
+    """Raise an `OpenError` for a file that is not LMDB's, or damaged so that opening it would end the process."""
     try:
         with open(path, "rb") as file:
             wait_for_content(file.fileno())
-            first, second = meta.read_both(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-            beginning = file.read(64)
+            head = meta.read_head(file.fileno())
     except OSError as error:
         raise translate_os_error(error, path) from error
-    if first is None or second is None:
-        raise _not_lmdb(path, b"" if first else beginning)
-    end = max(first, second).end
-    if size < end:
+    if head.first is None or head.second is None:
+        raise _not_lmdb(path, b"" if head.first else head.data[:64])
+    end = max(head.first, head.second).end
+    if head.size < end:
         raise FileDamaged(
-            f"{path} is {size} bytes long and should be at least {end}: it was cut short. "
-            "Restore it from a backup; to start anew, move it away."
+            f"{path} is {head.size} bytes long and should be at least {end}: it was truncated. "
+            "Restore it from a backup, or move it away."
         )
     _check_top(path)
 
 
 def _check_top(path: str) -> None:
-    """See that the pages through which a file is opened are ones: LMDB would not look, and end the process."""
+    """Check the pages that opening the file reads: LMDB would not check them, and end the process."""
     try:
         with PageFile(path) as file:
             damage = damage_at_the_top(file)
@@ -274,13 +277,13 @@ def _check_top(path: str) -> None:
         raise translate_os_error(error, path) from error
     if damage is not None:
         raise FileDamaged(
-            f"{path} is damaged: {damage} Restore it from a backup, or have `lmdbresults salvage` get out what can be "
-            "read; to start anew, move it away."
+            f"{path} is damaged: {damage} Restore it from a backup, copy what can be read with `lmdbresults salvage`, "
+            "or move it away."
         )
 
 
 def wait_for_content(descriptor: int) -> bool:
-    """Give a process that is writing the first two pages, right now, a tenth of a second; return whether they came."""
+    """Wait up to 0.1 seconds while another process creates the first two pages; return whether they exist."""
     for _ in range(20):
         if os.fstat(descriptor).st_size >= 2 * 4096:
             return True
@@ -289,7 +292,7 @@ def wait_for_content(descriptor: int) -> bool:
 
 
 def is_same_file(path: str, descriptor: int) -> bool:
-    """Return whether a path leads to the file that is open under a descriptor."""
+    """Return whether a path leads to the file of an open descriptor."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -298,27 +301,25 @@ def is_same_file(path: str, descriptor: int) -> bool:
 
 def _not_lmdb(path: str, beginning: bytes) -> NotLMDB:
     if meta.MAGIC.to_bytes(4, sys.byteorder) in beginning:
-        return NotLMDB(f"{path} has another LMDB data format than a store, which has that of LMDB 0.9. Check the path.")
-    return NotLMDB(f"{path} is no LMDB file, and was left as it is. Check the path, or move the file away.")
+        return NotLMDB(f"{path} has a data format other than that of LMDB 0.9, which a store needs. Check the path.")
+    return NotLMDB(f"{path} is not an LMDB file, and was left as it is. Check the path, or move the file away.")
 
 
 def translate_os_error(error: OSError, path: str) -> StoreError:
-    """Return the error to raise in place of one about a path."""
+    """Return the error to raise in place of one of the file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"The disk has no room for {path}. Free space on it.")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return AccessDenied(
-            f"Process user {os.geteuid()} may not use {path}: give it permission for the file and its folder."
-        )
+        return AccessDenied(f"User {os.geteuid()} may not use {path}: give it permission for the file and its folder.")
     if error.errno == errno.EROFS:
         return _read_only(path)
     if error.errno == errno.ENOTDIR:
-        return NotAFile(f"{path} cannot exist: a part of the path before its last is a file. Choose another path.")
+        return NotAFile(f"{path} cannot exist: a folder of the path is a file. Choose another path.")
     return OpenError(f"{path} cannot be opened: {error.strerror}.")
 
 
 def _read_only(path: str) -> ReadOnlyPath:
     return ReadOnlyPath(
-        f"{path} lies on a read-only file system, and even reading needs the lock file beside it. "
+        f"{path} is on a read-only file system, and even reading needs the lock file beside it. "
         "Mount it writable, or copy the file elsewhere."
     )

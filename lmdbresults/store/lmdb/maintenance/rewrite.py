@@ -10,6 +10,7 @@ from typing import Final
 
 from lmdbresults.errors import FileDamaged, OpenError, StoreError
 from lmdbresults.options import Options
+from lmdbresults.process import boot
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
@@ -51,20 +52,24 @@ def rewrite(options: Options, *, progress: Progress | None = None) -> int:
 def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> int:
     if not sidecar.try_lock_exclusive():
         raise OpenError(f"{options.path} is in use: stop every process that has it open, then try again.")
-    if recovery.is_from_earlier_boot(sidecar):
+    state = sidecar.read()
+    if recovery.is_from_earlier_boot(state.last, boot.boot_id()):
         return 0
+    is_pinned = state.last.is_pinned
     try:
         _look(options, has_lock=False)
     except FileDamaged as error:
-        raise _damaged(sidecar, options, str(error)) from error
-    sidecar.ensure_identity()
-    last = sidecar.metas()[-1]
+        raise _damaged(is_pinned, options, str(error)) from error
+    sidecar.ensure_identity(sidecar.head())
+    head = sidecar.head()
+    last = head.newest
+    assert last is not None, "LMDB has just read it"
     _write_again(sidecar.data, last.end, progress)
-    _sync(sidecar, options)
+    _sync(sidecar, options, is_pinned)
     problems = verify(options.path)
     if problems:
-        raise _damaged(sidecar, options, problems[0])
-    sidecar.write(sidecar.described(last.txn, is_pinned=sidecar.last().is_pinned), with_turn=True)
+        raise _damaged(is_pinned, options, problems[0])
+    sidecar.write(sidecar.describe(state, head, last.txn, is_pinned=is_pinned), state, with_lock=True)
     sidecar.clear_failure()
     return last.end
 
@@ -82,15 +87,15 @@ def _write_again(descriptor: int, size: int, progress: Progress | None) -> None:
             progress(min(start + _BATCH, size), size)
 
 
-def _sync(sidecar: Sidecar, options: Options) -> None:
+def _sync(sidecar: Sidecar, options: Options, is_pinned: bool) -> None:
     try:
         os.fsync(sidecar.data)
     except OSError as error:
-        raise SyncErrors(sidecar, options, is_guarded=sidecar.last().is_pinned).record(error) from error
+        raise SyncErrors(sidecar, options, is_guarded=is_pinned).record(error) from error
 
 
-def _damaged(sidecar: Sidecar, options: Options, problem: str) -> FileDamaged:
+def _damaged(is_pinned: bool, options: Options, problem: str) -> FileDamaged:
     cure = "Take what can be read to a new file by `lmdbresults salvage`"
-    if sidecar.last().is_pinned:
+    if is_pinned:
         cure += "; or restart the machine, and the file goes back to its last checkpoint"
     return FileDamaged(f"{options.path}: what the disk has not taken is gone from memory, too. {cure}. {problem}")

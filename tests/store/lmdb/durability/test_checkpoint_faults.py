@@ -173,7 +173,7 @@ def test_a_file_that_was_deleted_in_use_is_not_begun_anew_under_its_lock(path: s
 def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_LONGEST_TURN", SHORT)
+    monkeypatch.setattr(checkpoint, "_LOCK_PATIENCE", SHORT)
     with open_store(path, checkpoint_interval=LONG) as store, open(f"{path}-checkpoint", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for _ in range(3):

@@ -15,7 +15,8 @@ import lmdb
 import pytest
 
 from lmdbresults import Options, errors, open_backend, open_store
-from lmdbresults.store.lmdb.durability.sidecar import Failure, Sidecar
+from lmdbresults.store.lmdb.durability.sidecar import Sidecar
+from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
 from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
 from tests.support.boots import in_boot, keys_in, keys_in_next_boot
 from tests.support.covering import LONG, covered, last_commit, readers, wait_until
@@ -86,7 +87,7 @@ def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fail
     def meanwhile(self: object, *args: object) -> object:
         done = original(self, *args)
         other = Sidecar(path)
-        other.note_failure(Failure(time.time(), "as another process was told"))
+        other.note_failure(SyncFailure(time.time(), "as another process was told"))
         other.close()
         return done
 
@@ -220,7 +221,7 @@ def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
             store.flush()
         checkpoints._handle = handle
         assert refuses(store)
-    assert "other processes cannot be told" in caplog.text
+    assert "cannot note for other processes" in caplog.text
     with open_store(path) as store:
         assert refuses(store) is False
 

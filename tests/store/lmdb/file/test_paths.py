@@ -29,17 +29,19 @@ def pages_in_use(path: Path) -> int:
 # -- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_folder_is_created_for_the_owner_alone(tmp_path: Path) -> None:
-    with open_store(tmp_path / "new" / "results.lmdb") as store:
+def test_missing_folders_are_created_for_the_owner_alone_if_the_options_say_so(tmp_path: Path) -> None:
+    with open_store(f"lmdb://{tmp_path}/new/newer/results.lmdb?create_folder=1") as store:
         store.set(b"key", b"value")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    for folder in (tmp_path / "new", tmp_path / "new" / "newer"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_missing_folder_in_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "no" / "such" / "results.lmdb"
-    with pytest.raises(errors.FolderMissing, match="create the folder") as caught:
-        open_store(path)
-    assert str(path.parent) in str(caught.value)
+@pytest.mark.parametrize("path", ["no/results.lmdb", "no/such/results.lmdb"])
+def test_missing_folder_is_an_error_that_names_the_first_missing_one_and_the_option(tmp_path: Path, path: str) -> None:
+    with pytest.raises(errors.FolderMissing, match="create_folder=1") as caught:
+        open_store(tmp_path / path)
+    assert f"{tmp_path}/no does not exist" in str(caught.value)
+    assert str(tmp_path / path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +95,7 @@ def make_socket(path: Path) -> None:
 )
 def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None], what: str, place: str) -> None:
     make(tmp_path / place)
-    refusal(tmp_path / "results.lmdb", errors.NotAFile, "give the path", str(tmp_path / place))
+    refusal(tmp_path / "results.lmdb", errors.NotAFile, "Give the path", str(tmp_path / place))
     with pytest.raises(errors.NotAFile, match=what):
         open_store(tmp_path / "results.lmdb")
 
@@ -190,7 +192,7 @@ def test_a_refused_path_can_be_used_once_the_cause_is_gone(tmp_path: Path) -> No
 
 def create_and_write(path: Path, barrier: Barrier, number: int) -> None:
     barrier.wait()
-    with open_store(path, durability="none") as store:
+    with open_store(path, durability="none", create_folder=True) as store:
         store.set(b"%d" % number, b"value")
 
 

@@ -98,7 +98,7 @@ def test_a_file_that_is_written_to_is_judged_by_a_snapshot(tmp_path: Path):
 def test_a_short_file_is_cut_short(file: Path):
     os.truncate(file, last_page_of_kind(file, LEAF) * PAGE)  # the newest of the pages
     (problem,) = verify(str(file))
-    assert "cut short" in problem
+    assert "truncated" in problem
 
 
 def test_a_page_of_zeros_is_named(file: Path):
