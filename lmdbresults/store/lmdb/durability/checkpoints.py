@@ -29,6 +29,7 @@ from lmdbresults.process.fork_gate import is_owned
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar, SidecarState
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
+from lmdbresults.store.lmdb.file.meta import Head
 from lmdbresults.store.lmdb.types import AcquireWriter
 
 __all__ = ["Checkpoints"]
@@ -113,7 +114,7 @@ class Checkpoints:
         self.needs_work = True
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
         durable = state.durable
-        if durable.is_pinned and durable.txn == number and durable.is_last_commit_of(head):
+        if _is_of_commit(durable, head, number):
             self._adopt(durable, self._handle.begin())
         elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable):
             self._rely_on(durable)
@@ -171,11 +172,10 @@ class Checkpoints:
             self._sidecar.recreate(self._options.mode)
             self._is_new = True
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            state, head = self._sidecar.read(), self._sidecar.head()
-            durable = state.durable
-            if durable.txn >= through or (durable.is_pinned and durable.is_last_commit_of(head)):
+            state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
+            if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
                 return
-            checkpoint = self._sidecar.describe(state, head, txn.id() - 1, is_pinned=True)
+            checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
             pin = self._handle.begin()
             if not has_lock:  # then the write lock protects the slots of the sidecar, and writers wait
                 self._secure(checkpoint, pin, state, with_lock=False)
@@ -299,3 +299,8 @@ class Checkpoints:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)
         finally:
             self.unpin()
+
+
+def _is_of_commit(checkpoint: Checkpoint, head: Head, number: int) -> bool:
+    """Return whether a pinned checkpoint is that of the last commit, which has the number ``number``."""
+    return checkpoint.is_pinned and checkpoint.txn == number and checkpoint.is_last_commit_of(head)
