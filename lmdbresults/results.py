@@ -10,10 +10,24 @@ from lmdbresults import states
 from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError, described
 from lmdbresults.protocols import OnInterval, OnMessage, ResultBackend
 
-__all__ = ["AsyncResult", "GroupResult", "ResultSet", "count_tasks", "result_from_tuple", "settle", "tasks_in"]
+__all__ = [
+    "AsyncResult",
+    "GroupResult",
+    "ResultSet",
+    "count_tasks",
+    "id_text",
+    "result_from_tuple",
+    "settle",
+    "tasks_in",
+]
 
 Callback = Callable[[str, Any], Any]
 Self = TypeVar("Self", bound="ResultSet")
+
+
+def id_text(task_id: object) -> str:
+    """Return an id as text: bytes as UTF-8, anything else, such as a UUID or a number, by `str`."""
+    return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 
 def settle(task_id: str, meta: Mapping[str, Any], propagate: bool = True, callback: Callback | None = None) -> Any:
@@ -42,7 +56,7 @@ class AsyncResult:
     ):
         if not id:
             raise ValueError("A result needs the id of its task.")
-        self.id = str(id)
+        self.id = id_text(id)
         self._backend = backend
         self.parent = parent
 

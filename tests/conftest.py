@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import subscriptions as listening
+from lmdbresults.store import following
 from lmdbresults.store.base import Subscription
-from lmdbresults.store.subscriptions import Hub
+from lmdbresults.store.thread_hub import ThreadHub
 
 pytest.register_assert_rewrite("lmdbresults.testing")
 
@@ -56,13 +56,13 @@ def store(path: str, clock: FakeClock) -> Iterator[LMDBStore]:
 
 @pytest.fixture
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nobody look again just in case, so that a wake-up that is lost is a hang."""
-    monkeypatch.setattr(listening, "_SHARE_OF_LOOKING", 1e-9)
+    """Look again only when a message says so: a wake-up that is lost hangs."""
+    monkeypatch.setattr(following, "LOOK_EVERY", 3600.0)
 
 
 @pytest.fixture
-def hub(store: LMDBStore) -> Iterator[Hub]:
-    hub = Hub(store)
+def hub(store: LMDBStore) -> Iterator[ThreadHub]:
+    hub = ThreadHub(store, lambda: None)
     yield hub
     hub.close()
 

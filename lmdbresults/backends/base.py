@@ -2,31 +2,29 @@
 
 import sys
 import traceback as traceback_module
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from lmdbresults import states
 from lmdbresults.app import Request
 from lmdbresults.backends import chord_unlock as unlock
-from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.backend import Backend
 from lmdbresults.backends.errbacks import Errbacks
-from lmdbresults.backends.event_loop import Desks
 from lmdbresults.backends.waiting import Waiting
+from lmdbresults.backends.watch import Watch
 from lmdbresults.errors import ChordError, TaskRevokedError
-from lmdbresults.protocols import Meta
-from lmdbresults.results import GroupResult
+from lmdbresults.protocols import Meta, OnInterval, OnMessage
+from lmdbresults.results import AsyncResult, GroupResult, ResultSet, settle
 
 __all__ = ["BaseBackend", "DisabledBackend"]
 
 
-class BaseBackend(Backend, Waiting, AsyncWaiting):
+class BaseBackend(Backend):
     """A complete backend but for the store: what workers call at the ends of tasks, and callers to wait for them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.errbacks = Errbacks(self.app)
-        self._desks = Desks()
 
     # -- the ends of tasks -------------------------------------------------------------------------------------------
 
@@ -139,10 +137,82 @@ class BaseBackend(Backend, Waiting, AsyncWaiting):
         """
         self.app.dispatch(unlock.signature(self.app, header_result, body, countdown))
 
-    # -- hooks -------------------------------------------------------------------------------------------------------
+    # -- waiting, as far as `waiting` is defined ---------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Waiting:
+        """Where threads and coroutines wait for results."""
+        raise self._missing("waiting")
+
+    @property
+    def is_async(self) -> bool:
+        """False: nothing must be registered before a result is waited for."""
+        return False
+
+    def wait_for(
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
+    ) -> Meta:
+        """Return the meta of a task once it has ended; see `Waiting.wait_for`."""
+        return self.waiting.wait_for(task_id, timeout, interval, on_interval)
 
     def get_many(self, task_ids: Iterable[str], *args: Any, **kwargs: Any) -> Iterator[tuple[str, Meta]]:
         raise self._missing("get_many")
+
+    def wait_for_pending(
+        self,
+        result: AsyncResult,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        on_interval: OnInterval | None = None,
+        callback: Callable[[str, Any], Any] | None = None,
+        propagate: bool = True,
+        on_message: OnMessage | None = None,
+    ) -> Any:
+        """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``.
+
+        ``on_message(meta)`` is called for the last state, and for those on the way, as by `get_many`.
+        """
+        if on_message is None:
+            meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        else:
+            [(_, meta)] = self.get_many(
+                [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
+            )
+        return settle(result.id, meta, propagate, callback)
+
+    def iter_native(
+        self,
+        result: ResultSet,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        on_message: OnMessage | None = None,
+        on_interval: OnInterval | None = None,
+    ) -> Iterator[tuple[str, Meta]]:
+        """Yield ``(id, meta)`` of the tasks of a set as they end. Groups inside are not entered."""
+        ids = [part.id for part in result.results if isinstance(part, AsyncResult)]
+        return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
+
+    async def wait_for_async(self, task_id: str, timeout: float | None = None) -> Meta:
+        """Return the meta of a task once it has ended; see `AsyncWaiting.wait_for`."""
+        return await self.waiting.in_loop.wait_for(task_id, timeout)
+
+    def as_completed(self, task_ids: Iterable[str], timeout: float | None = None) -> AsyncIterator[tuple[str, Meta]]:
+        """Yield ``(id, meta)`` of tasks as they end; see `AsyncWaiting.as_completed`."""
+        return self.waiting.in_loop.as_completed(task_ids, timeout)
+
+    def watch(self, task_id: str, timeout: float | None = None) -> Watch:
+        """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""
+        return self.waiting.watch(task_id, timeout)
+
+    def add_pending_result(self, result: AsyncResult, weak: bool = False) -> AsyncResult:
+        """Return the result. Nothing needs to be registered before it is waited for."""
+        return result
+
+    def remove_pending_result(self, result: AsyncResult) -> AsyncResult:
+        """Return the result, see `add_pending_result`."""
+        return result
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
 
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Return what the message of a task must carry: nothing."""

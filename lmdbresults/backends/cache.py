@@ -1,8 +1,9 @@
 """Results that have been read before."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
+
+from lmdbresults.results import id_text
 
 __all__ = ["ResultCache"]
 
@@ -22,16 +23,11 @@ class ResultCache:
         return len(self._metas)
 
     def __contains__(self, id_: object) -> bool:
-        return str(id_) in self._metas
-
-    def among(self, ids: Iterable[str]) -> list[str]:
-        """Return those ids of which there is a meta."""
-        metas = self._metas
-        return [id_ for id_ in ids if id_ in metas]
+        return id_text(id_) in self._metas
 
     def get(self, id_: object) -> Any:
         """Return a meta, which is then the one that was used last, or None."""
-        id_ = str(id_)
+        id_ = id_ if type(id_) is str else id_text(id_)
         if id_ not in self._metas:
             return None
         try:
@@ -43,7 +39,7 @@ class ResultCache:
     def __setitem__(self, id_: object, meta: Any) -> None:
         if self.limit == -1:
             return
-        id_, metas = str(id_), self._metas
+        id_, metas = id_ if type(id_) is str else id_text(id_), self._metas
         metas.pop(id_, None)  # so that it goes to the end
         metas[id_] = meta
         while self.limit and len(metas) > self.limit:
@@ -57,7 +53,7 @@ class ResultCache:
 
     def discard(self, id_: object) -> None:
         """Drop a meta, if it is there."""
-        self._metas.pop(str(id_), None)
+        self._metas.pop(id_text(id_), None)
 
     def clear(self) -> None:
         """Drop all."""

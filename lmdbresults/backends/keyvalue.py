@@ -1,6 +1,6 @@
 """A backend over get and set: keys, records, groups."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,10 +10,11 @@ from lmdbresults.backends.base import BaseBackend
 from lmdbresults.backends.chord_bodies import Bodies
 from lmdbresults.backends.counted_chords import CountedChords
 from lmdbresults.backends.task_records import TaskRecords
-from lmdbresults.backends.waiting import OnInterval
-from lmdbresults.protocols import Meta
+from lmdbresults.backends.waiting import Polled, Waiting
+from lmdbresults.protocols import Meta, OnInterval, OnMessage
 from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, pack_fields
 from lmdbresults.results import GroupResult, count_tasks, result_from_tuple
+from lmdbresults.store.following import Source
 
 __all__ = ["KeyValueStoreBackend"]
 
@@ -49,6 +50,8 @@ class KeyValueStoreBackend(BaseBackend):
             setattr(self, name, self.key_t(_separated(self.global_keyprefix)) + self.key_t(getattr(self, name)))
         prefix = _to_bytes(self.task_keyprefix)
         self.records = TaskRecords(prefix, self.get_key_for_task, self.codec.value, self.exception_to_python)
+        self._polled = Polled(self.mget)
+        self._waiting = Waiting(self, self._while_waiting)
         self.chord_bodies = Bodies(self)
         self.counted_chords = CountedChords(self, self.chord_bodies)
 
@@ -78,6 +81,20 @@ class KeyValueStoreBackend(BaseBackend):
         """Let a value expire in so many seconds; 0 and None: never."""
         raise self._missing("expire")
 
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Waiting:
+        return self._waiting
+
+    @property
+    def _source(self) -> Source:
+        """Where waiting looks at records. No message arrives from here, so it looks again and again."""
+        return self._polled
+
+    def _while_waiting(self) -> None:
+        """Do what is due about once a second while a result is waited for."""
+
     # -- keys --------------------------------------------------------------------------------------------------------
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
@@ -93,7 +110,7 @@ class KeyValueStoreBackend(BaseBackend):
         return self._key(self.chord_keyprefix, group_id, key, "group_id")
 
     def _key(self, prefix: str | bytes, id_: str | bytes | UUID, key: str, name: str) -> bytes:
-        if not id_:
+        if id_ in (None, "", b""):
             raise ValueError(f"{name} must not be empty, got {id_!r}.")
         return self.key_t(prefix) + self.key_t(id_ if isinstance(id_, str | bytes) else str(id_)) + self.key_t(key)
 
@@ -147,49 +164,15 @@ class KeyValueStoreBackend(BaseBackend):
         task_ids: Iterable[str],
         timeout: float | None = None,
         interval: float = 0.5,
-        on_message: Callable[[Meta], Any] | None = None,
+        on_message: OnMessage | None = None,
         on_interval: OnInterval | None = None,
         max_iterations: int | None = None,
         READY_STATES: frozenset[str] = states.READY_STATES,  # noqa: N803 - Celery's name
     ) -> Iterator[tuple[str, Meta]]:
-        """Yield ``(id, meta)`` of tasks as they become ready, each once, those in the cache first.
-
-        ``on_message(meta)`` is called for each of them, and for states on the way, such as one's own of progress; the
-        last one counts if several come at once. Ends after ``max_iterations`` looks, if given. Raises `ResultTimeout`
-        after ``timeout`` seconds.
-        """
-        pending = dict.fromkeys(map(str, task_ids), "")
-        for task_id in self._cache.among(pending):
-            cached = self._cache.get(task_id)
-            if cached is not None and cached.get("status") in READY_STATES:
-                del pending[task_id]
-                yield task_id, cached
-        if not pending:
-            return
-        every_change = on_message is not None or not states.READY_STATES >= READY_STATES
-        what = f"{len(pending)} tasks"
-        looks = self._looks(
-            pending, timeout, interval, on_interval, what, every_change=every_change, ready_states=READY_STATES
+        """Yield ``(id, meta)`` of tasks as they become ready; see `Waiting.get_many`."""
+        return self.waiting.get_many(
+            task_ids, timeout, interval, on_message, on_interval, max_iterations, frozenset(READY_STATES)
         )
-        for look, changed in enumerate(looks, start=1):
-            wanted = list(pending) if changed is None else [id_ for id_ in changed if id_ in pending]
-            for task_id, meta in self._look_for(wanted, READY_STATES if on_message is None else None).items():
-                if on_message is not None and pending[task_id] != (said := repr(meta)):
-                    pending[task_id] = said
-                    on_message(meta)
-                if meta["status"] in READY_STATES:
-                    del pending[task_id]
-                    yield task_id, meta
-            if not pending or look == max_iterations:
-                return
-
-    def _look_for(self, task_ids: list[str], ready_states: frozenset[str] | None) -> dict[str, Meta]:
-        values = self.mget([self.get_key_for_task(id_) for id_ in task_ids])
-        found = self._mget_to_results(values, task_ids, ready_states)
-        for task_id, meta in found.items():
-            if meta["status"] == states.SUCCESS:
-                self._cache[task_id] = meta
-        return found
 
     def _mget_to_results(
         self,

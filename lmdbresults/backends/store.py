@@ -1,27 +1,20 @@
 """The backend over a `Store`: what takes several operations elsewhere is one transaction here."""
 
 import os
-import time
 import uuid
-from asyncio import AbstractEventLoop
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
-from lmdbresults import states
-from lmdbresults.backends.chords import CLAIMS_KEY, LOOK_AGAIN, Chords
-from lmdbresults.backends.encoding import Meta
-from lmdbresults.backends.event_loop import Desk, StoreDesk
+from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.backends.task_changes import News
-from lmdbresults.backends.waiting import Looks, OnInterval, looks
 from lmdbresults.errors import ChordError, StoreClosed
-from lmdbresults.record import TaskRecord
+from lmdbresults.protocols import Meta
 from lmdbresults.results import AsyncResult, GroupResult, count_tasks
 from lmdbresults.store import Store, WriteTransaction
 from lmdbresults.store.base import Copyable, Durable, Sweepable
 from lmdbresults.store.chords import ResultRecord
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.following import Source
 
 __all__ = ["StoreBackend"]
 
@@ -47,10 +40,7 @@ class StoreBackend(KeyValueStoreBackend):
 
     def process_cleanup(self) -> None:
         """Close the store. Calls that wait for a result raise `StoreClosed`."""
-        self._desks.close()
-        hub: Hub | None = vars(self).pop("_hub", None)
-        if hub is not None:
-            hub.close()
+        self.waiting.close()
         store: Store | None = vars(self).pop("store", None)
         if store is not None:
             store.close()
@@ -172,68 +162,9 @@ class StoreBackend(KeyValueStoreBackend):
         ttl: float | None = self.expires
         return ttl
 
-    # -- waiting -------------------------------------------------------------------------------------------------------
-
     @property
-    def hub(self) -> Hub:
-        """Where the threads of this process wait."""
-        hub: Hub | None = vars(self).get("_hub")
-        return hub or vars(self).setdefault("_hub", Hub(self.store))  # one of those that two threads may make
-
-    def _looks(
-        self,
-        pending: Mapping[str, object],
-        timeout: float | None,
-        interval: float,
-        on_interval: OnInterval | None,
-        what: str,
-        *,
-        every_change: bool = False,
-        ready_states: frozenset[str] = states.READY_STATES,
-    ) -> Looks:
-        with Listener(self.hub) as listener:
-            news = News(listener, self.get_key_for_task, pending, every_change, ready_states)
-            if every_change:  # one that is no end, between the first look and the registration, would go unnoticed
-                news.listen()
-            yield from looks(timeout, interval, on_interval, what, pause=partial(self._pause, news))
-
-    def wait_for(
-        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
-    ) -> Meta:
-        task_id = str(task_id)
-        with Listener(self.hub) as listener:
-            news = News(listener, self.get_key_for_task, {task_id: None})
-            key = self.get_key_for_task(task_id)
-            for _ in looks(timeout, interval, on_interval, f"task {task_id}", pause=partial(self._pause, news)):
-                record = listener.sent(key)
-                if record is None:
-                    meta = self.get_task_meta(task_id)
-                else:  # a look would be a hundred instructions more
-                    meta = self._meta_sent(task_id, record)
-                    listener.close_later()
-                if meta["status"] in states.READY_STATES:
-                    return meta
-        raise AssertionError("looks() raises when time is up")
-
-    def _pause(self, news: News, seconds: float) -> Collection[str] | None:
-        """Wait for news; meanwhile run what a dead process has left, as often as whoever writes does."""
-        until = time.monotonic() + seconds
-        while True:
-            self.chords.recover()
-            left = until - time.monotonic()
-            changed = news.wait(min(left, LOOK_AGAIN))
-            if changed is None or changed or left <= LOOK_AGAIN:
-                return changed
-
-    def _meta_sent(self, task_id: str, record: bytes) -> Meta:
-        """Return the meta in a record that came with the news."""
-        meta = self.records.meta(task_id, TaskRecord.unpack(record))
-        if meta["status"] == states.SUCCESS:
-            self._cache[task_id] = meta
-        return meta
+    def _source(self) -> Source:
+        return self.store
 
     def _while_waiting(self) -> None:
         self.chords.recover()
-
-    def _new_desk(self, loop: AbstractEventLoop) -> Desk:
-        return StoreDesk(self, loop)

@@ -6,10 +6,11 @@ from typing import Any
 from lmdbresults import states
 from lmdbresults.protocols import Meta
 from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord
+from lmdbresults.results import id_text
 from lmdbresults.store.base import ReadTransaction, WriteTransaction
 from lmdbresults.store.chords import ResultRecord
 
-__all__ = ["TaskRecords", "id_text"]
+__all__ = ["TaskRecords"]
 
 
 class TaskRecords:
@@ -73,8 +74,3 @@ class TaskRecords:
                 record = TaskRecord.unpack(data)
                 if ready_states is None or record.state in ready_states:
                     yield task_id, self.meta(task_id, record)
-
-
-def id_text(task_id: Any) -> str:
-    """Return the id of a task, which may be bytes or a UUID, as text."""
-    return task_id.decode() if isinstance(task_id, bytes) else str(task_id)

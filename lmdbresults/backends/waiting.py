@@ -1,154 +1,146 @@
-"""Waiting for results: a look at once, then one whenever there is news, or every ``interval`` seconds where none comes.
-
-What there is to wait by is for `Waiting._looks` to say; here it is nothing but the monotonic clock.
-"""
+"""Waiting for tasks in a thread: the names of `BaseBackend` that wait, over the core in store/following.py."""
 
 import math
-import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lmdbresults import states
-from lmdbresults.backends.encoding import Meta
-from lmdbresults.errors import ResultTimeout
-from lmdbresults.results import AsyncResult, ResultSet, settle
+from lmdbresults.backends.asynchronous import AsyncWaiting
+from lmdbresults.backends.pending import Pending, WaitingBackend, known_meta, timed_out, until
+from lmdbresults.backends.watch import Watch
+from lmdbresults.protocols import Meta, OnInterval, OnMessage
+from lmdbresults.results import id_text
+from lmdbresults.store.base import Sent, Subscription
+from lmdbresults.store.following import Source
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
-__all__ = ["Deadline", "Looks", "Waiting", "looks"]
-
-OnInterval = Callable[[], Any]
-OnMessage = Callable[[Meta], Any]
-#: The ids of tasks that may have changed, whenever it is time to look. None: any.
-Looks = Generator[Collection[str] | None, None, None]
+__all__ = ["Polled", "Waiting"]
 
 
 class Waiting:
-    """Waiting in the present thread. Mixed into a backend that knows `get_task_meta` and `get_many`."""
+    """Waiting in the present thread. Threads of one process share one subscription; see `ThreadHub`."""
 
-    get_task_meta: Callable[..., Meta]
-    get_many: Callable[..., Iterator[tuple[str, Meta]]]
+    def __init__(self, backend: WaitingBackend, chores: Callable[[], object]) -> None:
+        self._backend = backend
+        self._chores = chores
+        self._hubs: dict[Source, ThreadHub] = {}
+        #: The same for coroutines.
+        self.in_loop = AsyncWaiting(backend, chores)
 
     @property
-    def is_async(self) -> bool:
-        """Whether results are pushed to whoever waits, rather than looked for."""
-        return False
+    def hub(self) -> ThreadHub:
+        """The hub of the backend's present store, made when a thread waits for the first time."""
+        source = self._backend._source
+        # setdefault() is atomic: threads that come at the same time get the same hub.
+        return self._hubs.get(source) or self._hubs.setdefault(source, ThreadHub(source, self._chores))
+
+    def close(self) -> None:
+        """Make every wait raise `StoreClosed`."""
+        self.in_loop.close()
+        while self._hubs:
+            _, hub = self._hubs.popitem()
+            hub.close()
 
     def wait_for(
-        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
+        self, task_id: Any, timeout: float | None = None, interval: float = 0.5, on_interval: OnInterval | None = None
     ) -> Meta:
         """Return the meta of a task once it has ended; a ``timeout`` of 0 looks once. Raises `ResultTimeout`."""
-        for _ in self._looks({str(task_id): None}, timeout, interval, on_interval, f"task {task_id}"):
-            meta = self.get_task_meta(task_id)
-            if meta["status"] in states.READY_STATES:
-                return meta
-        raise AssertionError("_looks() raises when time is up")
+        end = until(timeout)
+        meta = self._backend.get_task_meta(task_id)
+        if meta["status"] in states.READY_STATES:
+            return meta
+        key = self._backend.get_key_for_task(task_id)
+        pause = math.inf if on_interval is None else interval
+        with ThreadWait(self.hub, [key], end, interval=pause, on_interval=on_interval) as wait:
+            for values in wait:
+                data = values.get(key)
+                found = data and known_meta(self._backend, task_id, data, states.READY_STATES)
+                if found:
+                    return found
+        raise timed_out(f"task {id_text(task_id)}", timeout)
 
-    def _looks(
+    def get_many(
         self,
-        pending: Mapping[str, object],
-        timeout: float | None,
-        interval: float,
-        on_interval: OnInterval | None,
-        what: str,
-        *,
-        every_change: bool = False,
+        task_ids: Iterable[Any],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        on_message: OnMessage | None = None,
+        on_interval: OnInterval | None = None,
+        max_iterations: int | None = None,
         ready_states: frozenset[str] = states.READY_STATES,
-    ) -> Looks:
-        """Yield whenever it is time to look, the first time at once: the ids of tasks that may have changed; None: any.
-
-        ``pending`` has the ids that are waited for, and may lose some between two looks. Raises `ResultTimeout`.
-        """
-        yield from looks(timeout, interval, on_interval, what)
-
-    def wait_for_pending(
-        self,
-        result: AsyncResult,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        on_interval: OnInterval | None = None,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
-        on_message: OnMessage | None = None,
-    ) -> Any:
-        """Wait for a result and return it, or raise it if it is a failure that is to ``propagate``.
-
-        ``on_message(meta)`` is called for the last state, and for those on the way, as by `get_many`.
-        """
-        if on_message is None:
-            meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
-        else:
-            [(_, meta)] = self.get_many(
-                [result.id], timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval
-            )
-        return settle(result.id, meta, propagate, callback)
-
-    def iter_native(
-        self,
-        result: ResultSet,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        on_message: OnMessage | None = None,
-        on_interval: OnInterval | None = None,
     ) -> Iterator[tuple[str, Meta]]:
-        """Yield ``(id, meta)`` of the tasks of a set as they end. Groups inside are not entered."""
-        ids = [part.id for part in result.results if isinstance(part, AsyncResult)]
-        return self.get_many(ids, timeout=timeout, interval=interval, on_message=on_message, on_interval=on_interval)
+        """Yield ``(id, meta)`` of tasks as they become ready, each once, those in the cache first.
 
-    def add_pending_result(self, result: AsyncResult, weak: bool = False) -> AsyncResult:
-        """Say that somebody is going to wait for a result. Nothing needs to be done for those who look."""
-        return result
+        ``on_message(meta)`` is called for each of them, and for states on the way, such as one's own of progress; the
+        last one counts if several come at once. Ends after ``max_iterations`` looks, if given. Raises `ResultTimeout`
+        after ``timeout`` seconds.
+        """
+        end = until(timeout)
+        pending = Pending(self._backend, task_ids, ready_states, on_message)
+        what = f"{len(pending.ids)} tasks"
+        yield from pending.take_cached()
+        yield from pending.take(pending.look()).values()
+        if not pending.ids or max_iterations == 1:
+            return
+        looks = 0
+        every_change = on_message is not None or not ready_states <= states.READY_STATES
+        pause = interval if on_interval is not None or max_iterations is not None else math.inf
+        with ThreadWait(
+            self.hub, list(pending.ids), end, every_change=every_change, interval=pause, on_interval=on_interval
+        ) as wait:
+            for values in wait:
+                ended = pending.take(values)
+                wait.drop(ended)
+                yield from ended.values()
+                looks += 1
+                if not pending.ids or looks == max_iterations:
+                    return
+        raise timed_out(what, timeout)
 
-    def remove_pending_result(self, result: AsyncResult) -> AsyncResult:
-        """Say that nobody is going to wait for a result any more."""
-        return result
-
-
-class looks(Iterator[Collection[str] | None]):  # noqa: N801 - called like a generator, which takes longer to leave
-    """Yield what ``pause(seconds)`` returns whenever it is time to look; None the first time, which is at once.
-
-    The last look comes after the last pause, so that a result which is there wins over a timeout that has run out.
-    Raises `ResultTimeout` when time is up.
-    """
-
-    def __init__(
-        self,
-        timeout: float | None,
-        interval: float,
-        on_interval: OnInterval | None,
-        what: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], Collection[str] | None] = time.sleep,
-    ) -> None:
-        self._deadline = Deadline(timeout, what, clock)
-        self._interval = interval
-        self._on_interval = on_interval
-        self._pause = pause
-        self._has_begun = False
-
-    def __next__(self) -> Collection[str] | None:
-        if not self._has_begun:
-            self._has_begun = True
-            return None
-        self._deadline.check()
-        if self._on_interval is not None:
-            self._on_interval()
-        return self._pause(max(min(self._interval, self._deadline.left()), 0))
+    def watch(self, task_id: Any, timeout: float | None = None) -> Watch:
+        """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""
+        return Watch(self._backend, id_text(task_id), timeout, lambda: self.hub, lambda: self.in_loop.hub)
 
 
-class Deadline:
-    """The time until which somebody waits, by a monotonic clock; for ever, if ``timeout`` is None."""
+class Polled:
+    """The records of a backend without a store: no message ever arrives, so a hub looks again and again."""
 
-    def __init__(self, timeout: float | None, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._timeout = timeout
-        self._what = what
-        self._clock = clock
-        self._until = math.inf if timeout is None else clock() + timeout
+    def __init__(self, mget: Callable[[list[bytes]], Sequence[bytes | None] | Mapping[bytes, bytes | None]]) -> None:
+        self._mget = mget
 
-    def left(self) -> float:
-        """Return the seconds that are left; 0 or less when time is up."""
-        return self._until - self._clock()
+    def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """Return the values of keys, in their order."""
+        wanted = list(keys)
+        values = self._mget(wanted)
+        return [values.get(key) for key in wanted] if isinstance(values, Mapping) else list(values)
 
-    def check(self) -> None:
-        """Raise `ResultTimeout` if time is up."""
-        if self.left() <= 0:
-            raise ResultTimeout(f"No end of {self._what} within {self._timeout} seconds. It may come later.")
+    def moment(self) -> None:
+        """Return None: whether something has changed is not known."""
+
+    def subscribe(self) -> Subscription:
+        """Return a subscription that receives nothing."""
+        return _Unheard(self)
+
+
+class _Unheard(Subscription):
+    def __init__(self, source: Polled) -> None:
+        self._store = source
+
+    def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
+        wanted = list(keys)
+        return dict(zip(wanted, self._store.mget(wanted), strict=True))
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Nothing was subscribed to."""
+
+    def receive(self, timeout: float) -> Mapping[bytes, Sent | None]:
+        return {}
+
+    def fileno(self) -> int:
+        return -1
+
+    def ring(self) -> None:
+        """Nothing waits for a message."""
+
+    def close(self) -> None:
+        """Nothing is held."""

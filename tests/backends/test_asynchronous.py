@@ -1,7 +1,6 @@
-"""Waiting in an event loop: who is woken, when it ends, and that nothing of it stays behind.
+"""Waiting in an event loop: what wakes it, when it ends, and that it leaves nothing behind.
 
-The fallback, looking again twice a second, is made useless here: a wake-up that is missed hangs, and the test times
-out.
+Looking again twice a second is turned off here: a lost wake-up hangs, and the test times out.
 """
 
 import asyncio
@@ -13,27 +12,27 @@ from typing import Any
 import pytest
 
 from lmdbresults.backends import LMDBBackend, StoreBackend
-from lmdbresults.errors import RecordDamaged, ResultTimeout, StoreClosed
+from lmdbresults.errors import DecodeError, ResultTimeout, StoreClosed
 from lmdbresults.results import AsyncResult
+from lmdbresults.store import following
 from lmdbresults.store.base import Store, Subscription
 from lmdbresults.testing import MemoryStore
-from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
+from tests.support.elsewhere import Elsewhere, elsewhere, registrations, sockets
 from tests.support.plain import DictBackend, opened
 from tests.support.processes import FORKS_WITH_THREADS, in_child
 
-pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.usefixtures("no_second_look")]
 interface = pytest.mark.interface
 
 
 @pytest.fixture
 def lmdb(path: str) -> Iterator[LMDBBackend]:
-    """In a file of which nothing is left in the end that has to do with waiting."""
+    """A backend of which no wait leaves anything."""
     with opened(path) as backend:
-        backend.look_interval = HOUR
         yield backend
         assert registrations(backend) == 0
         assert sockets(path) == []
-        assert backend._desks._desks == {}
+        assert backend.waiting.in_loop._hubs._hubs == {}
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -43,9 +42,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[StoreBackend]:
         return
     with MemoryStore() as store:
         backend = StoreBackend(store=store)
-        backend.look_interval = HOUR
         yield backend
-        assert backend._desks._desks == {}
+        assert backend.waiting.in_loop._hubs._hubs == {}
         assert not any(subscription._keys for subscription in store._subscriptions)
 
 
@@ -88,7 +86,7 @@ async def cancelled(*tasks: "asyncio.Task[Any]") -> None:
 
 
 @interface("AsyncResult: await")
-def test_another_process_wakes_who_awaits_a_result(lmdb, other):
+def test_another_process_wakes_a_coroutine_that_awaits_a_result(lmdb, other):
     async def work() -> Any:
         other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
         return await AsyncResult("id", lmdb)
@@ -97,7 +95,7 @@ def test_another_process_wakes_who_awaits_a_result(lmdb, other):
 
 
 @interface("AsyncResult: await")
-def test_another_process_wakes_who_awaits_a_failure(lmdb, other):
+def test_another_process_wakes_a_coroutine_that_awaits_a_failure(lmdb, other):
     async def work() -> Any:
         other.begin(("await registrations", 1), ("mark_as_failure", "id", KeyError("why")))
         return await AsyncResult("id", lmdb)
@@ -107,7 +105,7 @@ def test_another_process_wakes_who_awaits_a_failure(lmdb, other):
 
 
 @interface("wait_for_async")
-def test_a_result_that_is_there_is_returned_without_waiting(backend):
+def test_a_result_that_exists_is_returned_without_waiting(backend):
     backend.mark_as_done("id", 42)
     waiting = backend.wait_for_async("id", timeout=0)
     with pytest.raises(StopIteration) as ended:  # at the first step, and there is no loop to wait in
@@ -126,7 +124,7 @@ def test_a_result_in_the_cache_need_not_be_in_the_store():
 
 
 @interface("wait_for_async")
-def test_who_waits_is_told_of_the_end_and_not_of_states_on_the_way(backend):
+def test_a_wait_ends_with_the_task_and_not_with_states_on_the_way(backend):
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id"))
         for state in ("STARTED", "PROGRESS", "RETRY"):
@@ -144,16 +142,16 @@ def test_who_waits_is_told_of_the_end_and_not_of_states_on_the_way(backend):
 @interface("wait_for_async")
 @pytest.mark.parametrize("timeout", [-1, 0, 0.01])
 def test_time_runs_out(backend, timeout):
-    with pytest.raises(ResultTimeout, match=f"No end of task id within {timeout} seconds"):
+    with pytest.raises(ResultTimeout, match=f"after {timeout} s waiting for task id"):
         asyncio.run(backend.wait_for_async("id", timeout))
 
 
 @interface("wait_for_async")
-def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend):
+def test_a_result_that_exists_wins_over_a_timeout_that_has_run_out(backend):
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id", 0.5))
         await turns()
-        backend._desk()._turn_away()  # so that no message is read
+        backend.waiting.in_loop.hub._watch(-1)  # so that no message is read
         backend.mark_as_done("id", 42)
         return await waiting
 
@@ -161,17 +159,12 @@ def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend):
 
 
 @interface("wait_for_async")
-def test_several_await_the_same_result_and_it_is_read_once(backend, monkeypatch):
+def test_several_coroutines_await_the_same_result(backend):
     async def work() -> Any:
         waiting = [task_of(backend.wait_for_async("id")) for _ in range(10)]
         await turns()
-        looks = []
-        look = backend._look_for
-        monkeypatch.setattr(backend, "_look_for", lambda ids, wanted: looks.append(ids) or look(ids, wanted))
         backend.mark_as_done("id", 42)
-        metas = await asyncio.gather(*waiting)
-        assert looks == [["id"]]
-        return {meta["result"] for meta in metas}
+        return {meta["result"] for meta in await asyncio.gather(*waiting)}
 
     assert asyncio.run(work()) == {42}
 
@@ -201,7 +194,7 @@ class Late:
 
 @interface("wait_for_async")
 @pytest.mark.parametrize("also", [0, 1])
-def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backend, also):
+def test_a_result_that_is_stored_between_the_look_and_the_subscription_is_seen(backend, also):
     store = backend.store
     late = Late(store, lambda: backend.mark_as_done("id", 42))
     backend.store = late
@@ -219,7 +212,7 @@ def test_a_result_that_lands_between_the_look_and_the_registration_is_seen(backe
 
 
 @interface("wait_for_async")
-def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backend):
+def test_a_state_that_is_stored_between_the_look_and_the_subscription_is_seen(backend):
     store = backend.store
     backend.store = Late(store, lambda: backend.store_result("id", 1, "PROGRESS"))
     try:
@@ -230,23 +223,6 @@ def test_a_state_that_lands_between_the_look_and_the_registration_is_seen(backen
         assert asyncio.run(work())["result"] == 1
     finally:
         backend.store = store
-
-
-@interface("wait_for_async")
-def test_whoever_waits_does_nothing_meanwhile(backend):
-    async def work() -> None:
-        waiting = task_of(backend.wait_for_async("id"))
-        await turns()
-        desk = backend._desk()
-        assert desk._turn is None
-        watching = task_of(anext(backend.watch("id")))
-        await turns()
-        assert desk._turn is None
-        await cancelled(waiting, watching)
-        await turns()
-        assert desk._turn is None
-
-    asyncio.run(work())
 
 
 # -- many ------------------------------------------------------------------------------------------------------------
@@ -293,14 +269,14 @@ def test_results_that_do_not_end_in_time_raise_after_those_that_do(backend):
         backend.mark_as_done("a", 1)
         ended = backend.as_completed(["a", "b"], timeout=0.01)
         assert (await anext(ended))[0] == "a"
-        with pytest.raises(ResultTimeout, match="No end of 2 tasks"):
+        with pytest.raises(ResultTimeout, match="waiting for 2 tasks"):
             await anext(ended)
 
     asyncio.run(work())
 
 
 @interface("as_completed")
-def test_leaving_early_takes_registrations_back(lmdb):
+def test_leaving_early_unsubscribes(lmdb):
     async def work() -> None:
         lmdb.mark_as_done("a", 1)
         async with contextlib.aclosing(lmdb.as_completed("abc")) as ended:
@@ -309,7 +285,7 @@ def test_leaving_early_takes_registrations_back(lmdb):
             await registered(lmdb, 2)
             await cancelled(waiting)
         await registered(lmdb, 0)
-        assert lmdb._desks._desks == {}
+        assert lmdb.waiting.in_loop._hubs._hubs == {}
 
     asyncio.run(work())
 
@@ -331,7 +307,7 @@ def test_a_loop_that_is_left_by_break_leaves_nothing(lmdb):
 
 
 @interface("wait_for_async")
-def test_whoever_awaits_one_result_after_the_other_keeps_the_same_socket(lmdb, monkeypatch):
+def test_awaiting_one_result_after_the_other_keeps_the_same_socket(lmdb, monkeypatch):
     boxes = set()
     asked = lmdb.store.subscribe
 
@@ -368,36 +344,45 @@ def test_closing_the_backend_in_another_thread_ends_all_waiting(backend):
     async def work() -> None:
         waiting = task_of(backend.wait_for_async("id"))
         await turns()
-        desk = backend._desk()
-        await asyncio.to_thread(backend._desks.close)
+        hub = backend.waiting.in_loop.hub
+        await asyncio.to_thread(backend.waiting.in_loop.close)
         with pytest.raises(StoreClosed, match="was closed"):
             await waiting
-        assert backend._desk() is not desk
-        backend._desk().close()
+        assert backend.waiting.in_loop.hub is not hub
+        backend.waiting.in_loop.hub.close()
 
     asyncio.run(work())
 
 
 @interface("wait_for_async")
-def test_a_damaged_record_fails_those_alone_who_wait_for_it(lmdb, monkeypatch):
+def test_a_damaged_record_fails_only_the_coroutines_that_wait_for_it(lmdb):
     async def work() -> None:
         waiting = [task_of(lmdb.wait_for_async(id_)) for id_ in "ab"]
         await turns()
-        look = lmdb._look_for
-
-        def damaged(ids: list[str], wanted: Any) -> Any:
-            if "a" in ids:
-                raise RecordDamaged("a")
-            return look(ids, wanted)
-
-        monkeypatch.setattr(lmdb, "_look_for", damaged)
-        lmdb.store.update(lambda txn: [txn.set(lmdb.get_key_for_task(id_), done) for id_ in "ab"])
-        with pytest.raises(RecordDamaged):
+        lmdb.store.update(lambda txn: [txn.set(lmdb.get_key_for_task(id_), value) for id_, value in records.items()])
+        with pytest.raises(DecodeError):
             await waiting[0]
         assert (await waiting[1])["result"] == 42
 
     lmdb.mark_as_done("done", 42)
-    done = lmdb.get(lmdb.get_key_for_task("done"))
+    records = {"a": b"not a record", "b": lmdb.get(lmdb.get_key_for_task("done"))}
+    asyncio.run(work())
+
+
+@interface("wait_for_async")
+def test_a_hub_that_cannot_go_on_fails_every_coroutine(lmdb, monkeypatch):
+    async def work() -> None:
+        waiting = [task_of(lmdb.wait_for_async(id_)) for id_ in "ab"]
+        await turns()
+        monkeypatch.setattr(lmdb.waiting.in_loop.hub.subscription, "receive", failing)
+        lmdb.mark_as_done("a", 42)
+        for each in waiting:
+            with pytest.raises(OSError, match="broken"):
+                await each
+
+    def failing(timeout: float) -> None:
+        raise OSError("broken")
+
     asyncio.run(work())
 
 
@@ -420,12 +405,12 @@ def test_each_thread_has_a_loop_of_its_own(lmdb):
 
 
 @interface("wait_for_async")
-def test_a_child_waits_anew(lmdb, other):
+def test_a_child_waits_for_itself(lmdb, other):
     def in_the_child() -> Any:
         async def work() -> Any:
             return await lmdb.wait_for_async("child")
 
-        assert lmdb._desks._desks == {}
+        assert lmdb.waiting.in_loop._hubs._hubs == {}
         meta = asyncio.run(work())
         lmdb.process_cleanup()
         return meta["result"]
@@ -442,7 +427,7 @@ def test_a_child_waits_anew(lmdb, other):
 
 
 @interface("wait_for_async")
-def test_a_loop_that_is_closed_in_the_midst_of_waiting_is_cleared_away(lmdb):
+def test_a_loop_that_is_closed_while_a_coroutine_waits_is_cleared_away(lmdb):
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(lmdb.wait_for_async("id"))
     waiting._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -470,7 +455,7 @@ def test_a_coroutine_that_is_closed_after_its_loop_leaves_nothing(lmdb):
     loop.close()
     coroutine.close()
     assert registrations(lmdb) == 0
-    assert lmdb._desks._desks == {}
+    assert lmdb.waiting.in_loop._hubs._hubs == {}
 
 
 # -- where no message arrives ----------------------------------------------------------------------------------------
@@ -488,7 +473,7 @@ def test_a_backend_without_messages_is_looked_at_again_and_again():
         return (await waiting)["result"]
 
     assert asyncio.run(work()) == 42
-    assert backend._desks._desks == {}
+    assert backend.waiting.in_loop._hubs._hubs == {}
 
 
 @interface("wait_for_async")
@@ -506,13 +491,13 @@ def test_it_looks_again_where_sockets_are_impossible(lmdb, monkeypatch):
 
 
 @interface("wait_for_async")
-def test_a_lost_message_is_made_up_for(backend):
-    backend.look_interval = 0.01
+def test_a_lost_message_is_made_up_for(backend, monkeypatch):
+    monkeypatch.setattr(following, "LOOK_EVERY", 0.01)
 
     async def work() -> Any:
         waiting = task_of(backend.wait_for_async("id"))
         await turns()
-        backend._desk()._subscription.remove([backend.get_key_for_task("id")])  # as if nobody had registered
+        backend.waiting.in_loop.hub.subscription.remove([backend.get_key_for_task("id")])
         backend.mark_as_done("id", 42)
         return await waiting
 
@@ -520,22 +505,17 @@ def test_a_lost_message_is_made_up_for(backend):
 
 
 @interface("wait_for_async")
-def test_it_looks_for_nothing_while_nothing_has_changed(lmdb, monkeypatch):
-    lmdb.look_interval = 0.001
+def test_a_dead_process_is_looked_for_while_coroutines_wait(lmdb, monkeypatch):
+    monkeypatch.setattr(following, "CHORES_EVERY", 0.001)
+    chores: list[int] = []
+    monkeypatch.setattr(lmdb.waiting.in_loop, "_chores", lambda: chores.append(1))
 
     async def work() -> None:
         waiting = task_of(lmdb.wait_for_async("id"))
-        await turns()
-        while lmdb._desk()._moment == -1:  # the look after the registration, which has changed the store
+        while len(chores) < 3:
+            monkeypatch.setattr(following, "LOOK_EVERY", 0.001)
             await asyncio.sleep(0.001)
-        looks = []
-        look = lmdb._look_for
-        monkeypatch.setattr(lmdb, "_look_for", lambda ids, wanted: looks.append(ids) or look(ids, wanted))
-        ticks = []
-        monkeypatch.setattr(lmdb, "_while_waiting", lambda: ticks.append(None))
-        while len(ticks) < 10:
-            await asyncio.sleep(0.001)
-        assert looks == []
         await cancelled(waiting)
 
+    monkeypatch.setattr(following, "LOOK_EVERY", 0.001)
     asyncio.run(work())

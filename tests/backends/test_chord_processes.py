@@ -85,7 +85,7 @@ def test_whoever_waits_takes_over_what_a_dead_process_has_left_however_long_the_
     result = app.chord(app.parts(1, 2), app.body())
     parts, app.held = app.held, []
     with threads(1, lambda _: result.get(interval=3600.0)):
-        until(lambda: app.backend.hub.reader)
+        until(lambda: app.backend.waiting.hub._reader)
         with child(die_with_the_claim, url, parts, f"{path}-died") as worker:
             worker.wait()
         until(lambda: app.held)

@@ -1,42 +1,17 @@
-"""Waiting for results: how often it looks, when it gives up, and what it returns."""
+"""Waiting for results without messages: how often it looks, when it gives up, and what it returns."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from lmdbresults.backends.waiting import looks
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult, ResultSet
+from lmdbresults.store import following
 from tests.support.plain import DictBackend
 
 interface = pytest.mark.interface
-
-
-class Time:
-    """A clock, and pauses that take no time but are counted."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.pauses: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-
-    def looks(self, timeout: float | None, interval: float, on_interval: Any = None) -> Any:
-        return looks(timeout, interval, on_interval, "task id", clock=lambda: self.now, pause=self.sleep)
-
-    def run_out(self, timeout: float, interval: float, on_interval: Any = None) -> list[float]:
-        """Look until time is up; return when there was a look."""
-        at: list[float] = []
-        with pytest.raises(ResultTimeout, match="task id"):
-            at.extend(self.now for _ in self.looks(timeout, interval, on_interval))
-        return at
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
 
 
 @pytest.fixture
@@ -45,7 +20,7 @@ def backend() -> DictBackend:
 
 
 def stores_at(backend: DictBackend, number: int, result: Any = 42, id_: str = "id") -> Any:
-    """An ``on_interval`` that stores a result the so-manieth time that it is called."""
+    """Return an ``on_interval`` that stores a result at its n-th call."""
     calls = []
 
     def on_interval() -> None:
@@ -61,44 +36,33 @@ def stores_at(backend: DictBackend, number: int, result: Any = 42, id_: str = "i
 
 @interface("timeouts")
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_without_time_there_is_one_look_and_no_pause(time, timeout):
+def test_without_time_there_is_one_look(backend, timeout, monkeypatch):
+    looks, called = [], []
+    monkeypatch.setattr(backend, "get", lambda key: looks.append(key))
+    monkeypatch.setattr(backend, "mget", lambda keys: looks.append(keys) or [None] * len(keys))
+    with pytest.raises(ResultTimeout):
+        backend.wait_for("id", timeout=timeout, on_interval=lambda: called.append(1))
+    assert (len(looks), called) == (1, [])
+
+
+@interface("timeouts")
+def test_the_last_look_comes_when_time_is_up(backend, monkeypatch):
+    monkeypatch.setattr(following, "FIRST_PAUSE", 3600.0)
+    threading.Timer(0.01, backend.mark_as_done, ("id", 42)).start()
+    assert backend.wait_for("id", timeout=0.3)["result"] == 42
+
+
+@interface("timeouts", "wait_for")
+def test_a_callback_that_takes_long_uses_the_time_up(backend):
     called = []
-    assert time.run_out(timeout, 0.5, on_interval=lambda: called.append(1)) == [0]
-    assert called == time.pauses == []
 
-
-@interface("timeouts")
-def test_the_last_look_comes_when_time_is_up_and_not_later(time):
-    assert time.run_out(1.25, 0.5) == [0, 0.5, 1.0, 1.25]
-
-
-@interface("timeouts")
-def test_a_pause_is_never_longer_than_the_time_that_is_left(time):
-    time.run_out(0.125, 0.5)
-    assert time.pauses == [0.125]
-
-
-@interface("timeouts")
-def test_time_is_measured_by_the_clock_and_not_by_adding_pauses(time):
     def slow() -> None:
-        time.now += 3
+        called.append(1)
+        time.sleep(0.02)
 
-    time.run_out(10, 0.5, on_interval=slow)
-    assert time.pauses == [0.5, 0.5, 0]  # 3.5 + 3.5 + 3 seconds
-
-
-@interface("timeouts")
-@pytest.mark.parametrize("interval", [0, 0.5])
-def test_without_a_timeout_it_looks_for_ever(time, interval):
-    forever = time.looks(None, interval)
-    assert [next(forever) for _ in range(1000)] == [None] * 1000
-
-
-@interface("wait_for")
-def test_the_callback_comes_before_each_pause(time):
-    at = []
-    time.run_out(1, 0.5, on_interval=lambda: at.append(time.now))
-    assert at == [0, 0.5]
+    with pytest.raises(ResultTimeout):
+        backend.wait_for("id", timeout=0.01, interval=0.001, on_interval=slow)
+    assert called == [1]
 
 
 # -- one result ------------------------------------------------------------------------------------------------------
@@ -117,7 +81,7 @@ def test_a_task_that_has_ended_need_not_be_waited_for(backend, mark):
 
 
 @interface("wait_for")
-def test_waiting_ends_when_the_result_is_there(backend):
+def test_waiting_ends_when_the_result_exists(backend):
     backend.mark_as_started("id")
     meta = backend.wait_for("id", timeout=60, interval=0.001, on_interval=stores_at(backend, 3))
     assert (meta["status"], meta["result"]) == ("SUCCESS", 42)
@@ -125,21 +89,21 @@ def test_waiting_ends_when_the_result_is_there(backend):
 
 @interface("timeouts", "wait_for")
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_a_result_that_is_there_wins_over_a_timeout_that_has_run_out(backend, timeout):
+def test_a_result_that_exists_wins_over_a_timeout_that_has_run_out(backend, timeout):
     backend.mark_as_done("id", 42)
     assert backend.wait_for("id", timeout=timeout)["result"] == 42
 
 
 @interface("wait_for", "attributes")
-def test_the_error_of_time_is_the_builtin_one_too(backend):
-    with pytest.raises(TimeoutError, match="task id within 0 seconds"):
+def test_result_timeout_is_a_builtin_timeout_error(backend):
+    with pytest.raises(TimeoutError, match="after 0 s waiting for task id"):
         backend.wait_for("id", timeout=0)
     with pytest.raises(backend.TimeoutError):
         backend.wait_for("id", timeout=0)
 
 
 @interface("wait_for_pending")
-def test_the_callback_gets_what_is_returned(backend):
+def test_the_callback_gets_the_returned_value(backend):
     got = []
     result = AsyncResult("id", backend)
     value = backend.wait_for_pending(
@@ -153,7 +117,7 @@ def test_the_callback_gets_what_is_returned(backend):
 
 
 @interface("wait_for_pending")
-def test_what_the_task_raised_is_raised_unless_it_is_not_to_propagate(backend):
+def test_a_failure_is_raised_unless_propagate_is_false(backend):
     got = []
     backend.mark_as_failure("id", KeyError("why"))
     with pytest.raises(KeyError, match="why"):
@@ -165,7 +129,7 @@ def test_what_the_task_raised_is_raised_unless_it_is_not_to_propagate(backend):
 
 
 @interface("wait_for_pending")
-def test_a_result_that_is_forgotten_right_after_it_was_seen_is_returned_all_the_same(backend):
+def test_a_result_that_is_forgotten_right_after_it_was_read_is_returned(backend):
     class Forgetful(DictBackend):
         def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
             meta = super().get_task_meta(task_id, cache)
@@ -181,7 +145,7 @@ def test_a_result_that_is_forgotten_right_after_it_was_seen_is_returned_all_the_
 
 
 @interface("iter_native")
-def test_results_are_yielded_as_they_end_and_groups_inside_are_left_alone(backend):
+def test_results_are_yielded_as_they_end_and_groups_inside_are_not_entered(backend):
     tasks = [AsyncResult(id_, backend) for id_ in ("slow", "fast")]
     inner = GroupResult("inner", [AsyncResult("never", backend)])
     backend.mark_as_done("fast", 1)
@@ -207,7 +171,7 @@ def test_results_that_do_not_end_in_time_raise_after_those_that_do(backend):
 
 
 @interface("pending results")
-def test_nobody_needs_to_register(backend):
+def test_nothing_needs_to_be_registered_before_a_wait(backend):
     result = AsyncResult("id", backend)
     assert backend.is_async is False
     assert backend.add_pending_result(result) is result

@@ -1,4 +1,4 @@
-"""Waiting in a thread is ended by the news. A wake-up that is missed hangs, see elsewhere.py."""
+"""A thread that waits is woken by the process that stores the result. A lost wake-up hangs, see elsewhere.py."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ Way = Callable[..., Any]
 
 @interface("wakes")
 @pytest.mark.parametrize("way", WAYS)
-def test_another_process_wakes_who_waits(way: Way, lmdb, other):
+def test_another_process_wakes_the_waiter(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
     assert way(lmdb) == [42]
 
@@ -134,7 +134,6 @@ def test_a_signal_handler_that_raises_ends_waiting_at_once(way: Way, lmdb, other
 
 @interface("watch")
 def test_watching_is_ended_by_ctrl_c(lmdb, other):
-    lmdb.look_interval = HOUR
     other.begin(("await registrations", 1), ("signal", os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         next(lmdb.watch("id"))
@@ -157,16 +156,13 @@ def test_messages_of_states_on_the_way_wake_too(lmdb, other):
 
 
 @interface("wakes")
-def test_a_state_that_lands_between_the_first_look_and_the_registration_is_told(lmdb, monkeypatch):
-    looks = []
-    look = lmdb._look_for
+def test_a_state_that_is_stored_between_the_first_look_and_the_subscription_is_told(lmdb, monkeypatch):
+    follow = lmdb.waiting.hub.follow
 
-    def late(ids: Any, wanted: Any) -> Any:
-        found = look(ids, wanted)
-        looks.append(ids)
-        if len(looks) == 1:
-            lmdb.store_result("id", 7, "PROGRESS")
-        return found
+    def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        lmdb.store_result("id", 7, "PROGRESS")
+        return follow(*args)
 
     def on_message(meta: Any) -> None:
         messages.append(meta["status"])
@@ -174,12 +170,12 @@ def test_a_state_that_lands_between_the_first_look_and_the_registration_is_told(
             lmdb.mark_as_done("id", 42)
 
     messages: list[str] = []
-    monkeypatch.setattr(lmdb, "_look_for", late)
+    monkeypatch.setattr(lmdb.waiting.hub, "follow", late)
     assert AsyncResult("id", lmdb).get(interval=HOUR, on_message=on_message) == 42
     assert messages == ["PROGRESS", "SUCCESS"]
 
 
-def test_waiting_for_some_states_only_takes_no_turn_for_the_others(lmdb, other):
+def test_waiting_for_some_states_sleeps_while_the_task_is_in_others(lmdb, other):
     lmdb.mark_as_failure("id", ValueError("not what is waited for"))
     looks: list[int] = []
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))

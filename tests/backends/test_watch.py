@@ -1,4 +1,4 @@
-"""Watching a task, in a thread and in an event loop. A wake-up that is missed hangs, see elsewhere.py."""
+"""Watching a task, in a thread and in an event loop. A lost wake-up hangs, see elsewhere.py."""
 
 import asyncio
 import gc
@@ -9,21 +9,20 @@ import pytest
 
 from lmdbresults.backends import KeyValueStoreBackend, LMDBBackend
 from lmdbresults.errors import ResultTimeout
-from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
+from tests.support.elsewhere import Elsewhere, elsewhere, registrations, sockets
 from tests.support.plain import DictBackend, opened
 from tests.support.processes import FORKS_WITH_THREADS
 
-pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.usefixtures("no_second_look")]
 interface = pytest.mark.interface
 
-#: Returns what is watched, each meta passed to a function before the next step.
+#: Returns the states and results that were watched; each meta is passed to a function before the next step.
 Watching = Callable[..., list[Any]]
 
 
 @pytest.fixture
 def lmdb(path: str) -> Iterator[LMDBBackend]:
     with opened(path) as backend:
-        backend.look_interval = HOUR
         yield backend
         assert registrations(backend) == 0
 
@@ -93,19 +92,19 @@ def test_of_changes_that_come_at_once_the_latest_is_yielded(lmdb, other, watched
 
 
 @interface("watch")
-def test_what_has_ended_is_yielded_once(lmdb, watched):
+def test_a_task_that_has_ended_is_yielded_once(lmdb, watched):
     lmdb.mark_as_done("id", 42)
     assert watched(lmdb, lambda meta: None, timeout=0) == [("SUCCESS", 42)]
 
 
 @interface("watch")
 def test_time_runs_out(lmdb, watched):
-    with pytest.raises(ResultTimeout, match=r"No end of task id within 0\.01 seconds"):
+    with pytest.raises(ResultTimeout, match=r"after 0\.01 s waiting for task id"):
         watched(lmdb, lambda meta: None, timeout=0.01)
 
 
 @interface("watch")
-def test_what_is_stored_again_is_no_change(lmdb, other, watched):
+def test_a_state_that_is_stored_again_is_not_a_change(lmdb, other, watched):
     def react(meta: Any) -> None:
         if meta["status"] != "SUCCESS":
             other.begin(
@@ -120,7 +119,7 @@ def test_what_is_stored_again_is_no_change(lmdb, other, watched):
 
 
 @interface("watch")
-def test_a_loop_that_is_left_leaves_no_registration(lmdb):
+def test_a_loop_that_is_left_leaves_no_subscription(lmdb):
     lmdb.store_result("id", 1, "PROGRESS")
     for meta in lmdb.watch("id"):
         assert meta["result"] == 1
@@ -169,7 +168,6 @@ def test_an_event_loop_that_stops_watching_leaves_nothing(lmdb, path):
 @interface("watch")
 def test_a_backend_without_messages_is_looked_at_again_and_again(watched):
     backend = DictBackend()
-    backend.look_interval = 0.001
     steps = iter([("a", "PROGRESS"), ("b", "PROGRESS"), (42, "SUCCESS")])
     backend.store_result("id", None, "STARTED")
     seen = watched(backend, lambda meta: backend.store_result("id", *next(steps, (42, "SUCCESS"))), timeout=60)

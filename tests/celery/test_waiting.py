@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from celery.app.task import Context
 from celery.result import AsyncResult, GroupResult, ResultSet
 
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
-from lmdbresults.integrations.celery import wait as celery_waits
+from lmdbresults.integrations.celery import consumer as celery_consumer
+from lmdbresults.store import following
 from lmdbresults.store.lmdb.records import waiters
 from tests.support.celery_tasks import OwnError, add, progress, settings_for
 from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
@@ -43,8 +45,11 @@ for line in sys.stdin:
 
 @pytest.fixture(autouse=True)
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_waits, "INTERVAL", HOUR)
-    monkeypatch.setattr(celery_callbacks, "_INTERVAL", HOUR)
+    """Look again only when a message says so, and ask results only once: a wake-up that is lost hangs."""
+    monkeypatch.setattr(celery_consumer, "INTERVAL", HOUR)
+    monkeypatch.setattr(celery_callbacks, "_ASK_AGAIN", HOUR)
+    monkeypatch.setattr(following, "LOOK_EVERY", HOUR)
+    monkeypatch.setattr(following, "CHORES_EVERY", HOUR)
 
 
 @pytest.fixture
@@ -75,21 +80,20 @@ def registrations(app: Celery) -> list[tuple[bytes, bytes]]:
 
 
 def until_waited_for(app: Celery, *results: AsyncResult) -> None:
-    """Return once somebody waits for results."""
-    boxes = app.backend.result_consumer.hub.subscription
+    """Return once a thread waits for results."""
     keys = {app.backend.get_key_for_task(result.id) for result in results}
-    wait_for(lambda: keys <= boxes._registered.keys())
+    wait_for(lambda: keys <= app.backend.result_consumer.hub.subscription._registered.keys())
 
 
 def left_behind(app: Celery) -> list[Any]:
-    """What says, in memory or in the file, that somebody waits, though nobody does."""
+    """Return what says, in memory or in the file, that a thread waits, although none does."""
     gc.collect()
     consumer = app.backend.result_consumer
     consumer.drain_events(timeout=0)
-    consumer.drain_events(timeout=0)  # what the first one told is not listened to any more
-    hub, notes = consumer.hub, consumer.callbacks
-    places = (notes._notes, notes._gone, notes._heard, consumer._left, hub._listeners, hub._others, registrations(app))
-    return [place for place in places if place]
+    consumer.drain_events(timeout=0)  # callbacks that the first one has called are not followed any more
+    hub, noted = consumer.hub, consumer.callbacks
+    places = (*(list(each) for each in vars(noted).values() if hasattr(each, "__iter__")), hub._followers, hub._waiting)
+    return [place for place in (*places, registrations(app)) if place]
 
 
 def pending(app: Celery, number: int = 1) -> list[AsyncResult]:
@@ -196,7 +200,7 @@ def test_wait_for_returns_the_meta(app: Celery, threads: Any) -> None:
 
 
 def test_on_interval_is_called_though_nothing_happens(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_waits, "INTERVAL", 0.001)
+    monkeypatch.setattr(celery_consumer, "INTERVAL", 0.001)
     [result] = pending(app)
     calls: list[int] = []
 
@@ -227,13 +231,12 @@ def test_on_message_is_told_of_progress(app: Celery, threads: Any, store_elsewhe
     assert {meta["task_id"] for meta in metas} == {result.id}
 
 
-def test_progress_wakes_nobody_else(app: Celery, threads: Any) -> None:
+def test_progress_wakes_only_waits_with_on_message(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     got = threads.submit(result.get)
     until_waited_for(app, result)
-    before = app.backend.result_consumer.hub.subscription._registered.copy()
     app.backend.store_result(result.id, 1, "PROGRESS")
-    assert app.backend.result_consumer.hub.subscription._registered == before
+    assert not select.select([app.backend.result_consumer.hub.subscription.fileno()], [], [], 0.05)[0]
     app.backend.mark_as_done(result.id, 42)
     assert got.result(PATIENCE) == 42
 
@@ -408,7 +411,7 @@ def test_groups_that_nobody_asks_are_not_listened_to(app: Celery) -> None:
 def test_groups_that_nobody_holds_are_not_kept(app: Celery) -> None:
     for _ in range(500):
         ResultSet(pending(app, 10), app=app)
-    assert len(app.backend.result_consumer.callbacks) <= celery_callbacks._FEW_NOTES
+    assert len(app.backend.result_consumer.callbacks) <= celery_callbacks._FEW
 
 
 def test_a_result_may_go_inside_a_transaction(app: Celery) -> None:
@@ -469,7 +472,7 @@ def test_ten_thousand_waits_leave_nothing_behind(app: Celery, threads: Any) -> N
         for each in [threads.submit(wait_many, number) for number in range(10)]:
             each.result()
     assert left_behind(app) == []
-    assert (len(hub.subscription._registered), len(hub.subscription._keys)) == (0, 0)  # type: ignore[attr-defined]
+    assert (len(hub.subscription._registered), len(hub.subscription._keys)) == (0, 0)
     assert [*map(len, app.backend._pending_results), len(app.backend._pending_messages)] == [0, 0, 0]
     if descriptors:
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # a transaction's thread may hold one
@@ -510,9 +513,10 @@ INTERRUPTED = """
 import json, os, signal, sys, threading, time
 from celery import uuid
 from celery.exceptions import SoftTimeLimitExceeded
-from lmdbresults.integrations.celery import callbacks as celery_callbacks, wait as celery_waits
+from lmdbresults.integrations.celery import callbacks, consumer as celery_consumer
+from lmdbresults.store import following
 from tests.support.celery_tasks import make_app
-celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
+celery_consumer.INTERVAL = callbacks._ASK_AGAIN = following.LOOK_EVERY = following.CHORES_EVERY = 3600.0
 
 class Stopped(Exception):
     pass
@@ -545,7 +549,7 @@ for number, error in [
     except error:
         print("interrupted")
     thread.join()
-    assert (consumer.hub._listeners, consumer.hub.subscription._registered, len(consumer._left)) == ({}, {}, 0)
+    assert (consumer.hub._followers, consumer.hub.subscription._registered) == ({}, {})
 threading.Timer(0.1, app.backend.mark_as_done, (result.id, 42)).start()
 print(result.get())
 """
@@ -564,9 +568,10 @@ GREENLETS = """
 import gc, json, sys, os, time
 from celery import uuid
 from celery.result import GroupResult, ResultSet
-from lmdbresults.integrations.celery import callbacks as celery_callbacks, wait as celery_waits
+from lmdbresults.integrations.celery import callbacks, consumer as celery_consumer
+from lmdbresults.store import following
 from tests.support.celery_tasks import make_app
-celery_waits.INTERVAL = celery_callbacks._INTERVAL = 3600.0
+celery_consumer.INTERVAL = callbacks._ASK_AGAIN = following.LOOK_EVERY = following.CHORES_EVERY = 3600.0
 app = make_app(json.loads(sys.argv[1]))
 consumer = app.backend.result_consumer
 results = [app.AsyncResult(uuid()) for _ in range(20)]
@@ -629,7 +634,7 @@ print(os.wait()[1], late.get())
 late = first = second = results = group = waits = each = None
 gc.collect()
 consumer.drain_events(timeout=0)
-print(len(consumer.callbacks), len(consumer.hub._listeners), len(consumer.hub.subscription._registered))
+print(len(consumer.callbacks), len(consumer.hub._followers), len(consumer.hub.subscription._registered))
 app.backend.close()
 """
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store import subscriptions as listening
+from lmdbresults.store import following
 from lmdbresults.store.lmdb.records import waiters
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from tests.support.processes import FORKS_WITH_THREADS, Child, in_children
 
 #: Results that are waited for, in all; set LMDBRESULTS_STRESS_RESULTS for more, LMDBRESULTS_STRESS_SEED to repeat.
@@ -53,7 +53,7 @@ def now_and_then(chance: random.Random, step: Callable[..., Any]) -> Callable[..
     return pausing
 
 
-def harass(chance: random.Random, store: LMDBStore, hub: Hub | None = None) -> None:
+def harass(chance: random.Random, store: LMDBStore, hub: ThreadHub | None = None) -> None:
     """Put pauses around everything between a change and whoever waits for it."""
     store._wakes.send = now_and_then(chance, store._wakes.send)
     if hub is not None:
@@ -61,44 +61,38 @@ def harass(chance: random.Random, store: LMDBStore, hub: Hub | None = None) -> N
         for owner, names in (
             (subscription, ("add", "remove", "receive", "_datagram", "_register")),
             (subscription._registrations, ("watch", "unwatch")),
-            (hub, ("add", "remove", "_read", "_tell")),
+            (hub, ("follow", "unfollow", "_read", "_take")),
         ):
             for name in names:
                 setattr(owner, name, now_and_then(chance, getattr(owner, name)))
 
 
-def wait_for_all(listener: Listener, keys: list[bytes]) -> int:
+def wait_for_all(hub: ThreadHub, keys: list[bytes]) -> int:
     """Wait for keys; return how many were given up after `PATIENCE`."""
-    left, unheard = set(keys), list(keys)
-    while left:
-        found = listener.listen([key for key in unheard if key in left], lambda value: value is None)
-        left.difference_update(found)
-        unheard = []
-        if left and not found:
-            until = time.monotonic() + PATIENCE
-            changed = listener.wait(PATIENCE)
-            if not changed and changed is not None and time.monotonic() >= until:
-                return len(left)
-            unheard = list(left if changed is None else changed)
-    return 0
+    left = set(keys)
+    with ThreadWait(hub, keys, time.monotonic() + PATIENCE) as wait:
+        for values in wait:
+            left.difference_update(key for key, value in values.items() if value is not None)
+            if not left or wait._has_ended:  # what only the last look has found was lost
+                break
+    return len(left)
 
 
 def run(number: int, path: str, results: int) -> int:
     """Be a producer or a waiter; return how many results were waited for in vain."""
-    listening._SHARE_OF_LOOKING = 1e-9  # nobody looks again within an hour
+    following.LOOK_EVERY = 3600.0  # type: ignore[misc]
     chance = random.Random(SEED + number)
     with open_store(path, durability="none") as store:
         if number < PRODUCERS:
             harass(chance, store)
             produce(store, number, results)
             return 0
-        hub = Hub(store)
+        hub = ThreadHub(store, lambda: None)
         harass(chance, store, hub)
         lost, waiter = 0, number - PRODUCERS
         for start in range(0, results, ROUND):
             store.set(b"round %d" % waiter, b"%d" % start)
-            with Listener(hub) as listener:
-                lost += wait_for_all(listener, [key_of(waiter, each) for each in range(start, start + ROUND)])
+            lost += wait_for_all(hub, [key_of(waiter, each) for each in range(start, start + ROUND)])
         hub.close()
         return lost
 
@@ -133,13 +127,13 @@ def test_no_wake_up_is_lost(path: str, capsys: pytest.CaptureFixture[str], monke
 def wait_on(path: str, number: int) -> None:
     """Wait for one result after another, until killed."""
     with open_store(path, durability="none") as store:
-        hub, turn = Hub(store), 0
+        hub, turn = ThreadHub(store, lambda: None), 0
         while True:
-            with Listener(hub) as listener:
-                keys = [b"killed %d/%d/%d" % (number, turn, each) for each in range(5)]
-                listener.listen(keys, lambda value: value is None)
+            keys = [b"killed %d/%d/%d" % (number, turn, each) for each in range(5)]
+            with ThreadWait(hub, keys, time.monotonic() + 0.02) as wait:
+                next(wait)
                 store.set(b"asked %d" % number, b"%d" % turn)
-                listener.wait(0.02)
+                next(wait)
             turn += 1
 
 
@@ -154,16 +148,13 @@ def write_on(path: str, number: int) -> None:
 
 
 def wait_in_peace(path: str, count: int) -> int:
-    with open_store(path, durability="none") as store, Listener(hub := Hub(store)) as listener:
+    with open_store(path, durability="none") as store:
+        hub = ThreadHub(store, lambda: None)
         for number in range(count):
             store.set(b"wanted", b"%d" % number)
-            key = b"peace %d" % number
-            unheard = [key]
-            while not listener.listen(unheard, lambda value: value is None):
-                changed = listener.wait(0.1)
-                unheard = [key] if changed is None or key in changed else []
-            listener.forget([key])
-        listener.close()
+            with ThreadWait(hub, [key := b"peace %d" % number]) as wait:
+                while not next(wait).get(key):
+                    pass
         hub.close()
     return count
 

@@ -1,4 +1,4 @@
-"""What the tests of waiting share: who waits for ever unless woken, and threads that have to come to their end."""
+"""What the tests of waiting share: a wait without a timeout, and threads that must end."""
 
 import select
 import threading
@@ -10,31 +10,25 @@ from pathlib import Path
 from lmdbresults import LMDBStore
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify import registrations as watching
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
-#: Seconds that nobody waits for: whoever hangs runs into the test's timeout.
+#: Seconds that are never over: what hangs runs into the timeout of the test.
 FOREVER = 3600.0
 
 
-def is_absent(value: bytes | None) -> bool:
-    return value is None
-
-
-def wait_for(hub: Hub, keys: list[bytes], every_change: bool = False) -> None:
-    """Wait until none of the keys is absent any more."""
-    left, unheard = set(keys), list(keys)
-    with Listener(hub) as listener:
-        while left:
-            left.difference_update(listener.listen([key for key in unheard if key in left], is_absent))
+def wait_for(hub: ThreadHub, keys: list[bytes], every_change: bool = False) -> None:
+    """Wait until each of the keys exists."""
+    left = set(keys)
+    with ThreadWait(hub, keys, every_change=every_change) as wait:
+        for values in wait:
+            left.difference_update(key for key, value in values.items() if value is not None)
             if not left:
                 return
-            changed = listener.wait(FOREVER)
-            unheard = list(left if changed is None else changed)
 
 
 @contextmanager
 def threads(count: int, work: Callable[[int], object]) -> Iterator[list[threading.Thread]]:
-    """Run work in threads meanwhile; at the end of the block all of them come to theirs."""
+    """Run work in threads during the block; all of them must end with it."""
     failures: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -54,7 +48,7 @@ def threads(count: int, work: Callable[[int], object]) -> Iterator[list[threadin
 
 
 def until(is_so: Callable[[], object]) -> None:
-    """Wait until something is so, which the test cannot be told."""
+    """Poll until a condition holds."""
     while not is_so():
         time.sleep(0.001)
 

@@ -1,265 +1,205 @@
-"""Results that nobody waits for, but that have a callback, by ``then()``: whoever waits looks after these too.
+"""Callbacks of results, by ``then()``: a thread that waits for any result looks after them too.
 
-It is apart from consumer.py because it has a life of its own: results may be collected as garbage at any moment,
-and most notes are never needed.
+It is apart from consumer.py because these results have a life of their own: they may be collected as garbage at any
+moment, and most of them belong to groups that have no callback at all.
 """
 
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from celery import states
 from celery.result import ResultSet
 from vine import barrier, promise
 
-from lmdbresults.backends.task_changes import is_pending
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.record import TaskRecord
+from lmdbresults.store.following import Follower
+from lmdbresults.store.thread_hub import ThreadHub
 
 __all__ = ["Callbacks", "may_end"]
 
-#: Results that are noted without asking whether anybody could still be told; after that, twice what was left.
-_FEW_NOTES: Final = 1000
-#: Seconds after which to ask again whether anybody is to be called back.
-_INTERVAL: Final = 1.0
+#: Results that are noted without asking whether they have a callback; after that, twice what was left.
+_FEW: Final = 1000
+#: Seconds after which results without a callback are asked again: their group may have got one.
+_ASK_AGAIN: Final = 1.0
 
 
 class Consumer(Protocol):
-    """What is needed of the consumer of results."""
+    """What callbacks need of the consumer of results."""
 
     backend: Any
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> ThreadHub:
         """Where threads wait."""
 
-    def metas(self, ids: Iterable[Any], wants: Callable[[Any, bytes, bool], bool]) -> Iterator[tuple[Any, Any, bool]]:
-        """Yield id, meta and whether that is final, of those tasks whose record is wanted, by id, record, and that."""
-
     def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
-        """Give a result its final meta."""
+        """Give a result its final meta, which calls its callbacks."""
 
 
-class Note:
-    """That a result is to be told."""
+class CallbackFollower(Follower):
+    """Follows all results that have callbacks. The thread that reads leaves for them."""
 
-    __slots__ = ("held", "is_asked", "is_heard", "key", "result")
+    def __init__(self, hub: ThreadHub) -> None:
+        super().__init__()
+        self.hub = hub
 
-    def __init__(self, result: Any, key: bytes) -> None:
-        self.key = key
-        self.result: Callable[[], Any] = weakref.ref(result)
-        #: The result itself, where it has to live on for its callback.
-        self.held: Any = None
-        #: Whether nothing but ``add_pending_result(result)`` was said.
-        self.is_asked = True
-        #: Whether it is listened to.
-        self.is_heard = False
+    def wake(self) -> None:
+        self.hub.interrupt()
 
 
 class Callbacks:
-    """Results that nobody waits for, but that have callbacks.
+    """Results that may have a callback, and that no thread waits for.
 
-    A group that was sent is noted for each of its tasks, though mostly nobody asks to be called back; such notes are
-    not listened to, so they cost no write, and they do not keep the results alive.
+    `add` and `discard` only take notes: a result may be sent by the thousand, and collected inside a transaction.
     """
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        #: Guards the notes. No transaction begins while it is held, and no code of users runs. What `discard` touches
-        #: is not guarded: a garbage collection may come at any moment, inside this lock too.
+        #: Guards what is followed. `discard` does not take it, and no callback runs while it is held.
         self._lock = threading.RLock()
-        self._notes: dict[int, Note] = {}
-        self._gone: dict[int, None] = {}
-        #: Those that came since somebody drained.
-        self._fresh: dict[int, None] = {}
-        self._heard: dict[bytes, set[int]] = {}
-        #: Keys that need not be listened to any more.
-        self._unneeded: list[bytes] = []
-        #: Keys with news that is not dealt with.
-        self._changed: dict[bytes, None] = {}
-        self._listener: Listener | None = None
-        self._cull_at = _FEW_NOTES
-        #: When to sift notes again that are not listened to, and when to look whether news was lost.
-        self._sift_at = self._look_at = 0.0
+        #: All results, by `id`. Those are held here that must live on for their callback.
+        self._results: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._held: dict[int, Any] = {}
+        #: Those that were not asked yet, and those that had no callback when they were asked.
+        self._new: dict[int, None] = {}
+        self._idle: dict[int, None] = {}
+        self._few = _FEW
+        self._ask_at = 0.0
+        #: Those that have one, by key; keys that are still to be followed; and those that were discarded.
+        self._asked: dict[bytes, set[int]] = {}
+        self._unfollowed: dict[bytes, None] = {}
+        self._gone: deque[tuple[bytes, int]] = deque()
+        self._follower: CallbackFollower | None = None
+        #: Results whose callbacks are to be called, with their metas.
+        self._ready: deque[tuple[Any, dict[str, Any]]] = deque()
 
     def __len__(self) -> int:
-        return len(self._notes)
+        return len(self._results)
 
-    def add(self, result: Any, weak: bool | None) -> None:
-        """Note a result."""
-        key = self._consumer.backend.get_key_for_task(result.id)
-        with self._lock:
-            self._drop_gone()
-            note = self._notes.setdefault(id(result), Note(result, key))
-            if not note.is_heard:
-                self._fresh[id(result)] = None
-            if weak is not None:
-                note.is_asked = False
-                note.held = note.held if weak else result
-            if len(self._notes) >= self._cull_at:
-                for each in list(self._notes):
-                    self._sift(each)
-                self._drop_gone()
-                self._cull_at = max(_FEW_NOTES, 2 * len(self._notes))
-        if weak is False and self._listener is not None:
-            self._listener.wake()
+    def add(self, result: Any, weak: bool) -> None:
+        """Note a result, and hold it unless told to note it ``weak``."""
+        number = id(result)
+        self._results[number] = result
+        if not weak:
+            self._held[number] = result
+        self._new[number] = None
+        if len(self._new) + len(self._idle) >= self._few:
+            with self._lock:
+                self._ask([*self._new, *self._idle])
+            self._few = max(_FEW, 2 * len(self._idle))
+        if self._follower is not None:
+            self._follower.wake()
 
     def discard(self, result: Any) -> None:
-        """Drop the note of a result, soon. It takes no lock, so it may be called from anywhere."""
-        if id(result) in self._notes:
-            self._gone[id(result)] = None
-
-    def discard_asked(self, result: Any) -> None:
-        """Drop the note of a result that is waited for now and has no callback."""
-        note = self._notes.get(id(result))
-        if note is not None and note.is_asked:
-            self.discard(result)
-
-    def tidy(self) -> None:
-        """Drop what was discarded."""
-        if self._gone:
-            with self._lock:
-                self._drop_gone()
+        """Forget a result. Called from anywhere, a garbage collection included, so it takes no lock."""
+        number = id(result)
+        for notes in (self._results, self._held, self._new, self._idle):
+            notes.pop(number, None)
+        if self._asked:
+            self._gone.append((self._consumer.backend.get_key_for_task(result.id), number))
 
     def stop(self) -> None:
-        """Listen to nothing, until somebody drains again."""
+        """Follow nothing, until `run`."""
         with self._lock:
-            self._listener = None
-            self._fresh = dict.fromkeys(self._notes)
-            self._heard.clear()
-            for note in self._notes.values():
-                note.is_heard = False
+            self._follower = None
+            self._unfollowed.update(dict.fromkeys(self._asked))
 
-    # -- notes, under the lock ---------------------------------------------------------------------------------------
-
-    def _drop_gone(self) -> None:
-        with suppress(KeyError):  # of an empty dict
-            while True:
-                self._drop(self._gone.popitem()[0])
-
-    def _drop(self, number: int) -> None:
-        note = self._notes.pop(number, None)
-        self._fresh.pop(number, None)
-        if note is not None and note.is_heard:
-            others = self._heard.get(note.key, set())
-            others.discard(number)
-            if not others:
-                self._heard.pop(note.key, None)
-                self._unneeded.append(note.key)
-
-    def _sift(self, number: int) -> bool:
-        """Return whether to listen for a note, which is dropped if there is nobody to tell."""
-        note = self._notes[number]
-        result = note.result()
-        if result is None or not may_end(result):
-            self._drop(number)
-            return False
-        if _calls_back(result.on_ready):
-            return True
-        if _listeners(result.on_ready):  # nothing but groups that nobody asks
-            note.held = None
-            return False
-        return note.is_asked or note.held is not None  # by ``then()``, whose callback is still to come
-
-    def _sifted(self) -> list[bytes]:
-        """Return the keys to listen to from now on."""
-        candidates = list(self._fresh)
-        if time.monotonic() >= self._sift_at:  # somebody may have asked a group by now
-            candidates = [number for number, note in self._notes.items() if not note.is_heard]
-            self._sift_at = time.monotonic() + _INTERVAL
-        self._fresh.clear()
-        chosen: dict[bytes, None] = {}
-        for number in candidates:
-            if self._sift(number):
-                note = self._notes[number]
-                note.is_heard = True
-                self._heard.setdefault(note.key, set()).add(number)
-                chosen[note.key] = None
-        return list(chosen)
-
-    # -- draining ----------------------------------------------------------------------------------------------------
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to deal with."""
-        return bool(self._changed) or (self._listener is not None and self._listener.has_news)
-
-    def wait(self, seconds: float) -> None:
-        """Wait for news, for so long at most, and tell the results that it is about."""
-        if self._notes or self._unneeded:
-            self._listen()
-        if self._has_to_look() if not seconds else not self._changed:
-            changed = self._listening().wait(seconds, lambda: bool(self._fresh or self._changed))
-            if changed is None:
-                self._listen_to(list(self._heard))
-            else:
-                self._changed.update(dict.fromkeys(changed))
-        self._tell()
-
-    def _has_to_look(self) -> bool:
-        if self._listener is None or not self._heard:
-            return False
-        is_due = time.monotonic() >= self._look_at
-        if is_due:
-            self._look_at = time.monotonic() + _INTERVAL
-        return is_due or self._listener.has_news
-
-    def _listening(self) -> Listener:
-        hub = self._consumer.hub
-        with self._lock:
-            if self._listener is None:
-                self._listener = Listener(hub)
-            return self._listener
-
-    def _listen(self) -> None:
-        with self._lock:
-            self._drop_gone()
-            keys = self._sifted()
-            unneeded, self._unneeded = self._unneeded, []
-        if unneeded and self._listener is not None:
-            self._listener.forget(unneeded)
-            keys += [key for key in unneeded if key in self._heard]  # another thread wants it by now
-        self._listen_to(keys)
-
-    def _listen_to(self, keys: list[bytes]) -> None:
-        if keys:
-            self._changed.update(dict.fromkeys(self._listening().listen(keys, is_pending)))
-
-    def _tell(self) -> None:
-        """Deal with the news. What an exception leaves is for whoever comes next."""
-        while self._changed:
-            with suppress(KeyError):
-                key = self._changed.popitem()[0]
-                with self._lock:
-                    results = [self._notes[number].result() for number in self._heard.get(key, ())]
-                self._tell_all([result for result in results if result is not None], key)
-
-    def _tell_all(self, results: list[Any], key: bytes) -> None:
-        for _, meta, _ in self._consumer.metas({result.id for result in results}, lambda *record: record[-1]):
+    def run(self) -> None:
+        """Call the callbacks of results that have ended; what one of them raises leaves the others to the next call."""
+        if self._new or self._idle or self._gone:
             with self._lock:
-                for number in list(self._heard.get(key, ())):
-                    self._drop(number)
-            for result in results:
-                self._consumer.fulfil(result, meta)
+                self._update()
+        while self._follower is not None and self._follower.news:
+            try:
+                key, data = self._follower.news.popleft()
+            except IndexError:  # another thread was faster
+                break
+            self._deal(key, data)
+        while self._ready:
+            try:
+                result, meta = self._ready.popleft()
+            except IndexError:
+                break
+            self._consumer.fulfil(result, meta)
+
+    # -- what is followed, under the lock ----------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        unneeded = []
+        while self._gone:
+            key, number = self._gone.popleft()
+            numbers = self._asked.get(key, set())
+            numbers.discard(number)
+            if not numbers and self._asked.pop(key, None) is not None:
+                unneeded.append(key)
+        if unneeded and self._follower is not None:
+            self._follower.hub.unfollow(self._follower, unneeded)
+        if self._new:
+            self._ask(list(self._new))
+        if self._idle and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + _ASK_AGAIN
+            self._ask(list(self._idle))
+        if self._unfollowed:
+            self._follow()
+
+    def _ask(self, numbers: Iterable[int]) -> None:
+        """Ask results whether they have a callback."""
+        for number in numbers:
+            result = self._results.get(number)
+            self._new.pop(number, None)
+            self._idle.pop(number, None)
+            if result is None or not may_end(result):
+                self._held.pop(number, None)
+            elif _may_call_back(result.on_ready):
+                key = self._consumer.backend.get_key_for_task(result.id)
+                self._asked.setdefault(key, set()).add(number)
+                self._unfollowed[key] = None
+            else:  # a group has it, so it need not be held here
+                self._held.pop(number, None)
+                self._idle[number] = None
+
+    def _follow(self) -> None:
+        keys, self._unfollowed = list(self._unfollowed), {}
+        if self._follower is None:
+            self._follower = CallbackFollower(self._consumer.hub)
+        self._follower.news.extend(
+            (key, value) for key, value in self._follower.hub.follow(self._follower, keys).items() if value is not None
+        )
+
+    # -- news --------------------------------------------------------------------------------------------------------
+
+    def _deal(self, key: bytes, data: bytes | None) -> None:
+        backend = self._consumer.backend
+        data = data or backend.store.get(key)
+        record = None if data is None else TaskRecord.unpack(data)
+        if record is None or record.state not in states.READY_STATES:
             return
-        if results:  # for nothing, or forgotten
-            self._listen_to([key])
+        results = [self._results.get(number) for number in list(self._asked.get(key, ()))]
+        for result in results:
+            if result is not None:
+                self._ready.append((result, backend.records.meta(result.id, record)))
 
 
-def _calls_back(promised: Any) -> bool:
-    """Return whether somebody is called when a promise is fulfilled, perhaps through the barriers of groups."""
-    return any(_is_somebody(listener) for listener in _listeners(promised))
+def _may_call_back(promised: Any) -> bool:
+    """Return whether a result has a callback, perhaps through the barrier of a group; or will get the first one now."""
+    listeners = _listeners(promised)
+    return not listeners or any(_is_callback(listener) for listener in listeners)
 
 
-def _is_somebody(listener: Any) -> bool:
+def _is_callback(listener: Any) -> bool:
     if isinstance(listener, barrier):
-        return _calls_back(listener.p)
+        return any(_is_callback(each) for each in _listeners(listener.p))
     if not isinstance(listener, promise) or not listener.weak:
         return True
     method = listener.fun()
     group = getattr(method, "__self__", None)
-    return _calls_back(group.on_ready) if isinstance(group, ResultSet) else method is not None
+    if isinstance(group, ResultSet):
+        return any(_is_callback(each) for each in _listeners(group.on_ready))
+    return method is not None
 
 
 def _listeners(promised: Any) -> list[Any]:

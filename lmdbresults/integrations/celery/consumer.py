@@ -1,51 +1,63 @@
 """The asynchronous result consumer of Celery: results are waited for, not polled.
 
-A wait has a listener of its own, so news wakes those threads (or greenlets) that it concerns and no others. One more
-listener serves the results that nobody waits for but that have a callback (callbacks.py): whoever waits, for
-whatever, looks after these too; under gevent and eventlet a greenlet does.
+Waiting is that of store/thread_hub.py, for threads and for the greenlets of gevent and eventlet.
 """
 
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from celery import states
-from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
+from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer, drainers
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultSet, result_from_tuple
+from celery.utils.log import get_logger
 from kombu.utils.compat import detect_environment
+from vine import promise
 
+from lmdbresults.backends.pending import Pending
+from lmdbresults.errors import StoreClosed
 from lmdbresults.integrations.celery.callbacks import Callbacks, may_end
-from lmdbresults.integrations.celery.wait import INTERVAL, TimeIsUp, Wait, drainer_class, let_end
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.record import TaskRecord
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.protocols import OnInterval, OnMessage
+from lmdbresults.results import id_text
+from lmdbresults.store import LMDBStore
+from lmdbresults.store.thread_hub import ThreadFollower, ThreadHub, ThreadWait
 
 __all__ = ["ResultConsumer", "WaitingMixin"]
 
-#: Records read in one transaction.
-_BATCH: Final = 500
+logger = get_logger(__name__)
+
+#: Seconds after which a wait calls ``on_interval``; Celery's drainers do so as well.
+INTERVAL: Final = 1.0
 
 
 class WaitingMixin(AsyncBackendMixin):
     """What a backend with a `ResultConsumer` offers to results."""
 
     result_consumer: "ResultConsumer"
+    store: LMDBStore
+
+    @property
+    def _source(self) -> LMDBStore:
+        return self.store
 
     def add_pending_result(self, result: Any, weak: bool | None = None, start_drainer: bool = True) -> Any:
-        """Have a result told when its task has ended, even if nobody waits for it. Nothing is read or written here.
+        """Note a result that may get a callback. Nothing is read or written here.
 
-        ``then()`` says whether that is to be weak; ``get()``, which will wait, does not.
+        ``then()`` says whether the result is to be held weakly. ``get()`` does not say, and waits itself.
         """
-        self.result_consumer.callbacks.add(result, weak)
-        if start_drainer and weak is not None:
-            self.result_consumer.drainer.start()
+        if weak is not None:
+            self.result_consumer.callbacks.add(result, weak)
+            if start_drainer:
+                self.result_consumer.drainer.start()
         return result
 
     def remove_pending_result(self, result: Any) -> Any:
-        """Undo `add_pending_result`. It never waits: a result calls this when it is collected as garbage."""
+        """Undo `add_pending_result`. It never blocks: a result calls this when it is collected as garbage."""
         self.result_consumer.callbacks.discard(result)
         return result
 
@@ -53,13 +65,13 @@ class WaitingMixin(AsyncBackendMixin):
         self,
         result: Any,
         timeout: float | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: OnInterval | None = None,
         **kwargs: Any,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield the id and the meta of the members of a set as they end; for a group among them its id and members.
 
-        A group is yielded once all that is in it has ended, so whoever joins it need not wait without a timeout.
+        A group is yielded once all that is in it has ended, so joining it needs no timeout.
         """
         self._ensure_not_eager()
         ended: deque[Any] = deque()
@@ -72,8 +84,7 @@ class WaitingMixin(AsyncBackendMixin):
                 yield _outcome(node)
             for leaf in leaves:
                 waited.setdefault(id(leaf), []).append(node)
-        wait = self.result_consumer.wait_for_all(_leaves(result), on_message, ended.append)
-        for _ in self.result_consumer.run(wait, timeout, on_interval):
+        for _ in self.result_consumer.wait(_leaves(result), timeout, on_interval, on_message, ended.append):
             while ended:
                 for node in waited.pop(id(ended.popleft()), ()):
                     missing[id(node)] -= 1
@@ -86,12 +97,12 @@ class WaitingMixin(AsyncBackendMixin):
         timeout: float | None = None,
         interval: float = 0.5,
         no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
+        on_interval: OnInterval | None = None,
     ) -> dict[str, Any]:
         """Return the meta of a task once it has ended. Raises Celery's ``TimeoutError``."""
         self._ensure_not_eager()
         result = self.app.AsyncResult(task_id, backend=self)
-        for _ in self._wait_for_pending(result, timeout=timeout, on_interval=on_interval):
+        for _ in self.result_consumer.wait([result], timeout, on_interval):
             pass
         meta: dict[str, Any] = result._cache
         return meta
@@ -100,42 +111,40 @@ class WaitingMixin(AsyncBackendMixin):
 class ResultConsumer(BaseResultConsumer):
     """Everything about waiting in one process."""
 
+    _hub: ThreadHub | None = None
+
     def __init__(self, backend: Any, app: Any) -> None:
-        self._start_anew()
+        self._reset()
         super().__init__(backend, app, backend.accept, backend._pending_results, backend._pending_messages)
         gate.watch_forks(self)
 
-    def _start_anew(self) -> None:
-        #: Guards the making of the hub and of the drainer, and who of several fulfils a result.
+    def _reset(self) -> None:
+        #: Guards the making of the hub and of the drainer, and which of several threads fulfils a result.
         self._lock = threading.RLock()
         self._drainer: Any = None
-        #: Listeners whose wait has ended, to be closed where that is possible.
-        self._left: deque[Listener] = deque()
         self.callbacks = Callbacks(self)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    _hub: Hub | None = None
-
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> ThreadHub:
         """Where the threads of this process wait; made for the first of them."""
         with self._lock:
             if self._hub is None:
-                self._hub = Hub(self.backend.store)
+                self._hub = ThreadHub(self.backend.store, self._do_chores)
             return self._hub
 
     @property
     def drainer(self) -> Any:
-        """What Celery runs waits by; after a fork another one."""
+        """What calls the callbacks under gevent and eventlet; another one after a fork."""
         with self._lock:
             if self._drainer is None:
-                self._drainer = drainer_class(detect_environment())(self)
+                self._drainer = _drainer_class(detect_environment())(self)
             return self._drainer
 
     @drainer.setter
     def drainer(self, drainer: Any) -> None:
-        """Celery's base class sets one, which knows less."""
+        """Ignore the one that Celery's base class sets, which ends for good when a callback raises."""
 
     def before_fork(self) -> None:
         """Nothing to do: all that is noted stays the parent's."""
@@ -143,27 +152,27 @@ class ResultConsumer(BaseResultConsumer):
     def after_fork_in_child(self) -> None:
         """Forget what the parent waits for, and its greenlets."""
         former = self._drainer
-        self._start_anew()
-        let_end(former)  # a greenlet of gevent may live on in the child
+        self._reset()
+        _let_end(former)  # a greenlet of gevent may live on in the child
 
     def on_after_fork(self) -> None:
         """Nothing to do: Celery tells of some forks only, the gate of all."""
 
     def start(self, initial_task_id: str, **kwargs: Any) -> None:
-        """Nothing to do: all results are in the store, so none has to be caught before somebody waits."""
+        """Nothing to do: all results are in the store."""
 
     def consume_from(self, task_id: str) -> None:
         """Nothing to do, see `start`."""
 
     def cancel_for(self, task_id: str) -> None:
-        """Nothing to do: a wait takes its registrations back when it ends."""
+        """Nothing to do: a wait follows its tasks only as long as it lasts."""
 
     def stop(self) -> None:
-        """Take back all registrations, and give up the socket. Waiting makes a new one."""
+        """End all waiting, and close the socket. The next wait makes another one."""
         with self._lock:
             hub, self._hub = self._hub, None
             drainer, self._drainer = self._drainer, None
-        let_end(drainer)
+        _let_end(drainer)
         self.callbacks.stop()
         if hub is not None:
             hub.close()
@@ -174,96 +183,97 @@ class ResultConsumer(BaseResultConsumer):
         self,
         result: Any,
         timeout: float | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: OnInterval | None = None,
+        on_message: OnMessage | None = None,
         **kwargs: Any,
     ) -> Iterator[None]:
-        self.callbacks.discard_asked(result)
-        parents = [] if isinstance(result, ResultSet) else [node for node in result._parents() if may_end(node)]
-        yield from self.run(self.wait_for_all(_leaves(result), on_message, parents=parents), timeout, on_interval)
+        parents = () if isinstance(result, ResultSet) else [node.id for node in result._parents() if may_end(node)]
+        return self.wait(_leaves(result), timeout, on_interval, on_message, parents=parents)
 
-    def wait_for_all(
+    def wait(
         self,
         results: Iterable[Any],
-        on_message: Callable[[dict[str, Any]], Any] | None,
-        on_end: Callable[[Any], Any] = lambda result: None,
-        parents: Iterable[Any] = (),
-    ) -> Wait:
-        """Return a wait for results; ``on_end(result)`` is called as each has ended.
+        timeout: float | None = None,
+        on_interval: OnInterval | None = None,
+        on_message: OnMessage | None = None,
+        on_end: Callable[[Any], object] | None = None,
+        parents: Collection[Any] = (),
+    ) -> Iterator[None]:
+        """Wait for results, and yield each time that something may have happened. Raises Celery's ``TimeoutError``.
 
-        It also looks up when a parent has ended, so that ``on_interval`` may raise at once what has failed there.
+        ``on_end(result)`` is called as each has ended. The end of one of the tasks ``parents`` counts as something too,
+        so that ``on_interval`` may raise at once what has failed there.
         """
-        return Wait(self, results, on_message, on_end, parents)
-
-    def run(self, wait: "Wait", timeout: float | None, on_interval: Callable[[], Any] | None) -> Iterator[None]:
-        """Go on with a wait, yielding every time that something may have happened, until it is ready."""
-        self._close_left()
-        try:
-            wait.look_first()
-            yield
-            for _ in self.drainer.drain_events_until(wait, timeout=timeout, on_interval=on_interval):
-                self.backend.chords.recover()  # also who only waits ends a chord whose last worker has died
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        waiting: dict[str, list[Any]] = {}
+        for result in results:
+            waiting.setdefault(id_text(result.id), []).append(result)
+        pending = Pending(self.backend, waiting, on_message=on_message)
+        cached = pending.take_cached()
+        if on_message is not None:
+            for _, meta in cached:
+                on_message(meta)
+        self._fulfil_all(cached, waiting, on_end)
+        self._fulfil_all(pending.take(pending.look()).values(), waiting, on_end)
+        yield
+        if not pending.ids:
+            return
+        with ThreadWait(
+            self.hub,
+            [*pending.ids, *map(self.backend.get_key_for_task, parents)],
+            until,
+            every_change=on_message is not None,
+            interval=INTERVAL,
+            on_interval=_without_promise(on_interval),
+        ) as wait:
+            for values in wait:
+                ended = pending.take(values)
+                wait.drop(ended)
+                self._fulfil_all(ended.values(), waiting, on_end)
                 yield
-        except TimeIsUp:
-            self._leave(wait)
-            self._close_left()
-            raise CeleryTimeoutError("The operation timed out.") from None
-        except GeneratorExit:  # perhaps in the midst of a garbage collection, where nothing can be written
-            self._leave(wait)
-            raise
-        except BaseException:
-            self._leave(wait)
-            self._close_left()
-            raise
-        self._leave(wait)
-        self._close_left()
+                if not pending.ids:
+                    return
+        raise CeleryTimeoutError("The operation timed out.")
 
-    def _leave(self, wait: "Wait") -> None:
-        if wait.listener is not None:
-            self._left.append(wait.listener)
-
-    def _close_left(self) -> None:
-        with suppress(IndexError):  # of an empty deque
-            while True:
-                self._left.popleft().close()
-        self.callbacks.tidy()
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Wait for news of results that have been added, and tell them."""
-        self._close_left()
-        # With no time at all, nobody would read the mailbox.
-        self.callbacks.wait(INTERVAL if timeout is None else max(timeout, 0.001))
-
-    # -- telling results -------------------------------------------------------------------------------------------
-
-    def metas(self, ids: Iterable[Any], wants: Callable[[Any, bytes, bool], bool]) -> Iterator[tuple[Any, Any, bool]]:
-        """Yield id, meta and whether that is final, of those tasks whose record is wanted, by id, record, and that."""
-        left, cache = list(ids), self.backend._cache
-        while left:
-            batch, left = left[:_BATCH], left[_BATCH:]
-            records = self.backend.store.mget([self.backend.get_key_for_task(task_id) for task_id in batch])
-            for task_id, data in zip(batch, records, strict=True):
-                if data is None:
-                    continue
-                record = TaskRecord.unpack(data)
-                is_final = record.state in states.READY_STATES
-                if wants(task_id, data, is_final):
-                    meta = self.backend.records.meta(task_id, record)
-                    if record.state == states.SUCCESS:
-                        cache[task_id] = meta
-                    yield task_id, meta, is_final
+    def _fulfil_all(
+        self,
+        ended: Iterable[tuple[str, dict[str, Any]]],
+        waiting: dict[str, list[Any]],
+        on_end: Callable[[Any], object] | None,
+    ) -> None:
+        for task_id, meta in ended:
+            for result in waiting.pop(task_id):
+                self.fulfil(result, meta)
+                if on_end is not None:
+                    on_end(result)
 
     def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
         """Give a result its final meta, once: of two threads that do so one calls back."""
-        meta = self.backend.meta_from_decoded(dict(meta))
+        meta = dict(meta)
         if meta.get("children"):
             meta["children"] = [result_from_tuple(child, self.app) for child in meta["children"]]
         with self._lock:
             if result._cache is not None:
                 return
             result._set_cache(meta)
-        self.callbacks.discard(result)
         result.on_ready(result)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Wait for results that have callbacks, and call these."""
+        seconds = INTERVAL if timeout is None else max(timeout, 0.001)  # with no time at all, nothing would be read
+        self.hub.wait(ThreadFollower(), time.monotonic() + seconds)
+        self.callbacks.run()
+
+    def _do_chores(self) -> None:
+        self.callbacks.run()
+        self.backend.chords.recover()  # a chord whose last worker has died is ended by any process that waits
+
+
+def _without_promise(on_interval: OnInterval | None) -> OnInterval | None:
+    """Return None for a promise that calls nothing, which Celery always passes: a thread need not wake up for that."""
+    if isinstance(on_interval, promise) and on_interval.fun is None and on_interval.listeners == [None]:
+        return None
+    return on_interval
 
 
 def _leaves(node: Any) -> Iterator[Any]:
@@ -280,3 +290,30 @@ def _outcome(node: Any) -> tuple[Any, Any]:
     if isinstance(node, ResultSet):
         return node.id, node.children
     return node.id, node._cache or {"task_id": node.id, "status": states.PENDING, "result": None}  # it is ignored
+
+
+# -- greenlets -----------------------------------------------------------------------------------------------------
+
+
+def _drainer_class(environment: str) -> Any:
+    kind = drainers[environment]
+    return kind if environment == "default" else type("Drainer", (kind,), {"run": _run})
+
+
+def _run(drainer: Any) -> None:
+    """What the greenlet of a drainer does: Celery's would end for good when a callback raises."""
+    drainer._started.set()
+    while not drainer._stopped.is_set():
+        try:
+            drainer.result_consumer.drain_events(timeout=INTERVAL)
+        except StoreClosed:
+            break
+        except Exception:
+            logger.exception("A callback of a result has failed, or its result could not be read.")
+            time.sleep(INTERVAL)
+    drainer._shutdown.set()
+
+
+def _let_end(drainer: Any) -> None:
+    if hasattr(drainer, "_stopped"):
+        drainer._stopped.set()

@@ -13,9 +13,9 @@ from lmdbresults.store.lmdb.notify import messages
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.lmdb.records import waiters
 from lmdbresults.store.lmdb.records.layout import place_of
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import FakeClock
-from tests.support.waits import FOREVER, folder_of, is_absent
+from tests.support.waits import FOREVER, folder_of
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -25,12 +25,6 @@ def subscription(store: LMDBStore) -> Iterator[Subscription]:
     subscription = store.subscribe()
     yield subscription
     subscription.close()
-
-
-@pytest.fixture
-def listener(hub: Hub) -> Iterator[Listener]:
-    with Listener(hub) as listener:
-        yield listener
 
 
 @pytest.fixture
@@ -106,41 +100,27 @@ class TestWhatComes:
 class TestWhatIsBelieved:
     """Of what has come."""
 
-    def test_a_value_is_to_be_had_once(self, store: LMDBStore, listener: Listener) -> None:
-        listener.listen([b"key"], is_absent)
-        store.set(b"key", b"done")
-        assert listener.wait(FOREVER) == {b"key"}
-        assert (listener.sent(b"key"), listener.sent(b"key")) == (b"done", None)
-
-    def test_none_that_has_expired_on_its_way(self, store: LMDBStore, listener: Listener, clock: FakeClock) -> None:
-        listener.listen([b"key"], is_absent)
+    def test_none_that_has_expired_on_its_way(
+        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
+    ) -> None:
+        subscription.add([b"key"])
         store.set(b"key", b"done", ttl=1.0)
         clock.advance(1.0)
-        assert listener.wait(FOREVER) == {b"key"}
-        assert listener.sent(b"key") is None
+        assert subscription.receive(FOREVER) == {b"key": None}
 
-    def test_none_that_was_committed_before_one_listened(
-        self, store: LMDBStore, hub: Hub, posted: list[waiters.News]
+    def test_none_that_was_committed_before_the_wait_began(
+        self, store: LMDBStore, hub: ThreadHub, posted: list[waiters.News]
     ) -> None:
         """Its writer was held up between the commit and the message; meanwhile the value was forgotten."""
-        with Listener(hub) as first:
-            first.listen([b"key"], is_absent)
+        with ThreadWait(hub, [b"key"]) as wait:
+            next(wait)
             store.set(b"key", b"old")
             [news] = posted
             store.delete(b"key")
-        with Listener(hub) as second:
-            second.listen([b"key"], is_absent)
+        with ThreadWait(hub, [b"key"]) as wait:
+            next(wait)
             send(store, news.message)
-            assert second.wait(FOREVER) == {b"key"}
-            assert second.sent(b"key") is None
-            assert second.listen([b"key"], is_absent) == []
-
-    def test_none_after_news_without_one(self, store: LMDBStore, hub: Hub, listener: Listener) -> None:
-        listener.listen([b"key"], is_absent)
-        store.set(b"key", b"done")
-        assert listener.wait(FOREVER) == {b"key"}
-        hub._tell({b"key": None})
-        assert listener.sent(b"key") is None
+            assert next(wait) == {b"key": None}
 
     @pytest.mark.parametrize(
         "datagram",

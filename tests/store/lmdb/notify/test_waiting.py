@@ -13,10 +13,10 @@ import pytest
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import FakeClock
 from tests.support.processes import FORKS_WITH_THREADS, Child, child
-from tests.support.waits import folder_of, is_absent, is_readable, registrations, threads, until, wait_for
+from tests.support.waits import folder_of, is_readable, registrations, threads, until, wait_for
 
 pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
 
@@ -60,7 +60,7 @@ class TestSockets:
         folder = tmp_path / ("long" * 40)
         folder.mkdir()
         with open_store(folder / "results.lmdb", durability="none") as store:
-            hub = Hub(store)
+            hub = ThreadHub(store, lambda: None)
             with threads(1, lambda _: wait_for(hub, [b"key"])):
                 until(lambda: hub.subscription.fileno() >= 0)
                 hub.subscription.ring()
@@ -69,7 +69,7 @@ class TestSockets:
             assert not folder_of(store).exists()
 
     @pytest.mark.parametrize("obstacle", ["file", "link"])
-    def test_without_sockets_one_looks_again_and_again(self, store: LMDBStore, hub: Hub, obstacle: str) -> None:
+    def test_without_sockets_one_looks_again_and_again(self, store: LMDBStore, hub: ThreadHub, obstacle: str) -> None:
         folder = folder_of(store)
         elsewhere = folder.with_name("elsewhere")
         elsewhere.mkdir()
@@ -80,7 +80,7 @@ class TestSockets:
         else:
             folder.symlink_to(elsewhere)
         with threads(1, lambda _: wait_for(hub, [b"key"])):
-            until(lambda: hub._listeners)
+            until(lambda: hub._followers)
             store.set(b"key", b"done")
         assert hub.subscription.fileno() == -1
         store.sweep()
@@ -113,9 +113,11 @@ class TestSockets:
         assert subscription.fileno() >= 0
 
     @pytest.mark.usefixtures("no_second_look")
-    def test_a_socket_whose_name_is_gone_is_replaced_when_somebody_registers(self, store: LMDBStore, hub: Hub) -> None:
+    def test_a_socket_whose_name_is_gone_is_replaced_when_somebody_registers(
+        self, store: LMDBStore, hub: ThreadHub
+    ) -> None:
         with threads(1, lambda _: wait_for(hub, [b"first"])):
-            until(lambda: hub.subscription.fileno() >= 0 and hub.reader)
+            until(lambda: hub.subscription.fileno() >= 0 and hub._reader)
             for name in folder_of(store).iterdir():
                 name.unlink()
             folder_of(store).rmdir()
@@ -246,19 +248,19 @@ class TestUsedUp:
         monkeypatch.undo()
         assert subscription.add([b"key", b"other"]) == {b"key": b"done", b"other": None}
 
-    def test_a_wait_leaves_nothing_behind(self, store: LMDBStore, hub: Hub) -> None:
+    def test_a_wait_leaves_nothing_behind(self, store: LMDBStore, hub: ThreadHub) -> None:
         keys = [b"%d" % number for number in range(100)]
         with threads(1, lambda _: wait_for(hub, keys)):
             until(lambda: len(hub.subscription._registered) == 100)
             for key in keys:
                 store.set(key, b"done")
-        assert (hub._listeners, hub.subscription._keys, hub.subscription._registered) == ({}, {}, {})
+        assert (hub._followers, hub.subscription._keys, hub.subscription._registered) == ({}, {}, {})
         assert registrations(store) == 0
 
 
 def wait_until_killed(path: str, clock: FakeClock) -> None:
     with open_store(path, durability="none", clock=clock) as store:
-        hub = Hub(store)
+        hub = ThreadHub(store, lambda: None)
         store.set(b"present", b"...")
         hub.subscription.add([b"absent", b"present"])
         store.set(b"waits", b"")
@@ -292,19 +294,20 @@ class TestDeath:
         store.set(b"absent", b"done")
         assert not folder_of(store).exists()
 
-    def test_a_wait_goes_on_when_the_writer_dies_before_it_sends(self, path: str, store: LMDBStore, hub: Hub) -> None:
+    def test_a_wait_goes_on_when_the_writer_dies_before_it_sends(
+        self, path: str, store: LMDBStore, hub: ThreadHub
+    ) -> None:
         def write_and_die() -> None:
             WakeFolder.send = lambda folder, news: os.kill(os.getpid(), signal.SIGKILL)
             store.set(b"key", b"done")
 
-        with Listener(hub) as listener:
-            listener.listen([b"key"], is_absent)
+        with ThreadWait(hub, [b"key"]) as wait:
+            next(wait)
             writer = Child(write_and_die)
             writer.wait()
             writer.close()
-            while (changed := listener.wait(0.01)) is not None:
-                assert not changed
-            assert listener.listen([b"key"], is_absent) == [b"key"]
+            while not next(wait):
+                pass
 
 
 class TestVacancy:

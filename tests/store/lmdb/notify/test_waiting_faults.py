@@ -10,10 +10,9 @@ import pytest
 from lmdbresults import LMDBStore, StoreFull, open_store
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify import registrations as watching
-from lmdbresults.store.subscriptions import Hub, Listener
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import FakeClock
 from tests.support.processes import FORKS_WITH_THREADS
-from tests.support.waits import is_absent
 
 pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
 
@@ -23,19 +22,19 @@ class TestFull:
 
     def test_a_wait_in_a_full_store_ends(self, path: str) -> None:
         with open_store(path, durability="none", max_size=1 << 20) as store:
-            hub = Hub(store)
+            hub = ThreadHub(store, lambda: None)
             with suppress(StoreFull):
                 for number in range(10_000):
                     store.set(b"%d" % number, os.urandom(1000))
             keys = [b"wait %d" % number for number in range(2000)]
             hub.subscription.add(keys)
-            with Listener(hub) as listener:
-                listener.listen([*keys, b"last"], is_absent)
+            with ThreadWait(hub, [*keys, b"last"]) as wait:
+                next(wait)
                 for number in range(200):
                     store.delete(b"%d" % number)
                 store.set(b"last", b"done")
-                while b"last" not in listener.listen([b"last"], is_absent):
-                    listener.wait(0.01)
+                while not next(wait).get(b"last"):
+                    pass
             hub.close()
             assert store.check() == []
 

@@ -1,0 +1,106 @@
+"""Tasks that are waited for, and what their records say: what threads and coroutines have in common."""
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from lmdbresults import states
+from lmdbresults.backends.cache import ResultCache
+from lmdbresults.backends.task_records import TaskRecords
+from lmdbresults.errors import ResultTimeout
+from lmdbresults.protocols import Meta, OnMessage
+from lmdbresults.record import TaskRecord
+from lmdbresults.results import id_text
+from lmdbresults.store.following import Source, Values
+
+__all__ = ["Pending", "WaitingBackend", "known_meta", "timed_out", "until"]
+
+
+class WaitingBackend(Protocol):
+    """What waiting needs of a backend."""
+
+    records: TaskRecords
+    _cache: ResultCache
+
+    @property
+    def _source(self) -> Source:
+        """Where the records are: another object after the backend was closed and opened again."""
+
+    def get_key_for_task(self, task_id: Any) -> bytes:
+        """Return the key of a task's record."""
+
+    def get_task_meta(self, task_id: Any, cache: bool = True) -> Meta:
+        """Return the meta of a task, which may be in the cache."""
+
+
+class Pending:
+    """The tasks of one wait that have not ended."""
+
+    def __init__(
+        self,
+        backend: WaitingBackend,
+        task_ids: Iterable[Any],
+        ready_states: frozenset[str] = states.READY_STATES,
+        on_message: OnMessage | None = None,
+    ) -> None:
+        self._backend = backend
+        self._ready_states = ready_states
+        self._on_message = on_message
+        #: Their ids by key.
+        self.ids = {backend.get_key_for_task(id_): id_text(id_) for id_ in task_ids}
+        #: What was passed to ``on_message`` last, by key.
+        self._said: dict[bytes, str] = {}
+
+    def take_cached(self) -> list[tuple[str, Meta]]:
+        """Return ``(id, meta)`` of tasks that are in the cache. They are no longer pending."""
+        found = []
+        for key, task_id in list(self.ids.items()):
+            meta = self._backend._cache.get(task_id)
+            if meta is not None and meta.get("status") in self._ready_states:
+                found.append((self.ids.pop(key), meta))
+        return found
+
+    def look(self) -> Values:
+        """Return the records as they are now."""
+        keys = list(self.ids)
+        return dict(zip(keys, self._backend._source.mget(keys), strict=True)) if keys else {}
+
+    def take(self, records: Values) -> dict[bytes, tuple[str, Meta]]:
+        """Return ``(id, meta)`` by key of tasks that have ended, by their records. They are no longer pending."""
+        ended = {}
+        for key, data in records.items():
+            task_id = self.ids.get(key)
+            if task_id is None or data is None:
+                continue
+            meta = known_meta(self._backend, task_id, data, self._ready_states if self._on_message is None else None)
+            if meta is None:
+                continue
+            if self._on_message is not None and self._said.get(key) != (said := repr(meta)):
+                self._said[key] = said
+                self._on_message(meta)
+            if meta["status"] in self._ready_states:
+                del self.ids[key]
+                ended[key] = task_id, meta
+        return ended
+
+
+def known_meta(backend: WaitingBackend, task_id: Any, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
+    """Return the meta in a record if the task is in a wanted state (None: in any). A success goes into the cache."""
+    record = TaskRecord.unpack(data)
+    if wanted is not None and record.state not in wanted:
+        return None
+    meta = backend.records.meta(task_id, record)
+    if record.state == states.SUCCESS:
+        backend._cache[task_id] = meta
+    return meta
+
+
+def until(timeout: float | None) -> float:
+    """Return when a wait that begins now ends, by the monotonic clock."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def timed_out(what: str, timeout: float | None) -> ResultTimeout:
+    """Return the error of a wait that has ended without a result."""
+    return ResultTimeout(f"Timed out after {timeout} s waiting for {what}; it may still end later.")

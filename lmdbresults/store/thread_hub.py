@@ -1,0 +1,183 @@
+"""Waiting in threads and greenlets: they share one subscription, which one of them reads for all.
+
+The first thread that waits reads; when it leaves, another takes over. So there is no background thread, and a thread
+that waits alone is woken by the socket itself.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from typing import Final
+
+from lmdbresults.process.fork_gate import gate, is_owned
+from lmdbresults.store import following
+from lmdbresults.store.following import Follower, Hub, Source, Values, Wait
+
+__all__ = ["ThreadFollower", "ThreadHub", "ThreadWait"]
+
+#: Seconds after which a thread that sleeps tries to read, should an exception have kept the reader from waking it.
+_LONGEST_SLEEP: Final = 30.0
+#: Seconds that `ThreadHub.close` waits for the reader to leave.
+_CLOSING_PATIENCE: Final = 1.0
+
+
+class ThreadFollower(Follower):
+    """A follower that is a thread, or a greenlet."""
+
+    def __init__(self, every_change: bool = False) -> None:
+        super().__init__(every_change)
+        #: Released to wake the thread: a semaphore of one. Waking is a single step in C, so a signal handler may wake
+        #: the thread that it has interrupted; `threading.Event` takes a lock of its own for that.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until `wake`, which may have come before."""
+        self._bell.acquire(timeout=seconds)
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is released already
+            self._bell.release()
+
+
+class ThreadHub(Hub):
+    """The waiting threads of one process. A child begins without any."""
+
+    def __init__(self, store: Source, chores: Callable[[], object]) -> None:
+        super().__init__(store, chores)
+        gate.watch_forks(self)
+
+    def _reset(self) -> None:
+        super()._reset()
+        #: Held by the thread that reads. Reentrant, because a signal handler may wait while its thread reads; and it
+        #: knows its owner, so that an exception at any instruction does not leave it held.
+        self._reading = threading.RLock()
+        self._reader: ThreadFollower | None = None
+        #: The reader, while there is nothing to read and it just sleeps.
+        self._dozing: ThreadFollower | None = None
+        #: Whether the reader was told to leave, for its chores.
+        self._is_interrupted = False
+        #: The threads that wait, the reader included.
+        self._waiting: set[ThreadFollower] = set()
+
+    def before_fork(self) -> None:
+        """Nothing to do: the subscription stays the parent's."""
+
+    def after_fork_in_child(self) -> None:
+        """Forget the threads of the parent."""
+        self._reset()
+
+    def wait(self, follower: ThreadFollower, until: float) -> Values:
+        """Sleep until a follower has news, and return that. At ``until``, or if there are chores, return nothing.
+
+        Raises `StoreClosed` once the hub is closed.
+        """
+        self._chores()
+        if follower.keys and follower.generation is not self.generation:  # it began before a fork
+            return self.follow(follower, follower.keys)
+        is_nested = self._reader is not None and is_owned(self._reading)  # in a signal handler
+        # The order matters: first among the waiting, then a try. The reader that leaves does it the other way round, so
+        # one of the two sees the other.
+        self._waiting.add(follower)
+        try:
+            if not follower.news and not self._is_closed:
+                if is_nested or self._reading.acquire(blocking=False):
+                    self._read(follower, until)
+                else:
+                    if self._dozing is not None:  # by now there may be something to read
+                        self._dozing.wake()
+                    follower.sleep(max(min(until - time.monotonic(), _LONGEST_SLEEP), 0))
+        finally:
+            while not is_nested and is_owned(self._reading):
+                self._reading.release()
+            self._waiting.discard(follower)
+            if self._reader is None:
+                for successor in list(self._waiting)[:1]:
+                    successor.wake()
+        self._refuse_closed()
+        return follower.take()
+
+    def _read(self, follower: ThreadFollower, until: float) -> None:
+        """Read the subscription for all threads until there is something to do for this one."""
+        interrupted, self._reader = self._reader, follower
+        until = min(until, time.monotonic() + following.CHORES_EVERY)
+        try:
+            while not (follower.news or self._is_interrupted or self._is_closed):
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._receive(follower, max(min(left, self._look_at - time.monotonic()), 0))
+        except BaseException:  # of a signal handler, perhaps after a message was received and before it was told
+            self._tell_all()
+            raise
+        finally:
+            self._is_interrupted = False
+            self._reader = interrupted
+            if interrupted is not None:  # by a signal handler, which may have read the news of its thread
+                self.subscription.ring()
+
+    def _receive(self, follower: ThreadFollower, seconds: float) -> None:
+        self._dozing = follower  # before it is asked: a thread that follows a key now sees this, or is seen
+        if self.has_messages:
+            self._dozing = None
+            self._take(self.subscription.receive(seconds))
+        else:
+            follower.sleep(seconds)
+            self._dozing = None
+            self._take({})
+
+    def interrupt(self) -> None:
+        """Make the reader leave, and threads that follow nothing: there is a chore. Any thread may call this."""
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._wake([follower for follower in list(self._waiting) if not follower.keys])
+
+    def _wake(self, followers: Collection[ThreadFollower]) -> None:
+        for follower in followers:
+            follower.wake()
+        reader = self._reader
+        if reader is not None:
+            reader.wake()
+            self.subscription.ring()
+
+    def close(self) -> None:
+        """Close the subscription; every wait raises `StoreClosed`."""
+        self._is_closed = True
+        self._wake(list(self._waiting))
+        # The reader leaves first: once the socket is closed, another file may get its number.
+        is_alone = self._reading.acquire(timeout=_CLOSING_PATIENCE)
+        try:
+            self.subscription.close()
+        finally:
+            if is_alone:
+                self._reading.release()
+            self._wake(list(self._waiting))
+
+
+class ThreadWait(Wait, Iterator[Values]):
+    """The wait of one thread, for a ``for`` loop."""
+
+    _hub: ThreadHub
+    _follower: ThreadFollower
+
+    def __init__(
+        self,
+        hub: ThreadHub,
+        keys: Collection[bytes],
+        until: float = math.inf,
+        *,
+        every_change: bool = False,
+        interval: float = math.inf,
+        on_interval: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(hub, ThreadFollower(every_change), keys, until, interval, on_interval)
+
+    def __next__(self) -> Values:
+        values = self._begin()
+        if values is not None:
+            return values
+        if self._has_ended:
+            raise StopIteration
+        return self._values(self._hub.wait(self._follower, self._next_look()))
