@@ -214,11 +214,11 @@ def add_an_unknown_key(txn: lmdb.Transaction) -> None:
     ("damage", "finding"),
     [
         (lose_an_index_entry, "has no entry in the expiry index"),
-        (lose_a_record, "points at no record"),
+        (lose_a_record, "has no record"),
         (lose_a_large_record, "belongs to no record"),
-        (move_an_index_entry, "points at no record"),
-        (misplace_a_long_key, "lies in the wrong place"),
-        (add_an_unknown_key, "is of no kind that this version knows"),
+        (move_an_index_entry, "has no record"),
+        (misplace_a_long_key, "is stored under another key"),
+        (add_an_unknown_key, "is of a kind that this version does not know"),
     ],
     ids=lambda f: getattr(f, "__name__", ""),
 )
