@@ -12,7 +12,16 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from lmdbresults.errors import ConfigurationError, UnknownOption
 
-__all__ = ["DURABILITIES", "MIN_SIZE", "ON_DAMAGE", "SCHEME", "Options", "options_from_url", "require_expiry"]
+__all__ = [
+    "DURABILITIES",
+    "MIN_SIZE",
+    "ON_DAMAGE",
+    "SCHEME",
+    "Options",
+    "options_from_url",
+    "parse_size",
+    "require_expiry",
+]
 
 SCHEME: Final = "lmdb"
 
@@ -204,7 +213,8 @@ def _parse(name: str, text: str) -> Any:
         raise _invalid(name, text, str(error)) from error
 
 
-def _size(text: str) -> int:
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``8GiB``. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
@@ -235,8 +245,8 @@ def _number(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
-    "max_size": _size,
-    "checkpoint_bytes": _size,
+    "max_size": parse_size,
+    "checkpoint_bytes": parse_size,
     "mode": _mode,
     "create_folder": _boolean,
     "max_readers": _number(int),

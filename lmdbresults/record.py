@@ -89,6 +89,11 @@ class TaskRecord(NamedTuple):
             fields[-1] = new_payload(payload)
         return _new_tuple(cls, fields)
 
+    @staticmethod
+    def is_one(data: bytes) -> bool:
+        """Return whether bytes begin as a record of this version does, rather than as a payload that stands alone."""
+        return data.startswith(_BEGINNING)
+
     @classmethod
     def from_meta(
         cls, meta: Mapping[str, Any], encode: Callable[[Any, Mapping[str, Any] | None], Payload]

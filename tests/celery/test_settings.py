@@ -15,6 +15,7 @@ from celery.result import AsyncResult, GroupResult
 from kombu import serialization
 from kombu.compression import encoders as compressions
 from kombu.exceptions import EncodeError
+from kombu.utils import json as kombu_json
 
 from lmdbresults import LMDBStore, StoreFull, open_store
 from lmdbresults.integrations.celery.backend import LMDBBackend
@@ -143,6 +144,21 @@ def test_result_serializer_may_be_one_that_the_application_has_registered(applic
         serialization.unregister("upside-down")
 
 
+def test_a_serializer_that_is_registered_again_is_used_from_then_on(application: Any) -> None:
+    app = application()
+    app.backend.store_result("before", "value", states.SUCCESS)
+    encoder, decoder = kombu_json.dumps, kombu_json.loads
+    upside_down = (lambda value: encoder(value)[::-1], lambda body: decoder(body.decode()[::-1]))
+    try:
+        serialization.register("json", *upside_down, "application/json", "utf-8")
+        app.backend.store_result("id", "value", states.SUCCESS)
+        assert b"eulav" in app.backend.store.get(app.backend.get_key_for_task("id"))
+        assert app.backend.get_task_meta("id")["result"] == "value"
+    finally:
+        serialization.register("json", encoder, decoder, "application/json", "utf-8")
+    assert app.backend.get_task_meta("before")["result"] == "value"
+
+
 def test_an_unknown_serializer_is_an_error_when_the_backend_is_made(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="unheard-of"):
         _ = make_app(settings_for(tmp_path, result_serializer="unheard-of")).backend
@@ -169,6 +185,31 @@ def test_result_extended_tells_what_ran_and_where(application: Any) -> None:
     result = AsyncResult(add.apply_async((1, 2), retries=1).id)
     assert (result.name, result.args, result.kwargs, result.retries) == ("add", [1, 2], {}, 1)
     assert result.worker == add.app.AsyncResult(result.id).worker is not None
+
+
+def test_result_extended_and_the_time_zone_may_be_set_once_the_backend_is_made(application: Any) -> None:
+    app = application()
+    assert app.backend.get_task_meta("unknown")["status"] == states.PENDING
+    app.conf.update(result_extended=True, timezone="Asia/Tokyo")
+    request = celery.app.task.Context(id="id", task="add", args=(1, 2), kwargs={})
+    app.backend.store_result("id", 3, states.SUCCESS, request=request)
+    assert (app.AsyncResult("id").name, app.AsyncResult("id").args) == ("add", [1, 2])
+    app.conf.result_extended = False
+    app.backend.store_result("other", 3, states.SUCCESS, request=request)
+    assert app.AsyncResult("other").name is None
+    for task_id in ("id", "other"):
+        assert app.backend.get_task_meta(task_id)["date_done"].endswith("+09:00")
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_arguments_that_the_result_serializer_cannot_write_are_described(application: Any, serializer: str) -> None:
+    app = application(result_extended=True, result_serializer=serializer, accept_content=[serializer])
+    unwritable = object()
+    request = celery.app.task.Context(id="id", task="size", args=(unwritable,), kwargs={"y": 1})
+    app.backend.mark_as_done("id", 2, request=request)
+    result = app.AsyncResult("id")
+    assert (result.get(timeout=0), result.name, result.kwargs) == (2, "size", {"y": 1})
+    assert result.args == repr((unwritable,))
 
 
 def test_without_result_extended_arguments_are_not_stored(application: Any) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Final
 from celery import VERSION, states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
-from celery.utils.serialization import get_pickled_exception
 from kombu.utils.encoding import ensure_bytes
 
+from lmdbresults import serialization
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
 from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
+from lmdbresults.integrations.celery.options import MAX_DECODED_BYTES, store_options
 from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.options import require_expiry
 from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
@@ -29,6 +30,17 @@ __all__ = ["LMDBBackend"]
 
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
+
+
+class RecordWithId(bytes):
+    """The bytes of a task record with the id of the task, which is in the key: Celery's own backends store it twice."""
+
+    task_id: str
+
+    def __new__(cls, record: bytes, task_id: str) -> "RecordWithId":
+        self = super().__new__(cls, record)
+        self.task_id = task_id
+        return self
 
 
 class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
@@ -54,19 +66,20 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         _require_expiry("result_failure_expires", self._failure_expires)
         self._has_plain_meta = self._find_plain_meta()
         self._changed_settings = self.app.conf.changes
-        self.codec = KombuCodec(self)
+        options = store_options(url or "", self.app.conf.get("result_backend_transport_options") or {})
+        self.codec = KombuCodec(self, options.pop(MAX_DECODED_BYTES, serialization.MAX_DECODED_BYTES))
         self.records = TaskRecords(
-            self.task_keyprefix, super().get_key_for_task, self.codec.value, self.exception_to_python
+            self.task_keyprefix, super().get_key_for_task, self.codec.value, self.codec.exception
         )
-        self.store = self._open(url)
+        self.store = self._open(url, options)
         self.result_consumer = ResultConsumer(self, self.app)
         self.chords = make_chords(self)
 
-    def _open(self, url: str | None) -> LMDBStore:
+    def _open(self, url: str | None, options: Mapping[str, Any]) -> LMDBStore:
         if not url:
             raise ImproperlyConfigured('The LMDB result backend needs a file: result_backend = "lmdb:///path/to/file".')
         try:
-            return open_store(url)
+            return open_store(url, **options)
         except ConfigurationError as error:
             raise ImproperlyConfigured(str(error)) from error
 
@@ -103,16 +116,24 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         return super().get_key_for_task(task_id, key) if key else self.records.key(task_id)
 
     def get(self, key: bytes) -> bytes | None:
-        return self.store.get(key)
+        return self._with_id(key, self.store.get(key))
 
     def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        return self.store.mget(keys)
+        wanted = list(keys)
+        return [self._with_id(key, value) for key, value in zip(wanted, self.store.mget(wanted), strict=True)]
+
+    def _with_id(self, key: bytes, value: bytes | None) -> bytes | None:
+        prefix: bytes = self.task_keyprefix
+        return RecordWithId(value, key[len(prefix) :].decode()) if value and key.startswith(prefix) else value
 
     def set(self, key: bytes, value: bytes | str) -> None:
-        self.store.set(key, ensure_bytes(value), self.expires)
+        self._set_with_state(key, value, states.SUCCESS)
 
     def _set_with_state(self, key: bytes, value: bytes | str, state: str) -> None:
-        self.store.set(key, ensure_bytes(value), self._ttl(state))
+        data = ensure_bytes(value)
+        if key.startswith(self.task_keyprefix) and not TaskRecord.is_one(data):  # a meta, by `encode`
+            data = TaskRecord.from_meta(self.decode(data), self.codec.payload).pack()
+        self.store.set(key, data, self._failure_expires if state == states.FAILURE else self.expires)
 
     def delete(self, key: bytes) -> None:
         self.store.delete(key)
@@ -136,9 +157,6 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Store.backup`."""
         self.store.backup(path, overwrite=overwrite)
-
-    def _ttl(self, state: str) -> float | None:
-        return self._failure_expires if state == states.FAILURE else self.expires
 
     def chord_ttl(self) -> float | None:
         """Return for how many seconds a chord is kept after its last part."""
@@ -229,19 +247,24 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     ) -> dict[str, dict[str, Any]]:
         return {meta["task_id"]: meta for _, meta in self.records.metas(zip(keys, values, strict=True), READY_STATES)}
 
-    def decode_result(self, payload: bytes) -> dict[str, Any]:
-        """Return the meta in a stored record, its exception as an instance."""
-        return self.records.decode(payload)
+    # What programs do with the values of `get` and `mget`, as with Celery's own backends.
 
-    def exception_to_python(self, exc: Any) -> Any:
-        """Return an exception as an instance; also one that a writer with pickle had to wrap."""
-        return super().exception_to_python(get_pickled_exception(exc) if isinstance(exc, BaseException) else exc)
+    def decode_result(self, payload: bytes) -> dict[str, Any]:
+        """Return the meta in a value that `get` or `mget` has returned, its exception as an instance."""
+        meta: dict[str, Any] = self.meta_from_decoded(self.decode(payload))
+        return meta
 
     def encode(self, data: Any) -> bytes:
         return pack_payload(self.codec.payload(data))
 
     def decode(self, payload: bytes | None) -> Any:
-        return None if payload is None else self.codec.value(unpack_payload(payload))
+        """Return what `encode` encoded, or the meta in a task record."""
+        if payload is None:
+            return None
+        if TaskRecord.is_one(payload):
+            task_id = payload.task_id if isinstance(payload, RecordWithId) else None
+            return TaskRecord.unpack(payload).to_meta(self.codec.value, task_id=task_id)
+        return self.codec.value(unpack_payload(payload))
 
 
 def _require_expiry(setting: str, seconds: object) -> None:
