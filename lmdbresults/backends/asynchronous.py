@@ -42,7 +42,7 @@ class AsyncWaiting:
                 found = data and known_meta(self._backend, task_id, data, states.READY_STATES)
                 if found:
                     return found
-        raise timed_out(f"task {id_text(task_id)}", timeout)
+        raise timed_out(self._backend, f"task {id_text(task_id)}", timeout)
 
     async def as_completed(
         self, task_ids: Iterable[Any], timeout: float | None = None
@@ -67,4 +67,4 @@ class AsyncWaiting:
                     yield each
                 if not pending.ids:
                     return
-        raise timed_out(what, timeout)
+        raise timed_out(self._backend, what, timeout)

@@ -3,12 +3,11 @@
 import math
 import time
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lmdbresults import states
 from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.task_records import TaskRecords
-from lmdbresults.errors import ResultTimeout
 from lmdbresults.protocols import Meta, OnMessage
 from lmdbresults.record import TaskRecord
 from lmdbresults.results import id_text
@@ -20,6 +19,7 @@ __all__ = ["Pending", "WaitingBackend", "known_meta", "timed_out", "until"]
 class WaitingBackend(Protocol):
     """What waiting needs of a backend."""
 
+    TimeoutError: ClassVar[type[BaseException]]
     records: TaskRecords
     _cache: ResultCache
 
@@ -101,6 +101,6 @@ def until(timeout: float | None) -> float:
     return math.inf if timeout is None else time.monotonic() + timeout
 
 
-def timed_out(what: str, timeout: float | None) -> ResultTimeout:
+def timed_out(backend: WaitingBackend, what: str, timeout: float | None) -> BaseException:
     """Return the error of a wait that has ended without a result."""
-    return ResultTimeout(f"Timed out after {timeout} s waiting for {what}; it may still end later.")
+    return backend.TimeoutError(f"Timed out after {timeout} s waiting for {what}; it may still end later.")

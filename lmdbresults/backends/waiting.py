@@ -57,7 +57,7 @@ class Waiting:
                 found = data and known_meta(self._backend, task_id, data, states.READY_STATES)
                 if found:
                     return found
-        raise timed_out(f"task {id_text(task_id)}", timeout)
+        raise timed_out(self._backend, f"task {id_text(task_id)}", timeout)
 
     def get_many(
         self,
@@ -95,7 +95,7 @@ class Waiting:
                 looks += 1
                 if not pending.ids or looks == max_iterations:
                     return
-        raise timed_out(what, timeout)
+        raise timed_out(self._backend, what, timeout)
 
     def watch(self, task_id: Any, timeout: float | None = None) -> Watch:
         """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""

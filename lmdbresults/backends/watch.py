@@ -46,7 +46,7 @@ class Watch(Iterator[Meta], AsyncIterator[Meta]):
             for values in wait:
                 if (meta := self._news_in(values)) is not None:
                     return meta
-        raise timed_out(f"task {self._id}", self._timeout)
+        raise timed_out(self._backend, f"task {self._id}", self._timeout)
 
     async def __anext__(self) -> Meta:
         if self._has_ended:
@@ -58,7 +58,7 @@ class Watch(Iterator[Meta], AsyncIterator[Meta]):
             async for values in wait:
                 if (meta := self._news_in(values)) is not None:
                     return meta
-        raise timed_out(f"task {self._id}", self._timeout)
+        raise timed_out(self._backend, f"task {self._id}", self._timeout)
 
     def close(self) -> None:
         """Yield nothing more."""

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from celery import states
@@ -18,11 +18,13 @@ from celery.utils.log import get_logger
 from kombu.utils.compat import detect_environment
 from vine import promise
 
+from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.pending import Pending
+from lmdbresults.backends.watch import Watch
 from lmdbresults.errors import StoreClosed
 from lmdbresults.integrations.celery.callbacks import Callbacks, may_end
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.protocols import OnInterval, OnMessage
+from lmdbresults.protocols import Meta, OnInterval, OnMessage
 from lmdbresults.results import id_text
 from lmdbresults.store import LMDBStore
 from lmdbresults.store.thread_hub import ThreadFollower, ThreadHub, ThreadWait
@@ -107,6 +109,19 @@ class WaitingMixin(AsyncBackendMixin):
         meta: dict[str, Any] = result._cache
         return meta
 
+    async def wait_for_async(self, task_id: Any, timeout: float | None = None) -> Meta:
+        """Return the meta of a task once it has ended; see `AsyncWaiting.wait_for`, and aio.py for results."""
+        return await self.result_consumer.in_loop.wait_for(task_id, timeout)
+
+    def as_completed(self, task_ids: Iterable[Any], timeout: float | None = None) -> AsyncIterator[tuple[str, Meta]]:
+        """Yield ``(id, meta)`` of tasks as they end; see `AsyncWaiting.as_completed`."""
+        return self.result_consumer.in_loop.as_completed(task_ids, timeout)
+
+    def watch(self, task_id: Any, timeout: float | None = None) -> Watch:
+        """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""
+        consumer = self.result_consumer
+        return Watch(self, id_text(task_id), timeout, lambda: consumer.hub, lambda: consumer.in_loop.hub)
+
 
 class ResultConsumer(BaseResultConsumer):
     """Everything about waiting in one process."""
@@ -116,6 +131,8 @@ class ResultConsumer(BaseResultConsumer):
     def __init__(self, backend: Any, app: Any) -> None:
         self._reset()
         super().__init__(backend, app, backend.accept, backend._pending_results, backend._pending_messages)
+        #: The same for coroutines.
+        self.in_loop = AsyncWaiting(backend, lambda: backend.chords.recover())
         gate.watch_forks(self)
 
     def _reset(self) -> None:
@@ -173,6 +190,7 @@ class ResultConsumer(BaseResultConsumer):
             hub, self._hub = self._hub, None
             drainer, self._drainer = self._drainer, None
         _let_end(drainer)
+        self.in_loop.close()
         self.callbacks.stop()
         if hub is not None:
             hub.close()
