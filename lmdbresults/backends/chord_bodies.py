@@ -49,7 +49,7 @@ class Bodies:
         """Dispatch a body."""
         self._backend.app.dispatch(body, (values,))
 
-    def fail(self, body: Signature, message: str, cause: BaseException | None = None) -> None:
+    def fail(self, body: Signature, message: str, cause: BaseException | None, part: Any = None) -> None:
         """Store a `ChordError` as the result of a body, call its errbacks, and return it as the part that it may be."""
         logger.error("The body %s[%s] of a chord failed: %s", body.task, body.id, message)
         error = ChordError(message)

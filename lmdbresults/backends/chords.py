@@ -19,8 +19,8 @@ __all__ = ["CLAIMS_KEY", "ChordBackend", "ChordBodies", "Chords"]
 
 logger = logging.getLogger(__name__)
 
-#: The message and the cause of the failure of a body.
-Failure: TypeAlias = tuple[str, BaseException | None]
+#: Why a body fails: the message, the cause, and the part that has failed.
+Failure: TypeAlias = tuple[str, BaseException | None, Meta | None]
 
 #: The key under which the claims of all chords stand, after the backend's prefix for chords.
 CLAIMS_KEY: Final = ".claims"
@@ -68,8 +68,8 @@ class ChordBodies(Protocol):
     def send(self, body: Any, values: list[Any]) -> None:
         """Send a body with the values of its header. Whatever this raises fails the body."""
 
-    def fail(self, body: Any, message: str, cause: BaseException | None) -> None:
-        """Store a `ChordError` as the result of a body, and call its errbacks."""
+    def fail(self, body: Any, message: str, cause: BaseException | None, part: Meta | None = None) -> None:
+        """Store a `ChordError` as the result of a body, and call its errbacks. ``part`` is the part that has failed."""
 
 
 class Chords:
@@ -201,7 +201,7 @@ class Chords:
         except self._interruptions:
             raise
         except Exception as error:  # a value that cannot be read must not keep the body waiting for ever
-            failure = (f"Join error: {described(error)}", error)
+            failure = (f"Join error: {described(error)}", error, None)
         reached("values joined")
         if failure is None:
             try:
@@ -209,7 +209,7 @@ class Chords:
             except self._interruptions:
                 raise
             except Exception as error:  # the errors of queues are not known here
-                failure = (f"Callback error: {described(error)}", error)
+                failure = (f"Callback error: {described(error)}", error, None)
         if failure is not None:
             self.bodies.fail(body, *failure)
 
@@ -220,7 +220,7 @@ class Chords:
         for part in parts:
             meta = self._backend.decode_result(part.value)
             if meta["status"] in states.PROPAGATE_STATES:
-                return [], (f"Dependency {part.id} raised {described(meta['result'])}", meta["result"])
+                return [], (f"Dependency {part.id} raised {described(meta['result'])}", meta["result"], meta)
             order.append(part.id)
             values.setdefault(part.id, deque()).append(meta["result"])
         trees = [] if header is None else self._backend.decode(header)["result"][1]

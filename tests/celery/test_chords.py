@@ -164,6 +164,37 @@ def test_a_part_that_cannot_be_read_fails_the_body_with_join_error(eager: Any, m
     assert len(failed) == 1
 
 
+def nested_in(outer: Chord, id_: str, index: int, *errbacks: Any) -> Any:
+    """Return the body of a chord that is a part of another one."""
+    options = {"group_id": outer.group_id, "group_index": index, "chord": dict(outer.body)}
+    return gather.s().set(task_id=id_, link_error=[dict(errback) for errback in errbacks], **options)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_an_errback_of_nested_chords_is_called_once_a_failure(application: Any, extended: bool) -> None:
+    """Celery links it to the bodies of all chords in the header as well."""
+    failed.clear()
+    app = application(task_always_eager=True, task_store_eager_result=True, result_extended=extended)
+    outer = Chord(app, "a", "middle", body=with_errback())
+    outer.part("a", 1, 0)
+    middle = Chord(app, "b", "inner", body=nested_in(outer, "middle", 1, note_failure.s()), group_id="middle group")
+    middle.part("b", 1, 0)
+    innermost = Chord(app, "c", body=nested_in(middle, "inner", 1, note_failure.s()), group_id="inner group")
+    innermost.part("c", OwnError("why"), 0)
+    assert [id_ for id_, _ in failed] == ["inner"]
+    for id_, text in [("inner", "Dependency c raised"), ("middle", "Dependency inner raised"), ("body", "Dependency")]:
+        assert app.AsyncResult(id_).state == states.FAILURE
+        assert text in str(app.AsyncResult(id_).result)
+    assert leftovers(app.backend.store) == []
+
+
+def test_an_errback_that_only_the_outer_chord_has_is_called_for_it(eager: Any) -> None:
+    outer = Chord(eager, "inner", body=with_errback())
+    inner = Chord(eager, "a", body=nested_in(outer, "inner", 0, note_failure.si("other")), group_id="inner group")
+    inner.part("a", OwnError("why"), 0)
+    assert [id_ for id_, _ in failed][-1:] == ["body"]
+
+
 @needs_group_errors
 def test_a_failed_part_fails_every_task_of_a_group_that_is_the_body(eager: Any) -> None:
     body = group(gather.s().set(task_id="one"), gather.s().set(task_id="two"))

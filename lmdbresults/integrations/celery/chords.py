@@ -4,6 +4,7 @@ Celery's own way takes four commits a part, counts by adding one, and leaves a c
 before it has sent the body. What is inherited here is how a body fails.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,13 +17,15 @@ from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, SoftTimeLimitExceeded
 from celery.result import GroupResult
-from celery.utils.functional import _regen
+from celery.utils.functional import _regen, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.time import get_exponential_backoff_interval
 from kombu.serialization import dumps, loads, prepare_accept_content
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
+from lmdbresults.errors import described
+from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore
 from lmdbresults.store.chords import ResultRecord
@@ -44,6 +47,8 @@ class HeldResult:
         return result
 
 
+#: In the request and the meta of a failed body: which errbacks were called with the failure.
+_CALLED: Final = "called_errbacks"
 #: For the result of the task that is being marked as done, failed or revoked in this context.
 held_result: Final[ContextVar[HeldResult | None]] = ContextVar("held_result", default=None)
 _NOT_HELD: Final = nullcontext()
@@ -56,6 +61,7 @@ class ChordsMixin:
     store: LMDBStore
     #: Set by the backend once its prefixes are known.
     chords: Chords
+    codec: KombuCodec
     _record: Callable[..., bytes]
     encode_result: Callable[..., Any]
 
@@ -145,6 +151,8 @@ class ChordsMixin:
             record = stored.value
         else:
             record = self._record(self.encode_result(result, state), state, None, request)
+        if getattr(request, _CALLED, None):
+            record = _with_extra(record, self.codec, **{_CALLED: getattr(request, _CALLED)})
         body = maybe_signature(request.chord, app=self.app)
         try:
             self.chords.part_returned(request, state, record, body, stored)
@@ -217,21 +225,45 @@ class CeleryBodies:
         else:
             publish(body.delay, values)
 
-    def fail(self, body: Any, message: str, cause: BaseException | None) -> None:
-        """Store a `ChordError` as the result of a body, and call its errbacks."""
+    def fail(self, body: Any, message: str, cause: BaseException | None, part: Mapping[str, Any] | None = None) -> None:
+        """Store a `ChordError` as the result of a body, and call its errbacks.
+
+        Celery links an errback of a chord also to the body of a chord in its header. If ``part`` is such a body, which
+        has failed in the same way, its errbacks have been called.
+        """
         logger.error("Chord body %r failed: %s", body.options.get("task_id"), message)
+        called = list((part or {}).get(_CALLED, ()))
+        errbacks = maybe_list(body.options.get("link_error")) or []
+        if called:
+            body = body.clone()
+            body.options["link_error"] = [errback for errback in errbacks if _digest(errback) not in called]
         try:
             raise ChordError(message) from cause
         except ChordError as error:  # Celery asks for the exception that is being handled
             self._backend.chord_error_from_stack(body, error)
-            self._fail_outer(body.options, error)
+            self._fail_outer(body.options, error, [*called, *map(_digest, errbacks)])
 
-    def _fail_outer(self, options: Mapping[str, Any], error: BaseException) -> None:
+    def _fail_outer(self, options: Mapping[str, Any], error: BaseException, called: list[str]) -> None:
         """Return a failed body as the part of another chord that it may be: with Celery, that chord would hang."""
         names = {"id": "task_id", "group": "group_id", "group_index": "group_index", "chord": "chord"}
-        request = Context({name: options.get(option) for name, option in names.items()})
+        request = Context({name: options.get(option) for name, option in names.items()}, **{_CALLED: called})
         if request.chord and not options.get("chain"):  # whose last task would be the part, and is returned by Celery
             self._backend.on_chord_part_return(request, states.FAILURE, error)
+
+
+def _digest(errback: Mapping[str, Any]) -> str:
+    """Return what tells an errback from others, also once both were serialized."""
+    called = (errback["task"], list(errback["args"] or ()), errback["kwargs"] or {}, bool(errback["immutable"]))
+    return hashlib.sha1(described(called).encode(), usedforsecurity=False).hexdigest()
+
+
+def _with_extra(record: bytes, codec: KombuCodec, **more: Any) -> bytes:
+    """Return a task record with more in the meta."""
+    fields = TaskRecord.unpack(record)
+    payload = fields.payload
+    extra = {} if payload.extra is None else codec.value(payload._replace(body=payload.extra))
+    payload = payload._replace(extra=codec.payload(None, {**extra, **more}).extra)
+    return fields._replace(payload=payload).pack()
 
 
 def _ids(signature: Mapping[str, Any]) -> Iterator[Any]:
