@@ -52,10 +52,10 @@ def main(path: str) -> None:
         worker.start()
     open_app(path, queue)
 
-    result = app.send(app.signature(square, (7,)))
+    result = square.delay(7)
     print("the square of 7:", result.get(timeout=30))
 
-    result = app.chord([app.signature(square, (number,)) for number in range(100)], app.signature(total))
+    result = app.chord([square.s(number) for number in range(100)], total.s())
     print("the sum of 100 squares:", result.get(timeout=30))
 
     for _ in workers:

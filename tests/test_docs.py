@@ -81,14 +81,18 @@ def test_every_file_that_the_design_names_exists(page):
     assert [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "lmdbresults"))] == []
 
 
-def test_every_file_in_the_tree_of_the_design_exists():
+def test_the_tree_of_the_design_is_that_of_the_package():
     tree = re.search(r"```\nlmdbresults/\n(.*?)```", (DESIGN / "README.md").read_text(), flags=re.DOTALL).group(1)
-    folder = section = ROOT / "lmdbresults"
-    for line in tree.splitlines():
-        is_in_section = line.startswith("    ")
-        path = (section if is_in_section else folder) / line.split()[0]
-        assert path.exists(), path
-        section = section if is_in_section else path
+    folder, found = "", {"": set(), "store/": set()}
+    for indent, name in re.findall(r"^( {2}| {4})([\w/.]+)", tree, flags=re.MULTILINE):
+        found[folder if len(indent) == 4 else ""].add(name)
+        folder = name if name.endswith("/") else folder
+    assert found == {folder: modules_in(ROOT / "lmdbresults" / folder) for folder in found}
+
+
+def modules_in(folder: Path) -> set[str]:
+    files = {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}
+    return files | {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
 
 
 def test_the_table_of_damage_has_every_kind_and_outcome():
