@@ -1,7 +1,7 @@
 """The task record: a small versioned msgpack array around a payload in the serializer of the user's choice.
 
-State and times are read without touching the payload, so a tool that lists results never decodes, least of all
-unpickles, what it lists. Golden bytes of every version stand under ``tests/golden``.
+State and times are read without touching the payload, so a tool that lists results never decodes (or unpickles) them.
+Golden bytes of every version are in ``tests/golden``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,7 @@ RECORD_VERSION: Final = 1
 
 
 class Payload(NamedTuple):
-    """Encoded values together with what it takes to decode them, however the reader is configured."""
+    """Encoded values, and how to decode them, however the reader is configured."""
 
     content_type: str
     """MIME type of the serializer, such as ``application/json``."""
@@ -39,15 +39,15 @@ class Payload(NamedTuple):
     body: bytes
     """The result."""
     extra: bytes | None = None
-    """A mapping of whatever else needs the user's serializer (arguments, stamps), or None."""
+    """A mapping of other values in the user's serializer (arguments, stamps), or None."""
 
 
-#: Makes a payload of a sequence of its fields, in half the time that `Payload` takes.
+#: Makes a payload of a sequence of its fields, in half the time of `Payload`.
 new_payload: Final[Callable[[Iterable[Any]], Payload]] = partial(tuple.__new__, Payload)
 
 
 class TaskRecord(NamedTuple):
-    """What is known of one task. The order of the fields is the order on disk; the state stands in front."""
+    """All that is stored of one task. The order of the fields is the order on disk; the state comes early."""
 
     version: int
     state: str
@@ -60,7 +60,7 @@ class TaskRecord(NamedTuple):
     group_id: str | None
     parent_id: str | None
     children: list[Any] | None
-    """Tuple trees of the results of the tasks that this one sent; None outside a task."""
+    """Results of the tasks that this one sent, as tuple trees; None outside a task."""
     traceback: str | None
     payload: Payload
 
@@ -72,35 +72,35 @@ class TaskRecord(NamedTuple):
     def unpack(cls, data: bytes) -> "TaskRecord":
         """Return the record in ``data``.
 
-        Raises `DecodeError` if the bytes are no record, `NewerFormat` if a newer lmdbresults wrote them.
+        Raises `DecodeError` if the bytes are not a record, `NewerFormat` if a newer lmdbresults wrote them.
         """
         try:
             fields = _unpackb(data) if data.startswith(_BEGINNING) else None
-        except Exception:  # of many kinds; the slow way tells which, or mends it
+        except Exception:  # of many kinds; the slow way distinguishes them, and reads what is merely unusual
             fields = None
         if (
             fields is None
             or type(fields[1]) is not str
             or type(payload := fields[-1]) is not list
-            or tuple(map(type, payload)) not in _SOUND_PAYLOADS
+            or tuple(map(type, payload)) not in _PAYLOAD_TYPES
         ):
-            fields = _sound_fields(data)  # which knows what is wrong, or what is merely unusual, and takes more
+            fields = _verified_fields(data)
         else:
             fields[-1] = new_payload(payload)
         return _new_tuple(cls, fields)
 
     @staticmethod
     def is_one(data: bytes) -> bool:
-        """Return whether bytes begin as a record of this version does, rather than as a payload that stands alone."""
+        """Return whether bytes are a record of this version rather than those of `pack_payload`, by how they begin."""
         return data.startswith(_BEGINNING)
 
     @classmethod
     def from_meta(
         cls, meta: Mapping[str, Any], encode: Callable[[Any, Mapping[str, Any] | None], Payload]
     ) -> "TaskRecord":
-        """Take a meta apart: what the record has a field for, the result, and the rest.
+        """Return the record of a meta. ``encode(result, rest)`` returns the payload.
 
-        ``encode(result, rest)`` returns the payload; the rest is None if there is none.
+        The rest is a mapping of the values for which the record has no field, or None.
         """
         others = meta.keys() - _META_FIELDS
         rest = {name: meta[name] for name in meta if name in others} if others else None
@@ -127,7 +127,7 @@ class TaskRecord(NamedTuple):
             meta["group_id"] = group_id
         if parent_id is not None:
             meta["parent_id"] = parent_id
-        if payload.extra is not None:  # arguments and all that comes with them: the extended form of a meta
+        if payload.extra is not None:  # the extended form of a meta
             meta.update(name=name, worker=worker, queue=queue, retries=retries)
             meta.update(decode(payload._replace(body=payload.extra)))
         if revive is not None and state in EXCEPTION_STATES:
@@ -137,13 +137,13 @@ class TaskRecord(NamedTuple):
         return meta
 
 
-#: The fields of a record that a meta may lack, in their order. In it they have the same names.
+#: The fields of a record that a meta may lack, in their order. A meta has them by the same names.
 _OPTIONAL_FIELDS: Final = TaskRecord._fields[2:-1]
 _META_FIELDS: Final = frozenset({"status", "result", *_OPTIONAL_FIELDS})
 
 
 def pack_payload(payload: Payload) -> bytes:
-    """Return the bytes of a payload that stands alone, as the one of a saved group does."""
+    """Return the bytes of a payload that is not part of a record, such as that of a saved group."""
     return pack_fields((RECORD_VERSION, payload))
 
 
@@ -152,12 +152,12 @@ def unpack_payload(data: bytes) -> Payload:
     try:
         _, fields = _unpack(data)
     except ValueError as error:
-        raise DecodeError(f"The bytes are no payload of version {RECORD_VERSION}: {error}") from error
+        raise DecodeError(f"The bytes are not a payload of version {RECORD_VERSION}: {error}") from error
     return _payload(fields)
 
 
 def pack_fields(fields: tuple[Any, ...]) -> bytes:
-    """Return the bytes of the record that has these fields, without the detour of making a `TaskRecord` of them."""
+    """Return the bytes of the record with these fields, without making a `TaskRecord` of them."""
     try:
         packed: bytes = msgpack.Packer(default=_as_text).pack(fields)
     except UnicodeEncodeError:  # a traceback may quote a file name that is not UTF-8
@@ -196,9 +196,9 @@ def _unpack(data: bytes) -> list[Any]:
     except UnicodeDecodeError:
         fields = _unpack_lenient(data)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"The bytes are no msgpack: {error}") from error
+        raise DecodeError(f"The bytes are not msgpack: {error}") from error
     if not isinstance(fields, list) or not fields or type(fields[0]) is not int or fields[0] < 1:
-        raise DecodeError("The bytes are msgpack, but no record: they do not begin with a version")
+        raise DecodeError("The bytes are msgpack but not a record: they do not begin with a version")
     if fields[0] > RECORD_VERSION:
         raise NewerFormat(
             f"The record has format version {fields[0]}; this lmdbresults reads up to {RECORD_VERSION}: upgrade it."
@@ -210,11 +210,11 @@ def _unpack_lenient(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, unicode_errors="surrogatepass")
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise DecodeError(f"The bytes are no msgpack: {error}") from error
+        raise DecodeError(f"The bytes are not msgpack: {error}") from error
 
 
 #: The types of the fields of a payload.
-_SOUND_PAYLOADS: Final = {
+_PAYLOAD_TYPES: Final = {
     (str, str, compression, bytes, extra) for compression in (str, type(None)) for extra in (bytes, type(None))
 }
 _FIELDS: Final = len(TaskRecord._fields)
@@ -222,28 +222,28 @@ _new_tuple = tuple.__new__
 _unpackb = msgpack.unpackb
 
 
-def _sound_fields(data: bytes) -> list[Any]:
-    """Return the fields of a task record, seen to one by one. Raises `DecodeError` or `NewerFormat`."""
+def _verified_fields(data: bytes) -> list[Any]:
+    """Return the fields of a task record, checked one by one. Raises `DecodeError` or `NewerFormat`."""
     fields = _unpack(data)
     if len(fields) != _FIELDS:
-        raise _no_record(f"it has {len(fields)} fields")
+        raise _not_a_record(f"it has {len(fields)} fields")
     if type(fields[1]) is not str:
-        raise _no_record("a field has the wrong type")
+        raise _not_a_record("a field has the wrong type")
     fields[-1] = _payload(fields[-1])
     return fields
 
 
 def _payload(fields: Any) -> Payload:
-    if type(fields) is not list or tuple(map(type, fields)) not in _SOUND_PAYLOADS:
-        raise _no_record("a field of its payload has the wrong type")
+    if type(fields) is not list or tuple(map(type, fields)) not in _PAYLOAD_TYPES:
+        raise _not_a_record("a field of its payload has the wrong type")
     return new_payload(fields)
 
 
-def _no_record(why: str) -> DecodeError:
-    return DecodeError(f"The bytes are no task record of version {RECORD_VERSION}: {why}")
+def _not_a_record(why: str) -> DecodeError:
+    return DecodeError(f"The bytes are not a task record of version {RECORD_VERSION}: {why}")
 
 
-#: What the bytes of a record of this version begin with: how many fields there are, and the first.
+#: The first bytes of a record of this version: the number of fields, and the version.
 _BEGINNING: Final[bytes] = msgpack.Packer().pack_array_header(_FIELDS) + msgpack.packb(RECORD_VERSION)
-#: The same for one in state SUCCESS; a store compares without decoding.
+#: The first bytes of a record in state SUCCESS; a store compares them without decoding the record.
 SUCCESS_PREFIX: Final[bytes] = _BEGINNING + msgpack.packb(SUCCESS)

@@ -214,7 +214,7 @@ def test_a_damaged_record_raises_nothing_but_our_errors(path: Path):
     ],
 )
 def test_msgpack_that_is_no_record_is_refused(fields: object):
-    with pytest.raises(DecodeError, match=r"no record|no task record|no payload"):
+    with pytest.raises(DecodeError, match=r"not a record|not a task record|not a payload"):
         TaskRecord.unpack(msgpack.packb(fields))
 
 

@@ -1,4 +1,4 @@
-"""Result backends, usable without Celery: what Celery's base classes do, over a store of ours."""
+"""Result backends that need no Celery: they do what Celery's base classes do, over a `Store`."""
 
 from lmdbresults.backends.backend import Backend
 from lmdbresults.backends.base import BaseBackend, DisabledBackend

@@ -1,4 +1,4 @@
-"""What every backend does besides storing: it marks the ends of tasks, runs chords, and lets callers wait."""
+"""What every backend does besides storing results: marking the ends of tasks, chords, waiting."""
 
 import sys
 import traceback as traceback_module
@@ -20,7 +20,7 @@ __all__ = ["BaseBackend", "DisabledBackend"]
 
 
 class BaseBackend(Backend):
-    """A complete backend but for the store: what workers call at the ends of tasks, and callers to wait for them."""
+    """A backend that workers and callers use: it marks the ends of tasks, runs chords, and waits for results."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,7 +35,10 @@ class BaseBackend(Backend):
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
     ) -> None:
-        """Store a result, unless told not to or the request ignores it, and return the task's part to its chord."""
+        """Store a result and return the task's part to its chord.
+
+        The result is not stored if ``store_result`` is false or the request ignores it.
+        """
         stores = store_result and not getattr(request, "ignore_result", False)
         self._end_task(task_id, result, state, None, request, stores)
 
@@ -102,7 +105,7 @@ class BaseBackend(Backend):
     def _end_task(
         self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store_result: bool
     ) -> None:
-        """Store the result of a task, if told to, and return the part of a chord that the task may be."""
+        """Store the result of a task if ``store_result``, and return the part of a chord that the task may be."""
         if store_result:
             self.store_result(task_id, result, state, traceback=traceback, request=request)
         if request is not None and request.chord:

@@ -234,7 +234,7 @@ class Chords:
     # -- orphaned claims -----------------------------------------------------------------------------------------------
 
     def recover(self, *, now: bool = False) -> None:
-        """Run the bodies of chords whose claimer has died, once a second at most unless told to do so ``now``.
+        """Run the bodies of chords whose claimer has died. Look for them once a second at most, unless ``now``.
 
         If there are none, that is a single read.
         """

@@ -138,7 +138,7 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _open_chord(self, header: GroupResult, body: Any, **kwargs: Any) -> None:
         signature = self.chord_bodies.signature(body)
-        if signature.id is None:  # two processes that send it send it under one id, so that there is one result
+        if signature.id is None:  # if two processes send the body, both send it with one id: there is one result
             signature.set(task_id=str(uuid.uuid4()))
         tree = None
         if any(isinstance(part, GroupResult) for part in header.results):

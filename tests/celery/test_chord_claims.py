@@ -1,19 +1,22 @@
-"""The claim on a chord: given up, taken over, or left to others, whoever dies or is interrupted, and when."""
+"""The claim on a chord: released, taken over, or left to others, at any death or interruption."""
 
 import signal
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import chain, group
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_ready, worker_shutdown
 
 from lmdbresults import faultpoints
-from lmdbresults.integrations.celery.chord_recovery import Watch
+from lmdbresults.integrations.celery import chord_recovery
 from lmdbresults.testing import die_at
 from tests.support.celery_parts import Chord, gather, ran
 from tests.support.celery_workers import wait_for
 from tests.support.chord_keys import leftovers
-from tests.support.processes import FORKS_WITH_THREADS, child
+from tests.support.processes import FORKS_WITH_THREADS, child, run_script
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
@@ -158,10 +161,30 @@ def test_a_body_that_has_run_when_its_chord_is_taken_over_does_not_run_again(
     assert leftovers(eager.backend.store) == []
 
 
-def test_a_worker_that_has_nothing_to_do_takes_over(eager: Any, tmp_path: Any) -> None:
+def test_an_idle_worker_takes_over(eager: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chord_recovery, "_PAUSE", 0.01)
     claim_in_another_process(eager, tmp_path / "flag")
-    watch = Watch(eager.backend.chords, pause=0.01)
+    worker_ready.send(sender=SimpleNamespace(app=eager))
     try:
         wait_for(lambda: ran == [[1]] and not leftovers(eager.backend.store))
     finally:
-        watch.stop()
+        worker_shutdown.send(sender=None)
+    assert "lmdbresults-chords" not in {thread.name for thread in threading.enumerate()}
+
+
+WORKER = """
+import sys, threading
+from types import SimpleNamespace
+from celery import Celery
+from celery.signals import worker_ready
+
+app = Celery(broker="memory://", backend="lmdb://" + sys.argv[1])
+app.backend
+worker_ready.send(sender=SimpleNamespace(app=app))
+print({thread.name for thread in threading.enumerate()} & {"lmdbresults-chords"})
+"""
+
+
+def test_a_worker_looks_for_chords_of_dead_workers_by_itself(path: str) -> None:
+    done = run_script(WORKER, path)
+    assert (done.stdout, done.stderr) == ("{'lmdbresults-chords'}\n", "")

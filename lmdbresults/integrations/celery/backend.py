@@ -1,7 +1,7 @@
 """The Celery result backend: Celery's own key-value backend, over an `LMDBStore`.
 
-``result_backend = "lmdb:///var/lib/app/results.lmdb"`` is all it takes; Celery finds the class by its entry point. It
-replaces what has to be faster or safer, and inherits the rest, so that what Celery adds later works too.
+``result_backend = "lmdb:///var/lib/app/results.lmdb"`` is enough; Celery finds the class by its entry point. The class
+replaces what must be faster or safer, and inherits the rest, so that later additions of Celery work too.
 """
 
 import os
@@ -18,6 +18,7 @@ from kombu.utils.encoding import ensure_bytes
 from lmdbresults import serialization
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
+from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
 from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
 from lmdbresults.integrations.celery.options import MAX_DECODED_BYTES, store_options
@@ -97,7 +98,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         return url
 
     def close(self) -> None:
-        """Close the store, and end all waiting before. Celery never does."""
+        """End all waits and close the store. Celery never calls it."""
         self.result_consumer.stop()
         self.store.close()
 
@@ -146,12 +147,12 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.store.expire(key, value)
 
     def cleanup(self) -> None:
-        """Remove what has expired. Writing does so along the way; this is for a file that nobody writes to."""
+        """Delete expired results, for a file that is not written to: writing does so as well."""
         self.store.sweep()
         self.chords.recover(now=True)
 
     def flush(self) -> None:
-        """Return once everything that was stored so far survives a loss of power."""
+        """Return once everything stored so far survives a loss of power."""
         self.store.flush()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""Each Celery worker looks once a second for chords whose last worker has died, also while it has nothing to do.
+"""Each Celery worker looks once a second for chords whose last worker has died, also while it is idle.
 
-Celery does not deliver a task again that was stored as a success before its process was lost: if that was the last part
-of a chord, nobody would come by.
+A task that was stored as a success before its process was lost is not delivered again: if it was the last part of a
+chord, no other event would lead to the chord.
 """
 
 import threading
@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery.signals import worker_ready, worker_shutdown
 from celery.utils.log import get_logger
 
-__all__ = ["Watch"]
+__all__ = ["RecoveryThread"]
 
 logger = get_logger(__name__)
 
@@ -18,44 +18,43 @@ logger = get_logger(__name__)
 _PAUSE: Final = 1.0
 
 
-class Watch:
-    """A thread of a worker's main process that takes over what dead processes have left of chords."""
+class RecoveryThread:
+    """A thread of a worker's main process that takes over the orphaned claims on chords."""
 
-    def __init__(self, chords: Any, pause: float = _PAUSE) -> None:
+    def __init__(self, chords: Any) -> None:
         self._chords = chords
-        self._pause = pause
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lmdbresults-chords", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._is_over.wait(self._pause):
+        while not self._is_over.wait(_PAUSE):
             try:
                 self._chords.recover(now=True)
             except Exception:
-                logger.exception("The look for chords of dead workers has failed; it is repeated.")
+                logger.exception("Checking for chords of dead workers failed; it is repeated.")
 
     def stop(self) -> None:
-        """End it, once what it may be doing is done."""
+        """Stop the thread after the present look."""
         self._is_over.set()
         self._thread.join(10.0)
 
 
-#: That of this process, if it is a worker.
-_watches: Final[list[Watch]] = []
+#: The threads of this process, if it is a worker.
+_threads: Final[list[RecoveryThread]] = []
 
 
-def _begin(sender: Any, **kwargs: Any) -> None:
+def _start(sender: Any, **kwargs: Any) -> None:
     chords = getattr(sender.app.backend, "chords", None)
     if chords is not None:
-        _watches.append(Watch(chords))
+        _threads.append(RecoveryThread(chords))
 
 
-def _end(**kwargs: Any) -> None:
-    while _watches:
-        _watches.pop().stop()
+def _stop(**kwargs: Any) -> None:
+    while _threads:
+        _threads.pop().stop()
 
 
-# Celery keeps receivers by weak reference; these live as long as the module.
-worker_ready.connect(_begin)
-worker_shutdown.connect(_end)
+# Celery keeps receivers by weak reference; these functions live as long as the module.
+worker_ready.connect(_start)
+worker_shutdown.connect(_stop)

@@ -1,4 +1,4 @@
-"""The options in ``result_backend_transport_options``: those of the store are used, those of other backends ignored."""
+"""Options in ``result_backend_transport_options``: those of the store are used, those of other backends ignored."""
 
 import difflib
 import warnings
@@ -36,9 +36,9 @@ _OTHERS: Final = frozenset(
 
 
 def store_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those transport options that are ours and that the URL does not have, which wins.
+    """Return the transport options of the store and of the codec, without those that the URL has: it wins.
 
-    A name that is nearly one of ours raises ``ImproperlyConfigured``; an unknown one warns.
+    A name that is nearly that of an option raises ``ImproperlyConfigured``; an unknown name warns.
     """
     in_url = {name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True)}
     found, unknown = {}, []
