@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +163,7 @@ def test_a_body_that_has_run_when_its_chord_is_taken_over_does_not_run_again(
 def test_an_idle_worker_takes_over(eager: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chord_recovery, "_PAUSE", 0.01)
     claim_in_another_process(eager, tmp_path / "flag")
-    worker_ready.send(sender=SimpleNamespace(app=eager))
+    worker_ready.send(sender=type("Worker", (), {"app": eager})())
     try:
         wait_for(lambda: ran == [[1]] and not leftovers(eager.backend.store))
     finally:
@@ -174,13 +173,12 @@ def test_an_idle_worker_takes_over(eager: Any, tmp_path: Any, monkeypatch: pytes
 
 WORKER = """
 import sys, threading
-from types import SimpleNamespace
 from celery import Celery
 from celery.signals import worker_ready
 
 app = Celery(broker="memory://", backend="lmdb://" + sys.argv[1])
 app.backend
-worker_ready.send(sender=SimpleNamespace(app=app))
+worker_ready.send(sender=type("Worker", (), {"app": app})())
 print({thread.name for thread in threading.enumerate()} & {"lmdbresults-chords"})
 """
 
