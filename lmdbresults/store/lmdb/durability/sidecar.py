@@ -141,11 +141,13 @@ class Sidecar:
             raise
 
     def close(self) -> None:
-        """Close both files, which releases the locks. LMDB must have closed the data file by now."""
-        own, data, self._own, self.data = self._own, self.data, -1, -1
-        for descriptor in (own, data):
-            if descriptor >= 0:
-                os.close(descriptor)
+        """Close both files, which releases the locks, after LMDB has closed the data file. May be called again."""
+        descriptor, self._own = self._own, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        descriptor, self.data = self.data, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -270,7 +270,8 @@ class Environment:
                 self.require_usable()
                 try:
                     self._close_file()  # what a signal handler has kept from being closed
-                    self._attach(open_file(self.options, self._write_lock.acquire))
+                    open_file(self.options, self._write_lock.acquire, self._keep)
+                    self._attach()
                 except lmdb.Error as error:
                     if not isinstance(error, lmdb.MapResizedError) or not retries:  # grown while it was being opened
                         self._fail(error)
@@ -281,8 +282,13 @@ class Environment:
                     raise lmdb_errors.translate_error(error, self.options) from error
             return self._handle
 
-    def _attach(self, file: OpenFile) -> None:
+    def _keep(self, file: OpenFile) -> None:
         self._file, self._space, self._checkpoints = file, file.space, file.checkpoints
+
+    def _attach(self) -> None:
+        """Use what was opened."""
+        file = self._file
+        assert file is not None, "it was just opened"
         self._lock_file = LockFile(self.path)
         self._write_lock.attach(self._lock_file, file.sidecar.data)
         self.reserve, self.reserve_for_delete = file.space.reserve, file.space.reserve_for_delete

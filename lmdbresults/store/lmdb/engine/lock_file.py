@@ -39,9 +39,9 @@ class LockFile:
         """Close the file. Closing twice is fine."""
         self.word = UNKNOWN
         mapped, self._map = self._map, None
-        descriptor, self._descriptor = self._descriptor, -1
         if mapped is not None:
             mapped.close()
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 

@@ -1,6 +1,7 @@
 """Opening one file: its path is examined, it is recovered after a loss of power, and only then given to LMDB."""
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import lmdb
@@ -44,18 +45,18 @@ class OpenFile(NamedTuple):
             self.sidecar.close()
 
 
-def open_file(options: Options, acquire_writer: AcquireWriter) -> OpenFile:
+def open_file(options: Options, acquire_writer: AcquireWriter, keep: Callable[[OpenFile], object]) -> None:
     """Open the file of the options, and create it if it is missing. ``acquire_writer()`` surrounds write transactions.
+
+    The file goes to ``keep`` rather than being returned, so that an exception out of a signal handler cannot lose it.
 
     Raises a `StoreError`, or LMDB's or the system's error.
     """
-    opened = None
-    while opened is None:  # again if a damaged file was moved aside
-        opened = _try_open(options, acquire_writer)
-    return opened
+    while not _try_open(options, acquire_writer, keep):
+        pass  # a damaged file was moved aside
 
 
-def _try_open(options: Options, acquire_writer: AcquireWriter) -> OpenFile | None:
+def _try_open(options: Options, acquire_writer: AcquireWriter, keep: Callable[[OpenFile], object]) -> bool:
     found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     try:
@@ -67,13 +68,14 @@ def _try_open(options: Options, acquire_writer: AcquireWriter) -> OpenFile | Non
         if is_guarded is not None:
             if found.has_content:  # recovery is over, so the file can be relied on
                 paths.check_content(options.path)
-            return _map_and_check(options, sidecar, is_guarded, acquire_writer)
+            keep(_map_and_check(options, sidecar, is_guarded, acquire_writer))
+            return True
     except BaseException:  # a signal handler's too: the traceback would keep the descriptors open
         if sidecar is not None:
             sidecar.close()
         raise
     sidecar.close()
-    return None
+    return False
 
 
 def _refuse_unusable(options: Options, found: paths.Found, sidecar: Sidecar | None) -> None:
@@ -102,9 +104,9 @@ def look_inside(options: Options, has_lock: bool) -> None:
 
 def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire_writer: AcquireWriter) -> OpenFile:
     handle = _map(options)
-    if _has_readers_from_before_exec(handle):
-        handle = _map(options)
     try:
+        if _has_readers_from_before_exec(handle):
+            handle = _map(options)
         check_format(handle, options.path)
         durability: Durability
         if is_guarded and boot.boot_id():

@@ -36,13 +36,15 @@ class EnvironmentRegistry:
         path = paths.canonical(options.path)
         with gate.shared(), self._own_lock():
             environment = self._environments.get(path)
-            if environment is None:
-                environment = Environment(options if path == options.path else replace(options, path=path))
+            if environment is None or (not environment.users and environment.retire()):
+                # Known before it is opened: an exception out of a signal handler must not lose an open file.
+                environment = self._environments[path] = Environment(
+                    options if path == options.path else replace(options, path=path)
+                )
             if environment.has_been_replaced():
                 raise lmdb_errors.file_replaced(path)
             _require_same(environment.options, options)
             environment.open()
-            self._environments[path] = environment
             environment.users += 1
         return environment
 

@@ -1,18 +1,15 @@
-"""A store that is interrupted: closed while in use, at the exit of the interpreter, by signals and their exceptions."""
+"""A store that is interrupted: by close() in another thread, by the exit of the interpreter, by signal handlers."""
 
-import ctypes
 import os
-import random
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
+from tests.conftest import PROFILE
+from tests.support.interrupting import Interruption, count_points, interrupted, spread
 from tests.support.processes import FORKS_WITH_THREADS, busy_threads, in_child, in_thread, run_script
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -25,8 +22,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "results.lmdb"
 
 
-def see_no_lock_held(store: LMDBStore) -> None:
-    """See that any thread and any process can still write, and that the file can be closed."""
+def assert_no_lock_held(store: LMDBStore) -> None:
+    """Any thread and any process can still write, and the file can be closed."""
     in_thread(store.set, b"from a thread", b"value")
     in_child(store.set, b"from a child", b"value")
     in_thread(open_store(store.options.path, durability="none").close)
@@ -36,7 +33,7 @@ def see_no_lock_held(store: LMDBStore) -> None:
 # -- closing -----------------------------------------------------------------------------------------------------
 
 
-def test_whoever_uses_a_store_that_is_closed_meanwhile_succeeds_or_is_told(path: Path) -> None:
+def test_a_thread_that_uses_a_store_while_another_closes_it_succeeds_or_gets_store_closed(path: Path) -> None:
     def use(number: int) -> None:
         store = stores[0]
         with suppress(errors.StoreClosed):
@@ -60,7 +57,7 @@ def test_whoever_uses_a_store_that_is_closed_meanwhile_succeeds_or_is_told(path:
         assert store.check() == []
 
 
-def test_a_store_cannot_be_closed_inside_its_transaction_but_afterwards(path: Path) -> None:
+def test_a_store_cannot_be_closed_inside_its_transaction(path: Path) -> None:
     store = open_store(path, durability="none")
     with store.write() as txn:
         txn.set(b"key", b"value")
@@ -72,13 +69,13 @@ def test_a_store_cannot_be_closed_inside_its_transaction_but_afterwards(path: Pa
         assert store.get(b"key") == b"value"
 
 
-def test_a_transaction_inside_another_one_of_the_thread_is_refused(path: Path) -> None:
+def test_a_transaction_inside_another_of_the_same_thread_is_refused(path: Path) -> None:
     with open_store(path, durability="none") as store, open_store(path, durability="none") as same:
         for block in (store.read, store.write):
             for attempt in (lambda: store.get(b"key"), lambda: same.set(b"key", b"value"), same.check, store.sweep):
                 with block(), pytest.raises(errors.NestedTransaction):
                     attempt()
-        see_no_lock_held(store)
+        assert_no_lock_held(store)
 
 
 # -- the end of the interpreter ----------------------------------------------------------------------------------
@@ -124,7 +121,7 @@ time.sleep(0.05)
         assert store.check() == []
 
 
-def test_a_store_can_be_used_by_exit_handlers(path: Path) -> None:
+def test_exit_handlers_can_use_a_store(path: Path) -> None:
     source = """
 import atexit, sys
 atexit.register(lambda: print(store.get(b"key")))
@@ -138,26 +135,8 @@ store = open_store(sys.argv[1], durability="none")
 
 # -- signals -----------------------------------------------------------------------------------------------------
 
-
-unlucky = pytest.mark.skipif(
-    "LMDBRESULTS_FULL" not in os.environ,
-    reason="about one run in ten finds an instruction at which a lock stays held: run with LMDBRESULTS_FULL=1",
-)
-
-
-class Interruption(Exception):
-    """What a signal handler raises, as for a time limit."""
-
-
-@contextmanager
-def alarms(handler: Callable[[], None]) -> Iterator[Callable[[float], None]]:
-    """Yield a function that has the handler called in the midst of what follows, after so many seconds."""
-    former = signal.signal(signal.SIGALRM, lambda number, frame: handler())
-    try:
-        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+#: At how many instructions of an operation it is interrupted: at all of them in the nightly run.
+RAISING, USING = (1 << 30, 1 << 30) if PROFILE == "nightly" else (120, 15)
 
 
 def open_and_close(store: LMDBStore) -> None:
@@ -165,7 +144,7 @@ def open_and_close(store: LMDBStore) -> None:
 
 
 def open_again_and_write(store: LMDBStore) -> None:
-    """Have the file opened anew by a write, as after a fork."""
+    """Have the file opened again by a write, as after a fork."""
     store._environment.close()
     store.set(b"key", b"value")
 
@@ -191,8 +170,6 @@ def read_block(store: LMDBStore) -> None:
         txn.mget([b"one", b"two"])
 
 
-#: What holds nothing even while the exception that has interrupted it is kept, as by a future.
-HOLD_NOTHING = ("get", "set", "set large", "incr", "update")
 OPERATIONS: dict[str, Callable[[LMDBStore], object]] = {
     "get": lambda store: store.get(b"large"),
     "set": lambda store: store.set(b"key", b"value", ttl=1e-9),
@@ -209,8 +186,45 @@ OPERATIONS: dict[str, Callable[[LMDBStore], object]] = {
 }
 
 
-def use_in_handler(path: Path, operation: str, turns: int) -> int:
-    """Run an operation, and others from a signal handler in its midst; return how often that was refused."""
+def points_of(store: LMDBStore, operation: str, most: int) -> list[int]:
+    for _ in range(2):  # the first time does what is done once
+        OPERATIONS[operation](store)
+    return spread(count_points(lambda: OPERATIONS[operation](store)), most)
+
+
+def interrupt(path: Path, operation: str) -> int:
+    """Have a signal handler raise at the instructions of an operation; return how often the exception came out."""
+
+    def handler() -> None:
+        raise Interruption
+
+    kept: list[Interruption] = []
+    with open_store(path, durability="none") as store:
+        points = points_of(store, operation, RAISING)
+        for point in points:
+            try:
+                with interrupted(point, handler):
+                    OPERATIONS[operation](store)
+            except Interruption as error:
+                kept.append(error)  # with its traceback, as a future keeps it
+            in_thread(store.set, b"from a thread", b"value")
+            store.set(b"from here", b"value")
+        count = len(kept)
+        kept.clear()
+        assert_no_lock_held(store)
+    return count if operation != "fork" else len(points)  # exceptions in the hooks of a fork are only printed
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_out_of_a_signal_handler_leaves_no_lock_held(path: Path, operation: str) -> None:
+    assert in_child(interrupt, path, operation) >= 80
+    with open_store(path, durability="none") as store:
+        assert_no_lock_held(store)
+
+
+def use_in_handler(path: Path, operation: str) -> int:
+    """Use the store in a signal handler at the instructions of an operation; return how often that was refused."""
     refused = []
 
     def handler() -> None:
@@ -220,84 +234,34 @@ def use_in_handler(path: Path, operation: str, turns: int) -> int:
             except errors.NestedTransaction:
                 refused.append(other)
 
-    chance = random.Random(1)
-    with open_store(path, durability="none") as store, alarms(handler) as alarm:
-        for _ in range(turns):
-            alarm(chance.uniform(1e-6, 2e-4))
-            OPERATIONS[operation](store)
-        alarm(0)
-        see_no_lock_held(store)
+    with open_store(path, durability="none") as store:
+        for point in points_of(store, operation, USING):
+            with interrupted(point, handler):
+                OPERATIONS[operation](store)
+        assert_no_lock_held(store)
     return len(refused)
 
 
-@unlucky
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_signal_handler_that_uses_the_store_is_served_or_told(path: Path, operation: str) -> None:
-    refused = in_child(use_in_handler, path, operation, 200)
+def test_a_signal_handler_can_use_the_store_or_gets_nested_transaction(path: Path, operation: str) -> None:
+    refused = in_child(use_in_handler, path, operation)
     if operation in ("set large", "write block"):
         assert refused
 
 
-def fork_in_handler(path: Path, turns: int) -> None:
-    """Close and open the file, which threads use meanwhile, and fork from a signal handler in the midst of that."""
-
-    def use(number: int) -> None:
-        store.set(b"%d" % (number % 10), b"value")
-        assert store.get(b"%d" % (number % 10)) == b"value"
-
-    chance = random.Random(1)
-    with open_store(path, durability="none") as store, alarms(lambda: fork(store)) as alarm:
-        with busy_threads(use, use):
-            for _ in range(turns):
-                alarm(chance.uniform(1e-6, 1e-3))
-                for _ in range(20):
-                    store._environment.close()
-                    store.get(b"key")
-            alarm(0)
-        see_no_lock_held(store)
-
-
-@unlucky
-def test_a_signal_handler_may_fork_while_the_file_is_closed_and_opened(path: Path) -> None:
-    in_child(fork_in_handler, path, 50)
-
-
-def interrupt(path: Path, operation: str, turns: int) -> int:
-    """Run an operation, and have a signal handler raise in its midst; return how often that happened."""
-
-    def handler() -> None:
-        raise Interruption
-
-    chance, interrupted = random.Random(1), 0
-    with open_store(path, durability="none") as store, alarms(handler) as alarm:
-        for _ in range(turns):
-            try:
-                alarm(chance.uniform(1e-6, 3e-4))
-                until = time.monotonic() + 0.01  # the exception is lost if it comes in a hook of the fork
-                while time.monotonic() < until:
-                    OPERATIONS[operation](store)
-                alarm(0)
-            except Interruption:
-                interrupted += 1
-                if operation in HOLD_NOTHING:
-                    in_thread(store.set, b"from a thread", b"value")
-                with suppress(errors.NestedTransaction):  # the exception may still hold a block open, but never hangs
-                    store.set(b"from the handler of the exception", b"value")
-            in_thread(store.get, b"key")
-        see_no_lock_held(store)
-    return interrupted
-
-
-@unlucky
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_exception_out_of_a_signal_handler_leaves_no_lock_held(path: Path, operation: str) -> None:
-    assert in_child(interrupt, path, operation, 200 if operation == "fork" else 1500) > 10
+def fork_in_handler(path: Path) -> None:
     with open_store(path, durability="none") as store:
-        see_no_lock_held(store)
+        for point in points_of(store, "open again", USING):
+            with interrupted(point, lambda: fork(store)):
+                OPERATIONS["open again"](store)
+        assert_no_lock_held(store)
 
 
-def test_an_exception_that_comes_as_a_fork_ends_leaves_no_lock_held(path: Path) -> None:
+def test_a_signal_handler_can_fork_while_the_file_is_closed_and_opened(path: Path) -> None:
+    in_child(fork_in_handler, path)
+
+
+def test_an_exception_at_the_end_of_a_fork_leaves_no_lock_held(path: Path) -> None:
     """The signal is there when the first hook after the fork begins; logging has had its own by then."""
     source = """
 import concurrent.futures.thread, ctypes, faulthandler, functools, logging, os, signal, sys, threading
@@ -318,39 +282,3 @@ with open_store(sys.argv[1], durability="none") as store:
 """
     done = run_script(source, path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nb'value'\n", "")
-
-
-def inject(path: Path, injections: int) -> int:
-    """Have a thread use the store and raise in its midst, from this one; return how often it got round to its work."""
-
-    def use() -> None:
-        while True:
-            try:
-                write_block(store)
-                read_block(store)
-                store.set(b"large", LARGE)
-                rounds.append(1)
-            except Interruption:
-                store.incr(b"interrupted")
-
-    threading.excepthook = lambda _: None  # the exception may also come outside of `try`: that ends the thread
-    rounds: list[int] = []
-    pauses = random.Random(1)
-    with open_store(path, durability="none") as store:
-        while injections:
-            thread = threading.Thread(target=use, daemon=True)
-            thread.start()
-            while thread.is_alive() and injections:
-                injections -= 1
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interruption))
-                thread.join(pauses.uniform(0, 2e-3))
-            while thread.is_alive():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-                thread.join(0.01)
-        see_no_lock_held(store)
-    return len(rounds)
-
-
-@unlucky
-def test_an_exception_that_another_thread_injects_leaves_no_lock_held(path: Path) -> None:
-    assert in_child(inject, path, 2000) > 10
