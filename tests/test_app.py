@@ -53,7 +53,7 @@ def test_settings_are_given_as_a_mapping_by_name_or_both():
 
 
 @interface("App: conf")
-def test_an_unknown_setting_is_refused_with_those_that_there_are():
+def test_an_unknown_setting_raises_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownOption, match=r"result_expire; there are: .*result_expires"):
         App({"result_expire": 60})
     with pytest.raises(UnknownOption, match=r"result_expire; there are: .*result_expires"):
@@ -61,7 +61,7 @@ def test_an_unknown_setting_is_refused_with_those_that_there_are():
 
 
 @interface("App: conf")
-def test_the_present_time_is_in_utc():
+def test_now_is_in_utc():
     assert App().now().utcoffset() == timedelta(0)
 
 
@@ -69,7 +69,7 @@ def test_the_present_time_is_in_utc():
 
 
 @interface("App: task")
-def test_a_function_becomes_a_task_by_its_name_or_one_that_is_given():
+def test_a_task_is_named_after_its_function_unless_a_name_is_given():
     app = App()
 
     @app.task
@@ -101,14 +101,14 @@ def test_a_task_sends_itself(app):
 
 @interface("App: task", "App: run")
 @pytest.mark.parametrize(("options", "stored"), [({}, False), ({"ignore_result": False}, True)])
-def test_the_options_of_a_task_are_those_of_its_signatures_unless_they_say_otherwise(app, options, stored):
+def test_a_signature_has_the_options_of_its_task_and_can_override_them(app, options, stored):
     quiet = app.task(lambda: 42, name="quiet", ignore_result=True)
     result = app.send(app.signature(quiet, **options))
     assert result.ready() is stored
 
 
 @interface("App: task")
-def test_a_task_may_keep_its_results_elsewhere(app):
+def test_a_task_can_have_a_backend_of_its_own(app):
     elsewhere = DictBackend()
     app.tasks["add"].backend = elsewhere
     result = app.send(app.signature("add", (1, 2)))
@@ -128,7 +128,7 @@ def test_a_signature_names_a_task_its_arguments_and_its_options(app):
 
 @interface("App: signature")
 @pytest.mark.parametrize("carried", [json, pickle], ids=["json", "pickle"])
-def test_a_signature_is_a_mapping_that_any_queue_carries(app, carried):
+def test_a_signature_is_a_mapping_that_json_and_pickle_carry(app, carried):
     signature = app.signature("add", (1,), {"y": 2}, queue="slow")
     signature.link_error(app.signature("errback"))
     mapping = carried.loads(carried.dumps(signature))
@@ -140,7 +140,7 @@ def test_a_signature_is_a_mapping_that_any_queue_carries(app, carried):
 
 
 @interface("App: signature")
-def test_a_clone_takes_more_arguments_in_front_and_leaves_the_original_alone(app):
+def test_a_clone_gets_its_arguments_first_and_does_not_change_the_original(app):
     signature = app.signature("add", (1,), {"y": 2}, link_error=app.signature("first"))
     clone = signature.clone((0,), {"z": 3}, queue="slow")
     clone.link_error(app.signature("second"))
@@ -159,14 +159,14 @@ def test_an_immutable_signature_keeps_its_arguments_and_takes_options(app):
 
 @interface("App: signature")
 @pytest.mark.parametrize("given", [{"task": "errback"}, [{"task": "errback"}]], ids=["one", "list"])
-def test_errbacks_are_given_by_themselves_or_as_a_list(app, given):
+def test_one_errback_or_a_list_of_errbacks_can_be_given(app, given):
     signature = app.signature("add").set(link_error=given)
     assert signature.link_error({"task": "another"}) == {"task": "another"}
     assert [errback["task"] for errback in Request.of(signature).errbacks] == ["errback", "another"]
 
 
 @interface("App: signature")
-def test_a_frozen_signature_has_an_id_which_is_that_of_its_result(app):
+def test_freezing_a_signature_gives_it_the_id_of_its_result(app):
     signature = app.signature("add", (1,))
     result = signature.freeze(group_id="group")
     assert (result, result.backend) == (AsyncResult(signature.id), app.backend)
@@ -185,7 +185,7 @@ def test_a_task_that_is_sent_runs_here_and_stores_its_result(app):
 
 
 @interface("App: dispatch")
-def test_what_is_sent_along_comes_before_its_own_arguments(app):
+def test_arguments_given_to_send_come_before_those_of_the_signature(app):
     app.task(lambda *args: list(args), name="args")
     assert app.send(app.signature("args", (2, 3)), (0, 1)).get(timeout=0) == [0, 1, 2, 3]
 
@@ -200,7 +200,7 @@ def test_a_signature_that_is_sent_twice_makes_two_results_unless_it_was_frozen(a
 
 
 @interface("App: run")
-def test_what_a_task_raises_is_its_result(app):
+def test_the_exception_of_a_task_is_its_result(app):
     failing(app, KeyError("why"))
     result = app.send(app.signature("fail"))
     with pytest.raises(KeyError, match="why"):
@@ -222,7 +222,7 @@ def test_the_errbacks_of_a_task_that_fails_are_called(app, style):
 
 
 @interface("App: run")
-def test_a_task_that_is_not_registered_fails_and_says_so(app):
+def test_a_task_that_is_not_registered_fails_with_not_registered(app):
     with pytest.raises(NotRegistered, match=r"'nowhere' .* there are: .*add"):
         app.send(app.signature("nowhere")).get(timeout=0)
 
@@ -252,7 +252,7 @@ def test_a_task_knows_its_request_while_it_runs(app):
 
 
 @interface("App: dispatch", "current_task_children")
-def test_a_task_that_is_sent_by_another_runs_after_it_as_its_child(app):
+def test_a_task_sent_by_a_running_task_runs_after_it_as_its_child(app):
     order: list[str] = []
 
     def parent() -> str:

@@ -1,4 +1,4 @@
-"""The bytes of a task record: those of old are read, and no bytes at all do harm."""
+"""The bytes of a task record: those of older versions are read, and any other bytes raise our errors."""
 
 import ast
 import uuid
@@ -24,7 +24,7 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("*-[0-9]-*.hex"))
 RECORDS = [path for path in GOLDEN if path.name.startswith("record-")]
 PAYLOADS = [path for path in GOLDEN if path.name.startswith("payload-")]
 
-#: Text as it comes, also with what no encoding can write: a lone surrogate stands for a byte that is no UTF-8.
+#: Any text, also with lone surrogates, which stand for bytes that are not UTF-8.
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
 some_texts = st.none() | texts
 plain = st.recursive(st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | texts, st.lists, max_leaves=5)
@@ -65,7 +65,7 @@ def described(path: Path) -> dict[str, Any]:
     return ast.literal_eval(path.with_suffix(".txt").read_text())
 
 
-# -- the bytes of old ----------------------------------------------------------------------------------------------
+# -- golden bytes --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=name_of)
@@ -80,12 +80,12 @@ def test_a_payload_of_any_version_is_read(path: Path):
 
 
 @pytest.mark.parametrize("path", [path for path in GOLDEN if f"-{RECORD_VERSION}-" in path.name], ids=name_of)
-def test_this_version_writes_the_bytes_that_it_always_wrote(path: Path):
+def test_this_version_writes_the_golden_bytes(path: Path):
     data = bytes_of(path)
     assert (TaskRecord.unpack(data).pack() if path in RECORDS else pack_payload(unpack_payload(data))) == data
 
 
-def test_there_are_bytes_of_every_version():
+def test_golden_bytes_of_every_version_exist():
     for version in range(1, RECORD_VERSION + 1):
         for kind in ("record", "payload"):
             assert any(path.name.startswith(f"{kind}-{version}-") for path in GOLDEN)
@@ -110,7 +110,7 @@ def test_tuples_of_children_come_back_as_lists():
     assert record.children == [[["id", None], None], [["group", [["parent", None], None]], [[["child", None], None]]]]
 
 
-def test_what_is_no_text_but_stands_for_one_is_kept_as_text():
+def test_ids_and_names_of_other_types_are_stored_as_text():
     class Translated:
         def __str__(self) -> str:
             return "sp\u00e4ter"
@@ -133,7 +133,7 @@ def test_children_that_contain_themselves_are_refused(state: str):
         RECORD._replace(state=state, children=children).pack()
 
 
-def test_a_meta_is_taken_apart_and_put_together_again():
+def test_a_meta_comes_back_from_its_record():
     def encode(result: object, rest: object) -> Payload:
         return Payload("", "", None, repr(result).encode(), repr(rest).encode() if rest else None)
 
@@ -147,11 +147,11 @@ def test_a_meta_is_taken_apart_and_put_together_again():
         assert TaskRecord.unpack(TaskRecord.from_meta(whole, encode).pack()).to_meta(decode) == whole
 
 
-# -- bytes that are no record --------------------------------------------------------------------------------------
+# -- bytes that are not a record ------------------------------------------------------------------------------------
 
 
 def read_as_anything(data: bytes) -> None:
-    """Read bytes as a record and as a payload; whatever they are, no error but ours comes of it."""
+    """Read bytes as a record and as a payload. Only our errors may be raised."""
     for read in (TaskRecord.unpack, unpack_payload):
         try:
             found = read(data)
@@ -171,7 +171,7 @@ def test_arbitrary_msgpack_raises_nothing_but_our_errors(value: object):
 
 
 @given(st.lists(anything, min_size=1, max_size=13), st.integers(0, 12))
-def test_what_is_almost_a_record_raises_nothing_but_our_errors(fields: list[Any], kept: int):
+def test_bytes_that_are_almost_a_record_raise_nothing_but_our_errors(fields: list[Any], kept: int):
     almost = [*list(RECORD)[:kept], *fields, list(PAYLOAD)]
     read_as_anything(msgpack.packb(almost, unicode_errors="surrogatepass"))
     read_as_anything(msgpack.packb([RECORD_VERSION, fields], unicode_errors="surrogatepass"))
@@ -213,27 +213,27 @@ def test_a_damaged_record_raises_nothing_but_our_errors(path: Path):
         RECORD._replace(payload=PAYLOAD._replace(content_encoding=b"utf-8")),
     ],
 )
-def test_msgpack_that_is_no_record_is_refused(fields: object):
+def test_msgpack_that_is_not_a_record_raises_a_decode_error(fields: object):
     with pytest.raises(DecodeError, match=r"not a record|not a task record|not a payload"):
         TaskRecord.unpack(msgpack.packb(fields))
 
 
 @pytest.mark.parametrize("read", [TaskRecord.unpack, unpack_payload])
-def test_what_a_newer_version_wrote_is_refused_with_a_cure(read):
+def test_a_record_of_a_newer_version_raises_an_error_that_says_upgrade(read):
     for rest in (RECORD[1:], [PAYLOAD], [], ["whatever", "comes", "then"]):
         with pytest.raises(NewerFormat, match=rf"version {RECORD_VERSION + 1}.*up to {RECORD_VERSION}: upgrade"):
             read(msgpack.packb([RECORD_VERSION + 1, *rest]))
 
 
-# -- what a store sees without decoding ----------------------------------------------------------------------------
+# -- the prefix of a success ---------------------------------------------------------------------------------------
 
 
 @given(records)
-def test_the_prefix_tells_success_from_any_other_state(record: TaskRecord):
+def test_the_success_prefix_matches_success_only(record: TaskRecord):
     assert record._replace(state="SUCCESS").pack().startswith(SUCCESS_PREFIX)
     assert record.pack().startswith(SUCCESS_PREFIX) is (record.state == "SUCCESS")
 
 
 @pytest.mark.parametrize("state", ["FAILURE", "SUCCES", "SUCCESSFUL", "success", "SUCCESS\0", "", "S" * 40])
-def test_the_prefix_takes_no_other_state_for_success(state: str):
+def test_the_success_prefix_does_not_match_similar_states(state: str):
     assert not RECORD._replace(state=state).pack().startswith(SUCCESS_PREFIX)

@@ -24,7 +24,7 @@ def backend() -> DictBackend:
 
 @interface("join")
 @JOINS
-def test_results_are_joined_in_their_order_and_called_back_with(backend, join):
+def test_join_returns_the_results_in_order_and_calls_the_callback(backend, join):
     got: list[Any] = []
     end(backend, c=3, a=1, b=2)
     results = ResultSet(handles(backend, "abc"))
@@ -34,7 +34,7 @@ def test_results_are_joined_in_their_order_and_called_back_with(backend, join):
 
 @interface("join")
 @JOINS
-def test_joining_waits_for_all(backend, join):
+def test_join_waits_for_all_results(backend, join):
     end(backend, a=1)
     joined = getattr(ResultSet(handles(backend, "ab")), join)
     assert joined(timeout=60, interval=0.001, on_interval=lambda: end(backend, b=2)) == [1, 2]
@@ -42,7 +42,7 @@ def test_joining_waits_for_all(backend, join):
 
 @interface("join")
 @JOINS
-def test_joining_raises_a_failure_unless_it_is_not_to_propagate(backend, join):
+def test_join_raises_a_failure_unless_propagate_is_false(backend, join):
     end(backend, a=1, b=KeyError("why"))
     joined = getattr(ResultSet(handles(backend, "ab")), join)
     with pytest.raises(KeyError, match="why"):
@@ -53,14 +53,14 @@ def test_joining_raises_a_failure_unless_it_is_not_to_propagate(backend, join):
 
 @interface("join", "timeouts")
 @JOINS
-def test_joining_gives_up_when_time_is_up(backend, join):
+def test_join_raises_a_timeout(backend, join):
     end(backend, a=1)
     with pytest.raises(ResultTimeout):
         getattr(ResultSet(handles(backend, "ab")), join)(timeout=0)
 
 
 @interface("join")
-def test_a_native_join_tells_of_every_message(backend):
+def test_join_native_calls_on_message_with_each_meta(backend):
     messages: list[Any] = []
     end(backend, a=1, b=KeyError())
     ResultSet(handles(backend, "ab")).join_native(timeout=0, propagate=False, on_message=messages.append)
@@ -68,7 +68,7 @@ def test_a_native_join_tells_of_every_message(backend):
 
 
 @interface("join")
-def test_a_task_may_stand_in_a_set_twice(backend):
+def test_a_set_can_contain_a_task_twice(backend):
     end(backend, a=1)
     results = ResultSet(handles(backend, "aa"))
     assert results.join(timeout=0) == results.join_native(timeout=0) == [1, 1]
@@ -87,7 +87,7 @@ def test_results_are_iterated_as_they_end(backend):
 
 
 @interface("join", "iter_native")
-def test_iterating_can_return_failures(backend):
+def test_iterate_returns_failures_if_propagate_is_false(backend):
     end(backend, a=KeyError("why"))
     (error,) = ResultSet(handles(backend, "a")).iterate(timeout=0, propagate=False)
     assert type(error) is KeyError
@@ -95,7 +95,7 @@ def test_iterating_can_return_failures(backend):
 
 @interface("join")
 @JOINS
-def test_joining_nothing_is_an_empty_list(backend, join):
+def test_joining_an_empty_set_returns_an_empty_list(backend, join):
     assert getattr(ResultSet([], backend), join)(timeout=0) == []
 
 
@@ -113,7 +113,7 @@ def test_joining_nothing_is_an_empty_list(backend, join):
         ({"a": KeyError()}, 0, {"waiting", "failed"}),
     ],
 )
-def test_a_set_knows_how_far_it_is(backend, values, completed, true):
+def test_a_set_counts_the_results_that_are_ready(backend, values, completed, true):
     results = ResultSet(handles(backend, "ab"))
     end(backend, **values)
     assert results.completed_count() == completed
@@ -121,7 +121,7 @@ def test_a_set_knows_how_far_it_is(backend, values, completed, true):
 
 
 @interface("group state")
-def test_a_look_raises_the_first_failure_that_is_there(backend):
+def test_maybe_throw_raises_the_first_failure_that_is_ready(backend):
     results = ResultSet(handles(backend, "ab"))
     assert results.maybe_throw() is None
     end(backend, b=KeyError("why"))
@@ -141,7 +141,7 @@ def test_a_set_can_be_forgotten(backend):
 
 
 @interface("group state")
-def test_a_set_is_a_list_of_handles_without_doubles(backend):
+def test_adding_a_handle_twice_keeps_it_once(backend):
     results = ResultSet(handles(backend, "ab"))
     results.add(AsyncResult("b"))
     results.add(AsyncResult("c"))
@@ -161,7 +161,7 @@ def test_sets_are_equal_by_their_results_and_groups_by_their_id_too():
 
 
 @interface("AsyncResult: identity")
-def test_a_set_is_no_key_because_it_may_change():
+def test_a_set_is_not_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         hash(ResultSet([]))
 
@@ -183,7 +183,7 @@ def test_a_group_that_was_saved_is_restored_with_its_results(backend):
 
 
 @interface("group save")
-def test_a_group_can_be_saved_elsewhere(backend):
+def test_a_group_can_be_saved_in_another_backend(backend):
     other = DictBackend()
     group = GroupResult("group", handles(backend, "ab"))
     group.save(backend=other)

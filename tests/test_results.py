@@ -50,7 +50,7 @@ def nested(backend: DictBackend | None) -> GroupResult:
 
 @interface("AsyncResult: get")
 @pytest.mark.parametrize("value", [42, None, [1, {"a": "b"}]])
-def test_getting_a_result_returns_it_and_calls_back_with_it(backend, result, value):
+def test_get_returns_the_result_and_calls_the_callback_with_it(backend, result, value):
     got = []
     end(backend, id=value)
     assert result.get(timeout=0, callback=lambda *call: got.append(call)) == value
@@ -59,13 +59,13 @@ def test_getting_a_result_returns_it_and_calls_back_with_it(backend, result, val
 
 
 @interface("AsyncResult: get")
-def test_getting_waits_for_the_result(backend, result):
+def test_get_waits_for_the_result(backend, result):
     assert result.get(timeout=60, interval=0.001, on_interval=lambda: end(backend, id=42)) == 42
 
 
 @interface("AsyncResult: get")
 @pytest.mark.parametrize("read", ["get", "wait", "maybe_throw"])
-def test_a_failure_is_raised_unless_it_is_not_to_propagate(backend, result, read):
+def test_get_raises_a_failure_unless_propagate_is_false(backend, result, read):
     end(backend, id=KeyError("why"))
     with pytest.raises(KeyError, match="why"):
         getattr(result, read)()
@@ -74,27 +74,27 @@ def test_a_failure_is_raised_unless_it_is_not_to_propagate(backend, result, read
 
 
 @interface("AsyncResult: get")
-def test_a_result_that_is_not_there_in_time_raises(result):
+def test_get_raises_a_timeout(result):
     with pytest.raises(ResultTimeout, match="task id"):
         result.get(timeout=0)
 
 
 @interface("AsyncResult: get")
-def test_a_failure_without_an_exception_is_a_failure_all_the_same(backend, result):
+def test_a_failure_without_an_exception_raises_a_task_error(backend, result):
     backend.store_result("id", None, states.FAILURE)
     with pytest.raises(TaskError, match="Task id"):
         result.get(timeout=0)
 
 
 @interface("AsyncResult: get")
-def test_what_has_not_ended_is_neither_waited_for_nor_raised_by_a_look(backend, result):
+def test_maybe_throw_does_not_wait_for_a_task_that_has_not_ended(backend, result):
     assert result.maybe_throw() is None
     backend.mark_as_retry("id", KeyError("again"))
     assert type(result.maybe_throw()) is KeyError
 
 
 @interface("AsyncResult: await")
-def test_awaiting_a_result_lets_others_work_meanwhile(backend, result):
+def test_awaiting_a_result_does_not_block_the_event_loop(backend, result):
     async def work() -> Any:
         waiting = asyncio.ensure_future(wait_for(result))
         await asyncio.sleep(0)
@@ -133,7 +133,7 @@ def test_awaiting_a_failure_raises_it(backend, result):
         ("REVOKED", True, False, False),
     ],
 )
-def test_a_result_knows_its_state(backend, result, state, ready, successful, failed):
+def test_the_state_of_a_result_is_read_from_the_backend(backend, result, state, ready, successful, failed):
     if state != "PENDING":
         backend.store_result("id", None, state)
     assert result.state == result.status == state
@@ -141,7 +141,7 @@ def test_a_result_knows_its_state(backend, result, state, ready, successful, fai
 
 
 @interface("AsyncResult: state")
-def test_a_result_knows_its_value_and_when_it_ended(backend, result):
+def test_a_result_has_its_value_and_the_date_of_its_end(backend, result):
     assert (result.result, result.date_done, result.traceback) == (None, None, None)
     before = datetime.now(timezone.utc)
     end(backend, id=42)
@@ -150,20 +150,20 @@ def test_a_result_knows_its_value_and_when_it_ended(backend, result):
 
 
 @interface("AsyncResult: state")
-def test_a_failure_knows_its_exception_and_where_it_happened(backend, result):
+def test_a_failure_has_its_exception_and_traceback(backend, result):
     end(backend, id=KeyError("why"))
     assert type(result.result) is KeyError
     assert result.traceback == "traceback of id"
 
 
 @interface("AsyncResult: state")
-def test_a_custom_state_comes_with_what_was_stored_with_it(backend, result):
+def test_a_custom_state_has_the_value_that_was_stored_with_it(backend, result):
     backend.store_result("id", {"done": 0.5}, "PROGRESS")
     assert (result.state, result.info) == ("PROGRESS", {"done": 0.5})
 
 
 @interface("AsyncResult: extended")
-def test_an_extended_result_knows_the_call(backend, result):
+def test_an_extended_result_has_the_fields_of_the_call(backend, result):
     request = Request("id", "add", (1,), {"y": 2}, hostname="w", retries=1, delivery_info={"routing_key": "q"})
     backend.mark_as_done("id", 3, request)
     assert (result.name, result.args, result.kwargs) == ("add", [1], {"y": 2})
@@ -171,7 +171,7 @@ def test_an_extended_result_knows_the_call(backend, result):
 
 
 @interface("AsyncResult: extended")
-def test_a_plain_result_does_not(backend):
+def test_a_plain_result_has_no_fields_of_the_call(backend):
     plain = DictBackend()
     plain.mark_as_done("id", 3, Request("id", "add"))
     result = AsyncResult("id", plain)
@@ -185,7 +185,7 @@ def test_a_result_can_be_forgotten(backend, result):
     assert (result.state, backend.data) == ("PENDING", {})
 
 
-# -- one: who it is --------------------------------------------------------------------------------------------------
+# -- one: identity ---------------------------------------------------------------------------------------------------
 
 
 @interface("AsyncResult: identity")
@@ -200,7 +200,7 @@ def test_results_are_equal_by_their_id():
 
 @interface("AsyncResult: identity")
 @pytest.mark.parametrize("empty", ["", None])
-def test_a_handle_without_an_id_is_refused(empty):
+def test_a_handle_without_an_id_raises_value_error(empty):
     with pytest.raises(ValueError, match="id"):
         AsyncResult(empty)
     with pytest.raises(ValueError, match="id"):
@@ -211,7 +211,7 @@ def test_a_handle_without_an_id_is_refused(empty):
 @pytest.mark.parametrize(
     "handle", [AsyncResult("id"), GroupResult("group"), ResultSet([])], ids=lambda handle: type(handle).__name__
 )
-def test_a_handle_without_a_backend_says_how_to_have_one(handle):
+def test_a_handle_without_a_backend_raises_an_error_that_says_how_to_give_one(handle):
     with pytest.raises(ConfigurationError, match="backend"):
         handle.backend  # noqa: B018 - looked at for its error
 
@@ -269,7 +269,7 @@ def family(backend: DictBackend) -> AsyncResult:
 
 
 @interface("AsyncResult: family")
-def test_a_result_knows_what_came_of_it_and_what_it_came_of(backend, family):
+def test_a_result_has_its_children_and_its_parent(backend, family):
     assert family.children == ["a", "group"]
     assert [str(result) for result in family.children[1].children] == ["b", "c"]
     assert AsyncResult("unknown", backend).children is None
@@ -277,19 +277,19 @@ def test_a_result_knows_what_came_of_it_and_what_it_came_of(backend, family):
 
 
 @interface("AsyncResult: family")
-def test_all_that_came_of_a_result_is_met_breadth_first_with_its_parent(family):
+def test_iterdeps_yields_descendants_breadth_first_with_their_parents(family):
     met = [(parent and str(parent), str(result)) for parent, result in family.iterdeps()]
     assert met == [(None, "id"), ("id", "a"), ("id", "group"), ("a", "d"), ("group", "b"), ("group", "c")]
 
 
 @interface("AsyncResult: family")
-def test_all_that_came_of_a_result_is_collected_with_its_value(family):
+def test_collect_yields_descendants_with_their_values(family):
     collected = [(str(result), value) for result, value in family.collect(timeout=0)]
     assert collected == [("id", "root"), ("a", "a"), ("group", ["b", "c"]), ("d", "d"), ("b", "b"), ("c", "c")]
 
 
 @interface("AsyncResult: family")
-def test_what_came_of_a_task_that_has_not_ended_is_not_known_yet(backend, family):
+def test_iterdeps_raises_for_a_task_that_has_not_ended(backend, family):
     backend.forget("a")
     with pytest.raises(ResultTimeout, match="a has not ended"):
         list(family.iterdeps())

@@ -85,7 +85,7 @@ def test_json_keeps_the_offset_of_a_time():
     assert loads(dumps(value)).utcoffset() == timedelta(hours=5, minutes=45)
 
 
-def test_json_writes_what_knows_its_own_form():
+def test_json_uses_the_json_method_of_a_value():
     class Money:
         def __json__(self) -> dict[str, Any]:
             return {"amount": Decimal("1.10")}
@@ -93,7 +93,7 @@ def test_json_writes_what_knows_its_own_form():
     assert loads(dumps([Money()])) == [{"amount": Decimal("1.10")}]
 
 
-def test_json_has_nearly_all_that_json_has():
+def test_json_handles_the_json_types():
     assert math.isnan(loads(dumps(math.nan)))
     assert loads(dumps((Point(1, 2), OrderedDict(a=1)))) == [[1, 2], {"a": 1}]
     assert loads(dumps({2: "int", None: "none", True: "bool"})) == {"2": "int", "null": "none", "true": "bool"}
@@ -136,7 +136,7 @@ def test_compression_makes_a_payload_smaller_and_names_itself(compression: str):
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)
-def test_celery_reads_what_we_write_and_we_what_celery_writes(serializer: str):
+def test_celery_and_this_package_read_each_others_payloads(serializer: str):
     kombu = pytest.importorskip("kombu.serialization")
     for value in JSON_VALUES if serializer in ("json", "pickle") else [1, "\u20ac", [None, {"a": b"\xff"}], 1.5]:
         ours = dumps(value, serializer)
@@ -148,14 +148,14 @@ def test_celery_reads_what_we_write_and_we_what_celery_writes(serializer: str):
 
 
 @given(nested(rich))
-def test_json_is_the_very_json_that_celery_writes(value: Any):
+def test_json_has_the_same_bytes_as_celerys(value: Any):
     kombu = pytest.importorskip("kombu.utils.json")
     assert dumps(value).body.decode() == kombu.dumps(value)
     assert kombu.loads(dumps(value).body) == value
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS[1:])
-def test_celery_decompresses_what_we_compress(compression: str):
+def test_celery_decompresses_our_payloads(compression: str):
     kombu = pytest.importorskip("kombu.compression")
     payload = dumps("x" * 1000, compression=compression)
     assert kombu.decompress(payload.body, payload.compression) == dumps("x" * 1000).body
@@ -165,7 +165,7 @@ def test_celery_decompresses_what_we_compress(compression: str):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_pickle_is_decoded_by_those_only_who_accept_it(monkeypatch: pytest.MonkeyPatch):
+def test_pickle_is_decoded_only_if_it_is_accepted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(builtins, "armed", False, raising=False)
     body = b"cbuiltins\nsetattr\n(cbuiltins\n__import__\n(S'builtins'\ntRS'armed'\nI01\ntR."
     payload = dumps(None, "pickle")._replace(body=body)
@@ -177,7 +177,7 @@ def test_pickle_is_decoded_by_those_only_who_accept_it(monkeypatch: pytest.Monke
     assert builtins.armed == 1  # so it would have gone off
 
 
-def test_pickle_is_not_among_what_is_accepted_by_default():
+def test_pickle_is_not_accepted_by_default():
     assert "pickle" not in serialization.DEFAULT_ACCEPT
     assert serialization.accepted_types(SERIALIZERS) - serialization.accepted_types(serialization.DEFAULT_ACCEPT) == {
         "application/x-python-serialize"
@@ -189,12 +189,12 @@ def test_accepted_content_is_named_by_serializer_or_type_in_any_collection(accep
     assert loads(dumps([1]), accept) == [1]
 
 
-def test_a_refusal_names_what_is_accepted_also_if_that_can_be_read_but_once():
+def test_a_refusal_lists_the_accepted_types_also_of_an_iterator():
     with pytest.raises(ContentDisallowed, match="only msgpack is accepted"):
         loads(dumps(1), iter(["msgpack"]))
 
 
-def test_unknown_names_are_refused_with_a_list_of_the_known_ones():
+def test_an_unknown_serializer_raises_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownSerializer, match=r"'jason' is not an installed serializer.*json, msgpack, pickle"):
         dumps(1, "jason")
     with pytest.raises(UnknownSerializer, match=r"'zip' is not an installed compression.*zlib, bzip2, lzma"):
@@ -215,7 +215,7 @@ class Stubborn:
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 @pytest.mark.parametrize("value", [Stubborn(), {"deep": [Stubborn()]}], ids=["bare", "deep"])
-def test_a_value_that_cannot_be_encoded_is_refused_with_its_type_and_a_cure(serializer: str, value: object):
+def test_a_value_that_cannot_be_encoded_raises_an_error_with_its_type_and_a_fix(serializer: str, value: object):
     with pytest.raises(EncodeError) as caught:
         dumps(value, serializer)
     assert f"{serializer} cannot encode this {type(value).__name__}" in str(caught.value)
@@ -223,14 +223,14 @@ def test_a_value_that_cannot_be_encoded_is_refused_with_its_type_and_a_cure(seri
 
 
 @pytest.mark.parametrize("serializer", ["json", "msgpack"])
-def test_a_value_that_contains_itself_is_refused(serializer: str):
+def test_a_value_that_contains_itself_raises_an_encode_error(serializer: str):
     value: list[Any] = []
     value.append(value)
     with pytest.raises(EncodeError):
         dumps(value, serializer)
 
 
-# -- bytes that are no result ------------------------------------------------------------------------------------------
+# -- damaged bytes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("serializer", SAFE)
@@ -264,7 +264,7 @@ def test_a_payload_that_was_cut_short_raises_nothing_but_our_errors(serializer: 
     ],
     ids=lambda body: body[:50].decode(errors="replace"),
 )
-def test_json_that_means_nothing_is_a_decode_error(body: bytes):
+def test_json_with_invalid_tags_raises_a_decode_error(body: bytes):
     with pytest.raises(DecodeError, match="application/json"):
         loads(dumps(1)._replace(body=body))
 

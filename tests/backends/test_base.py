@@ -20,7 +20,7 @@ interface = pytest.mark.interface
 
 @interface("attributes", "states")
 @pytest.mark.parametrize("kind", [Backend, BaseBackend, KeyValueStoreBackend, LMDBBackend])
-def test_it_carries_the_sets_of_states_and_its_error_of_time(kind):
+def test_a_backend_has_the_state_sets_and_its_timeout_error(kind):
     assert {"SUCCESS", "FAILURE", "REVOKED"} == kind.READY_STATES
     assert {"PENDING", "RECEIVED", "STARTED", "REJECTED", "RETRY"} == kind.UNREADY_STATES
     assert {"RETRY", "FAILURE", "REVOKED"} == kind.EXCEPTION_STATES
@@ -28,7 +28,7 @@ def test_it_carries_the_sets_of_states_and_its_error_of_time(kind):
 
 
 @interface("attributes")
-def test_it_says_what_it_can_and_how_often_it_tries_again():
+def test_a_backend_declares_its_capabilities_and_its_retry_policy():
     backend = BaseBackend()
     assert (backend.subpolling_interval, backend.supports_native_join, backend.supports_autoexpire) == (
         None,
@@ -50,7 +50,7 @@ def test_it_says_what_it_can_and_how_often_it_tries_again():
         ("result_accept_content", "accept", "accept", (("yaml",), ("msgpack",))),
     ],
 )
-def test_a_setting_is_that_of_the_app_unless_an_argument_says_otherwise(setting, argument, attribute, values):
+def test_an_argument_overrides_the_setting_of_the_app(setting, argument, attribute, values):
     configured, given = values
     app = App({setting: configured})
     content_types = {("yaml",): {"application/x-yaml"}, ("msgpack",): {"application/x-msgpack"}}
@@ -59,13 +59,13 @@ def test_a_setting_is_that_of_the_app_unless_an_argument_says_otherwise(setting,
 
 
 @interface("constructor")
-def test_what_is_accepted_of_results_goes_before_what_is_accepted_in_general():
+def test_result_accept_content_overrides_accept_content():
     app = App({"accept_content": ("yaml",), "result_accept_content": ("json",)})
     assert BaseBackend(app).accept == {"application/json"}
 
 
 @interface("constructor")
-def test_accepting_nothing_is_not_the_same_as_saying_nothing():
+def test_an_empty_accept_list_accepts_nothing():
     writer, reader = DictBackend(), DictBackend(accept=())
     writer.store_result("id", 1, states.SUCCESS)
     reader.data = writer.data
@@ -75,13 +75,13 @@ def test_accepting_nothing_is_not_the_same_as_saying_nothing():
 
 @interface("constructor")
 @pytest.mark.parametrize("setting", ["result_serializer", "result_compression"])
-def test_a_serializer_or_compression_that_is_not_there_is_refused_at_once(setting):
+def test_an_unknown_serializer_or_compression_raises_when_the_backend_is_made(setting):
     with pytest.raises(UnknownSerializer, match="nonesuch"):
         BaseBackend(App({setting: "nonesuch"}))
 
 
 @interface("constructor")
-def test_without_an_app_it_makes_one_of_its_own():
+def test_a_backend_without_an_app_makes_one():
     backend = DictBackend()
     assert isinstance(backend.app, App)
     assert backend.app.backend is backend
@@ -89,14 +89,14 @@ def test_without_an_app_it_makes_one_of_its_own():
 
 
 @interface("constructor")
-def test_the_first_backend_of_an_app_is_the_apps():
+def test_the_first_backend_of_an_app_becomes_its_default():
     app = App()
     first, _ = BaseBackend(app), BaseBackend(app)
     assert app.backend is first
 
 
 @interface("constructor", "mark_as_failure")
-def test_anything_with_the_few_members_of_an_app_will_do():
+def test_any_object_with_the_members_of_an_app_can_be_the_app():
     app = OwnApp()
     backend = DictBackend(app)
     backend.mark_as_done("good", 42)
@@ -118,7 +118,7 @@ def test_anything_with_the_few_members_of_an_app_will_do():
         (None, ""),
     ],
 )
-def test_its_url_shows_no_password_unless_asked_to(url, shown):
+def test_as_uri_hides_the_password_unless_asked_for(url, shown):
     backend = BaseBackend(url=url)
     assert backend.as_uri() == shown
     assert backend.as_uri(include_password=True) == (url or "")
@@ -136,14 +136,14 @@ def test_its_url_shows_no_password_unless_asked_to(url, shown):
         (0, None, 0),
     ],
 )
-def test_expiry_is_in_seconds_of_the_type_that_is_asked_for(value, kind, expected):
+def test_prepare_expires_returns_seconds_of_the_given_type(value, kind, expected):
     expires = BaseBackend(App({"result_expires": timedelta(seconds=90.5)})).prepare_expires(value, kind)
     assert (expires, type(expires)) == (expected, type(expected))
 
 
 @interface("prepare_expires", "constructor")
 @pytest.mark.parametrize("expires", [-1, timedelta(seconds=-1), float("nan"), "60", b"60", [60]])
-def test_a_time_that_cannot_be_is_refused_at_once(expires):
+def test_an_invalid_expiry_raises_when_the_backend_is_made(expires):
     with pytest.raises(ConfigurationError, match=r"^expires is .* for results that stay"):
         BaseBackend(expires=expires)
     with pytest.raises(ConfigurationError, match=r"^result_expires is .* for results that stay"):
@@ -151,7 +151,7 @@ def test_a_time_that_cannot_be_is_refused_at_once(expires):
 
 
 @interface("prepare_expires", "constructor")
-def test_results_may_be_kept_for_ever():
+def test_results_can_be_kept_for_ever():
     backend = BaseBackend(App({"result_expires": None}), expires_type=int)
     assert backend.expires is None
 
@@ -161,7 +161,7 @@ def test_results_may_be_kept_for_ever():
     ("argument", "setting", "expected"),
     [(True, False, True), (False, True, False), (None, False, False), (None, True, True), (None, None, True)],
 )
-def test_persistence_is_the_argument_or_the_setting_or_what_the_class_says(argument, setting, expected):
+def test_prepare_persistent_is_the_argument_else_the_setting_else_the_class(argument, setting, expected):
     backend = BaseBackend(App({"result_persistent": setting}))
     assert backend.prepare_persistent(argument) is expected
     assert backend.persistent is (True if setting is None else setting)
@@ -171,7 +171,7 @@ def test_persistence_is_the_argument_or_the_setting_or_what_the_class_says(argum
 
 
 @interface("unknown id", "get_task_meta")
-def test_a_task_that_nobody_knows_is_pending_without_a_result(backend):
+def test_an_unknown_task_is_pending_without_a_result(backend):
     assert backend.get_task_meta("unknown") == {"status": "PENDING", "result": None}
     assert backend.get_state("unknown") == "PENDING"
     assert backend.get_result("unknown") is backend.get_traceback("unknown") is backend.get_children("unknown") is None
@@ -186,13 +186,13 @@ def test_a_result_is_read_as_it_was_stored(backend, result):
 
 
 @interface("store_result", "states")
-def test_a_state_of_your_own_comes_with_whatever_you_like(backend):
+def test_a_custom_state_can_have_any_result(backend):
     backend.store_result("id", {"done": 0.5}, "PROGRESS")
     assert (backend.get_state("id"), backend.get_result("id")) == ("PROGRESS", {"done": 0.5})
 
 
 @interface("store_result", "get_state, get_result, ...")
-def test_what_is_stored_says_when_by_whom_and_why(backend):
+def test_a_stored_result_has_its_date_its_group_its_parent_and_its_children(backend):
     parts = [AsyncResult("one"), GroupResult("two", [AsyncResult("three")])]
     request = Request("id", group="group", parent_id="parent", children=parts)
     returned = backend.store_result("id", ValueError("no"), states.FAILURE, traceback="at line 1", request=request)
@@ -206,13 +206,13 @@ def test_what_is_stored_says_when_by_whom_and_why(backend):
 
 @interface("store_result")
 @pytest.mark.parametrize("state", [states.STARTED, states.RETRY, "PROGRESS"])
-def test_only_an_end_has_a_date(backend, state):
+def test_only_a_ready_state_has_a_date(backend, state):
     backend.store_result("id", None, state)
     assert backend.get_task_meta("id")["date_done"] is None
 
 
 @interface("store_result", "AsyncResult: extended")
-def test_the_extended_form_keeps_the_call_and_where_it_ran():
+def test_result_extended_stores_the_call_the_worker_and_the_queue():
     backend = DictBackend(App({"result_extended": True}))
     request = Request(
         "id", "add", (1, 2), {"z": 3}, hostname="worker", retries=2, delivery_info={"routing_key": "fast"}
@@ -230,7 +230,7 @@ def test_the_extended_form_keeps_the_call_and_where_it_ran():
 
 
 @interface("forget")
-def test_a_result_that_is_forgotten_is_gone_from_cache_and_store(backend):
+def test_forget_deletes_a_result_from_cache_and_store(backend):
     backend._cache.limit = 10
     backend.mark_as_done("id", 1)
     assert backend.get_result("id") == 1
@@ -256,7 +256,7 @@ def test_a_group_comes_back_as_it_was_saved(serializer):
 
 
 @interface("groups")
-def test_a_group_that_is_deleted_or_was_never_saved_is_none():
+def test_a_deleted_or_unknown_group_is_none():
     backend = DictBackend(max_cached_results=2)
     assert backend.restore_group("never") is None
     backend.save_group("id", GroupResult("id", [AsyncResult("a")]))
@@ -269,7 +269,7 @@ def test_a_group_that_is_deleted_or_was_never_saved_is_none():
 
 
 @interface("cleanup")
-def test_cleaning_up_removes_what_has_expired_and_nothing_else(backend, clock):
+def test_cleanup_deletes_expired_results_only(backend, clock):
     backend.expires = 60
     backend.mark_as_done("old", 1)
     clock.advance(61)
@@ -282,7 +282,7 @@ def test_cleaning_up_removes_what_has_expired_and_nothing_else(backend, clock):
 
 
 @interface("cleanup")
-def test_a_process_that_has_cleaned_up_opens_the_file_again_when_it_needs_it(backend):
+def test_a_backend_opens_its_file_again_after_process_cleanup(backend):
     backend.mark_as_done("id", 1)
     former = backend.store
     backend.process_cleanup()
@@ -292,17 +292,17 @@ def test_a_process_that_has_cleaned_up_opens_the_file_again_when_it_needs_it(bac
 
 
 @interface("cleanup")
-def test_a_store_that_cleans_up_by_itself_needs_no_more():
+def test_cleanup_does_nothing_without_a_store():
     assert BaseBackend().cleanup() is BaseBackend().process_cleanup() is None
 
 
 @interface("on_task_call")
-def test_nothing_travels_with_a_task(backend):
+def test_on_task_call_adds_nothing_to_a_message(backend):
     assert backend.on_task_call(None, "id") == {}
 
 
 @interface("current_task_children")
-def test_the_children_of_a_task_are_those_that_it_has_sent(backend, app):
+def test_the_children_of_a_task_are_the_tasks_that_it_has_sent(backend, app):
     seen = []
     leaf = app.task(lambda: None, name="leaf")
 
@@ -318,7 +318,7 @@ def test_the_children_of_a_task_are_those_that_it_has_sent(backend, app):
 
 
 @interface("current_task_children")
-def test_children_are_those_of_the_request_that_is_given_and_none_where_no_task_runs(backend):
+def test_current_task_children_are_those_of_the_given_request_and_none_outside_a_task(backend):
     request = Request("id", children=[AsyncResult("child")])
     assert backend.current_task_children(request) == [(("child", None), None)]
     assert backend.current_task_children() is None
@@ -387,12 +387,12 @@ def test_hooks_are_called_with_positional_arguments():
         ("add_to_chord", lambda backend: backend.add_to_chord("id", AsyncResult("part"))),
     ],
 )
-def test_what_a_class_does_not_define_raises_naming_class_and_operation(operation, call):
+def test_a_missing_operation_raises_an_error_with_class_and_operation(operation, call):
     with pytest.raises(NotImplementedError, match=rf"BaseBackend does not implement {operation}\(\)"):
         call(BaseBackend())
 
 
 @interface("constructor")
-def test_an_app_without_a_backend_says_how_to_open_one():
+def test_an_app_without_a_backend_raises_an_error_that_says_how_to_open_one():
     with pytest.raises(ConfigurationError, match="open_backend"):
         App().require_backend()

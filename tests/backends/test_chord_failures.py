@@ -1,4 +1,4 @@
-"""Chords that cannot end well: the body fails with the reason, once, and nobody waits for ever."""
+"""Chords that cannot succeed: the body fails once, with the reason, and no waiter waits for ever."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def refuse(app: HeldApp, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.interface("chord: failure")
-def test_a_part_that_fails_fails_the_body_by_its_name_and_its_exception(app: HeldApp) -> None:
+def test_a_failing_part_fails_the_body_with_its_id_and_its_exception(app: HeldApp) -> None:
     failing = app.signature("fail", ("why",))
     part = failing.freeze("the failing one")
     result = app.chord([*app.parts(1, 2), failing], body_with_errback(app))
@@ -112,7 +112,7 @@ def test_a_revoked_part_is_named(app: HeldApp) -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_a_part_that_ended_its_worker_does_not_end_the_one_that_joins(app: HeldApp, kind: type[BaseException]) -> None:
+def test_a_system_exit_of_a_part_does_not_end_the_worker_that_joins(app: HeldApp, kind: type[BaseException]) -> None:
     result = app.chord(app.parts(1, 2), body_with_errback(app))
     request = Request.of(app.signature(app.held.pop(0)[0]))
     app.require_backend().mark_as_failure(request.id, kind("stop"), None, request)
@@ -147,7 +147,7 @@ def test_a_part_that_is_retried_returns_once_it_has_ended(app: HeldApp) -> None:
 # -- errbacks ----------------------------------------------------------------------------------------------------
 
 
-def test_errbacks_of_a_part_are_called_with_its_failure_and_those_of_the_body_with_the_chords(app: HeldApp) -> None:
+def test_errbacks_of_a_part_get_its_failure_and_those_of_the_body_the_chord_error(app: HeldApp) -> None:
     failing, body = app.signature("fail", ("why",)), app.body()
     part_id = failing.freeze().id
     for style in ("new style", "old style"):
@@ -200,14 +200,14 @@ def test_a_body_that_cannot_be_dispatched_fails(app: HeldApp, monkeypatch: pytes
     assert type(error.__cause__) is ConnectionError
 
 
-def test_a_body_that_nobody_knows_fails_where_it_runs(app: HeldApp) -> None:
+def test_a_body_that_is_not_registered_fails_where_it_runs(app: HeldApp) -> None:
     result = app.chord(app.parts(1), app.signature("unheard of"))
     app.run_held()
     assert result.state == "FAILURE"
     assert "unheard of" in str(result.result)
 
 
-def test_a_chord_inside_another_that_fails_fails_that_too(app: HeldApp) -> None:
+def test_a_failing_chord_inside_a_chord_fails_the_outer_one(app: HeldApp) -> None:
     outer, inner = body_with_errback(app), app.body()
     result = outer.freeze()
     handles = [
@@ -262,7 +262,7 @@ def test_a_result_of_the_header_that_is_gone_or_cannot_be_read_fails_the_body(
     app.run(*app.held.pop(0))
     harm(app, header, clock)
     app.run_held()
-    if isinstance(app.backend, StoreBackend):  # the parts have the values, whatever comes of the results
+    if isinstance(app.backend, StoreBackend):  # the parts have the values, so the results are not needed
         assert app.gathered == [[1, 2]]
         return
     error = the_error(app, result)
@@ -336,7 +336,7 @@ def test_a_part_that_returns_when_its_chord_has_expired_fails_the_body(app: Held
     assert "no longer exists" in str(the_error(app, result))
 
 
-def test_a_part_of_a_chord_that_was_never_begun_fails_the_body(app: HeldApp) -> None:
+def test_a_part_of_a_chord_that_was_never_started_fails_the_body(app: HeldApp) -> None:
     body, [part] = body_with_errback(app), app.parts(1)
     result = body.freeze()
     part.freeze(group_id="never begun", group_index=0, chord=dict(body))

@@ -52,7 +52,7 @@ def run_in_processes(url: str, piles: list[list[Held]]) -> list[Held]:
             worker.close()
 
 
-def test_one_of_the_processes_dispatches_the_body_with_the_whole_list(app: HeldApp, url: str) -> None:
+def test_exactly_one_process_dispatches_the_body_with_the_whole_list(app: HeldApp, url: str) -> None:
     app.chord(app.parts(*range(40)), app.body())
     random.Random(1).shuffle(app.held)
     [(task, args)] = run_in_processes(url, [app.held[start::4] for start in range(4)])
@@ -79,7 +79,7 @@ def die_with_the_claim(url: str, tasks: list[Held], flag: str) -> None:
         app.run(*task)
 
 
-def test_whoever_waits_takes_over_what_a_dead_process_has_left_however_long_the_interval(
+def test_a_waiter_takes_over_the_chord_of_a_dead_process_whatever_its_interval(
     app: HeldApp, url: str, path: str
 ) -> None:
     result = app.chord(app.parts(1, 2), app.body())
@@ -93,7 +93,7 @@ def test_whoever_waits_takes_over_what_a_dead_process_has_left_however_long_the_
     assert app.gathered == [[1, 2]]
 
 
-def test_a_failing_part_fails_the_body_once_whichever_process_sees_it(app: HeldApp, url: str) -> None:
+def test_a_failing_part_fails_the_body_once_across_processes(app: HeldApp, url: str) -> None:
     body = app.body()
     body.link_error(app.signature("old style"))
     result = app.chord([*app.parts(*range(8)), app.signature("fail", ("why",))], body)

@@ -162,7 +162,9 @@ def test_nothing_can_be_added_to_a_chord_that_has_expired(
         app.require_backend().add_to_chord("c", AsyncResult("too late"))
 
 
-def test_a_backend_without_transactions_cannot_add_to_a_chord_and_says_so(clock: FakeClock, tmp_path: Path) -> None:
+def test_add_to_chord_of_a_backend_without_transactions_raises_not_implemented_error(
+    clock: FakeClock, tmp_path: Path
+) -> None:
     with (
         opened("six operations", HeldApp(), clock, tmp_path) as app,
         pytest.raises(NotImplementedError, match=r"SixOperations .*add_to_chord"),
@@ -192,7 +194,7 @@ def test_the_size_that_is_set_is_the_number_of_parts_that_are_waited_for(
         assert result.get(timeout=0) == ([1, 2] if kind == "six operations" else [1, 2, 3])
 
 
-def test_a_size_below_what_has_returned_ends_the_chord_at_once(app: HeldApp, begin: Callable[..., AsyncResult]) -> None:
+def test_setting_a_size_that_has_been_reached_ends_the_chord(app: HeldApp, begin: Callable[..., AsyncResult]) -> None:
     result = begin(1, 2, 3)
     for _ in range(2):
         app.run(*app.held.pop())
@@ -214,7 +216,7 @@ def test_a_size_in_the_request_counts_where_none_was_set(app: HeldApp, begin: Ca
 # -- large ones --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_of_a_large_chord_by_a_process_that_was_killed_is_deleted_by_another(
+def test_the_records_of_a_large_chord_of_a_killed_process_are_deleted_by_another(
     app: HeldApp, begin: Callable[..., AsyncResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = begin(1, 2, 3, 4, 5)

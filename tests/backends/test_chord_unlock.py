@@ -57,7 +57,7 @@ def test_the_task_looks_again_after_a_while_as_long_as_a_part_is_missing(app: He
     assert (names(app), naps) == (["gather"], [1.0, 1.0])
 
 
-def test_how_long_it_waits_between_looks_is_for_the_caller_to_say(app: HeldApp, naps: list[float]) -> None:
+def test_the_caller_sets_the_seconds_between_looks(app: HeldApp, naps: list[float]) -> None:
     handles = [AsyncResult("never", app.backend)]
     app.require_backend().apply_chord(("c", handles), app.body(), countdown=0.25)
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_how_long_it_waits_between_looks_is_for_the_caller_to_say(app: HeldApp, 
     assert naps == [0.25, 0.25]
 
 
-def test_the_task_leaves_no_result_of_its_own(app: HeldApp) -> None:
+def test_the_unlock_task_stores_no_result(app: HeldApp) -> None:
     [part] = app.parts(1)
     results = {part.freeze("part").id, app.chord([part], app.body()).id}
     app.run_held()
@@ -155,7 +155,7 @@ def test_a_part_that_never_ends_fails_the_body_when_results_expire(
     assert result.state == "FAILURE"
 
 
-def test_where_results_never_expire_the_task_never_gives_up(clock: FakeClock, tmp_path: Path) -> None:
+def test_the_unlock_task_never_gives_up_if_results_never_expire(clock: FakeClock, tmp_path: Path) -> None:
     with opened("four operations", HeldApp(result_expires=None), clock, tmp_path) as app:
         now = app.now()
         app.require_backend().apply_chord(("c", [AsyncResult("never", app.backend)]), app.body(), countdown=0)

@@ -26,7 +26,7 @@ def app(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> Ite
 
 
 @pytest.mark.interface("chord: order")
-def test_the_body_gets_the_results_in_the_order_of_the_header_whatever_order_they_come_in(app: HeldApp) -> None:
+def test_the_body_gets_the_results_in_the_order_of_the_header(app: HeldApp) -> None:
     result = app.chord(app.parts(*range(20)), app.body())
     random.Random(1).shuffle(app.held)
     app.run_held()
@@ -186,7 +186,7 @@ def test_a_part_that_returns_after_the_end_does_nothing(app: HeldApp, caplog: py
     assert "does not count" in caplog.text
 
 
-def test_a_part_that_returns_when_the_chord_is_forgotten_leaves_its_body_alone(
+def test_a_part_of_a_forgotten_chord_does_not_run_a_body_that_has_run(
     app: HeldApp, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = app.body()
@@ -218,7 +218,7 @@ def test_more_parts_than_the_header_has_do_not_dispatch_the_body_again(
     assert "Task stranger 7 returned a part" in caplog.text
 
 
-def test_a_part_too_many_that_returns_while_the_chord_ends_is_logged(
+def test_an_excess_part_that_returns_while_the_chord_ends_is_logged(
     app: HeldApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend: Any = app.require_backend()
@@ -254,7 +254,7 @@ def test_a_frozen_chord_that_is_applied_again_is_a_new_run(app: HeldApp) -> None
     assert app.bookkeeping() == set()
 
 
-def test_parts_that_returned_before_a_chord_was_applied_again_have_to_return_again(app: HeldApp) -> None:
+def test_parts_must_return_again_after_a_chord_is_applied_again(app: HeldApp) -> None:
     body, parts = app.body(), app.parts(1, 2, 3)
     body.freeze()
     apply(app, body, parts)
@@ -273,7 +273,7 @@ def test_parts_that_returned_before_a_chord_was_applied_again_have_to_return_aga
 
 
 @pytest.mark.interface("chord: keys")
-def test_a_chord_that_has_ended_leaves_a_mark_that_expires_and_nothing_else(app: HeldApp, clock: FakeClock) -> None:
+def test_an_ended_chord_leaves_only_a_marker_that_expires(app: HeldApp, clock: FakeClock) -> None:
     app.chord(app.parts(1, 2), app.body())
     app.run_held()
     [mark] = [key for key, _ in app.store.scan(b"chord-unlock-")]
@@ -294,7 +294,7 @@ def test_the_keys_of_a_chord_that_never_ends_expire(app: HeldApp, clock: FakeClo
     assert list(app.store.scan()) == []
 
 
-def test_chords_whose_names_begin_alike_are_kept_apart(app: HeldApp) -> None:
+def test_chords_with_a_common_prefix_do_not_affect_each_other(app: HeldApp) -> None:
     names = ("a", "a.b", "a.", "a" * 600)
     results = []
     for name in names:
@@ -309,7 +309,7 @@ def test_chords_whose_names_begin_alike_are_kept_apart(app: HeldApp) -> None:
     assert app.bookkeeping() == set()
 
 
-def test_the_end_of_one_chord_leaves_the_keys_of_another_alone(app: HeldApp) -> None:
+def test_the_end_of_a_chord_deletes_no_keys_of_another(app: HeldApp) -> None:
     app.chord(app.parts(1, 2), app.body())
     unfinished = app.take_held()
     app.run(unfinished[0])

@@ -1,4 +1,4 @@
-"""The backend of those who want no results: storing does nothing, asking says how to turn results on."""
+"""The backend without results: storing does nothing, reading raises an error that says how to turn results on."""
 
 import pickle
 
@@ -49,13 +49,13 @@ def backend() -> DisabledBackend:
 
 @interface
 @pytest.mark.parametrize("operation", ASKING)
-def test_asking_says_how_results_are_turned_on(backend, operation):
+def test_reading_raises_an_error_that_says_how_to_turn_results_on(backend, operation):
     with pytest.raises(NotImplementedError, match="open_backend"):
         getattr(backend, operation)(*ASKING[operation])
 
 
 @interface
-def test_nothing_that_asks_is_left_out():
+def test_every_method_that_reads_is_disabled():
     does_nothing = {"store_result", "as_uri"}
     overridden = {name for name in vars(DisabledBackend) if not name.startswith("_")}
     assert overridden - does_nothing == set(ASKING)
@@ -71,7 +71,7 @@ def test_storing_does_nothing(backend):
 
 
 @interface
-def test_errbacks_are_called_all_the_same():
+def test_errbacks_are_called_without_results():
     app, calls = App(), []
     app.task(lambda request, exc, traceback: calls.append(exc), name="errback")
     error = ValueError()
@@ -81,12 +81,12 @@ def test_errbacks_are_called_all_the_same():
 
 @interface
 @pytest.mark.parametrize("include_password", [True, False])
-def test_its_uri_says_what_it_is(backend, include_password):
+def test_the_uri_is_disabled(backend, include_password):
     assert backend.as_uri(include_password) == "disabled://"
 
 
 @interface
-def test_tasks_run_and_their_results_say_how_to_have_them():
+def test_tasks_run_and_reading_their_results_raises():
     app = App()
     open_backend("disabled://", app=app)
     ran = []
@@ -97,5 +97,5 @@ def test_tasks_run_and_their_results_say_how_to_have_them():
 
 
 @interface
-def test_it_pickles(backend):
+def test_a_disabled_backend_pickles(backend):
     assert type(pickle.loads(pickle.dumps(backend))) is DisabledBackend

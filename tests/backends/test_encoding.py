@@ -97,7 +97,7 @@ def test_an_argument_that_cannot_be_stored_becomes_its_description(serializer):
 
 
 @interface("exceptions")
-def test_an_exception_that_does_not_survive_pickle_says_what_it_was():
+def test_an_exception_that_does_not_survive_pickle_becomes_a_task_error():
     backend = backend_with("pickle")
     backend.store_result("id", Unpicklable("lost"), states.FAILURE)
     back = backend.get_result("id")
@@ -106,7 +106,7 @@ def test_an_exception_that_does_not_survive_pickle_says_what_it_was():
 
 
 @interface("exceptions")
-def test_an_exception_that_is_not_made_of_its_arguments_says_what_it_was():
+def test_an_exception_that_takes_other_arguments_becomes_a_task_error():
     backend = backend_with("json")
     back = backend.exception_to_python(backend.prepare_exception(WantsTwo(404, "gone")))
     assert type(back) is TaskError
@@ -115,7 +115,7 @@ def test_an_exception_that_is_not_made_of_its_arguments_says_what_it_was():
 
 @interface("exceptions")
 @pytest.mark.parametrize("module", ["nowhere.to.be.found", __name__, None])
-def test_an_exception_that_is_not_imported_here_gets_a_class_of_its_name(module):
+def test_an_exception_class_that_is_not_imported_is_created_with_its_name(module):
     portable = {"exc_type": "Missing", "exc_message": ["why", 1], "exc_module": module}
     back = BaseBackend().exception_to_python(portable)
     assert isinstance(back, TaskError)
@@ -145,7 +145,7 @@ def test_a_module_is_never_imported_to_find_an_exception(tmp_path, monkeypatch):
         ("os", "path"),
     ],
 )
-def test_a_name_of_something_else_than_an_exception_is_refused(module, name):
+def test_the_name_of_something_else_than_an_exception_raises_a_security_error(module, name):
     backend = backend_with("json")
     forged = {"exc_type": name, "exc_message": ["echo forged"], "exc_module": module}
     with pytest.raises(SecurityError, match=f"{module}.{name}"):
@@ -156,7 +156,7 @@ def test_a_name_of_something_else_than_an_exception_is_refused(module, name):
 
 
 @interface("exceptions")
-def test_nothing_is_called_that_a_stored_name_leads_to(monkeypatch):
+def test_a_stored_name_is_never_called(monkeypatch):
     called = []
     module = ModuleType("module_with_a_trap")
     module.trap = called.append
@@ -169,7 +169,7 @@ def test_nothing_is_called_that_a_stored_name_leads_to(monkeypatch):
 
 
 @interface("exceptions")
-def test_what_is_an_exception_already_or_nothing_stays_as_it_is():
+def test_exception_to_python_returns_exceptions_and_none_unchanged():
     error = KeyError("key")
     assert BaseBackend().exception_to_python(error) is error
     assert BaseBackend().exception_to_python(None) is None
@@ -177,7 +177,7 @@ def test_what_is_an_exception_already_or_nothing_stays_as_it_is():
 
 @interface("exceptions")
 @pytest.mark.parametrize("stored", ["text", 3, ["list"], {"no": "type"}])
-def test_what_describes_no_exception_is_refused(stored):
+def test_a_stored_value_that_is_not_an_exception_raises_a_decode_error(stored):
     with pytest.raises(DecodeError, match="exc_type"):
         BaseBackend().exception_to_python(stored)
 
@@ -196,7 +196,7 @@ def test_a_handle_is_stored_as_a_tuple_unless_it_is_pickled(handle):
 
 @interface("prepare_value, encode_result")
 @pytest.mark.parametrize("value", [None, 1, "text", {"exc_type": "ValueError"}, ValueError("returned, not raised")])
-def test_any_other_result_is_left_as_it_is(value):
+def test_any_other_result_is_stored_unchanged(value):
     assert backend_with("json").encode_result(value, states.SUCCESS) is value
 
 
@@ -205,7 +205,7 @@ def test_any_other_result_is_left_as_it_is(value):
 
 @interface("encode, decode")
 @pytest.mark.parametrize("serializer", [*PORTABLE, "pickle"])
-def test_what_is_encoded_is_decoded_by_whoever_accepts_it(serializer):
+def test_encoded_data_is_decoded_by_a_backend_that_accepts_its_type(serializer):
     value = {"list": [1, None, "ä"], "nested": {"x": 0.5}}
     payload = backend_with(serializer).encode(value)
     assert isinstance(payload, bytes)
@@ -214,7 +214,7 @@ def test_what_is_encoded_is_decoded_by_whoever_accepts_it(serializer):
 
 @interface("encode, decode")
 @pytest.mark.parametrize("serializer", ["yaml", "pickle"])
-def test_what_is_not_accepted_is_not_decoded(serializer):
+def test_a_content_type_that_is_not_accepted_is_not_decoded(serializer):
     writer, reader = backend_with(serializer), DictBackend()
     writer.store_result("id", 1, states.SUCCESS)
     reader.data = writer.data
@@ -231,13 +231,13 @@ def test_content_types_are_accepted_by_either_name():
 
 
 @interface("encode, decode")
-def test_nothing_decodes_to_nothing():
+def test_decoding_none_returns_none():
     assert BaseBackend().decode(None) is None
 
 
 @interface("encode, decode")
 @pytest.mark.parametrize("damaged", [b"", b"\xff", b"{}", b"\x92\x01\xc0"])
-def test_bytes_that_are_no_payload_are_refused(damaged):
+def test_bytes_that_are_not_a_payload_raise_a_decode_error(damaged):
     with pytest.raises(DecodeError):
         BaseBackend().decode(damaged)
     with pytest.raises(DecodeError):
@@ -245,7 +245,7 @@ def test_bytes_that_are_no_payload_are_refused(damaged):
 
 
 @interface("encode, decode")
-def test_a_result_that_the_serializer_has_no_form_for_is_refused_and_not_stored():
+def test_a_result_that_cannot_be_encoded_raises_and_is_not_stored():
     backend = backend_with("json")
     with pytest.raises(EncodeError, match="choose another serializer"):
         backend.store_result("id", object(), states.SUCCESS)
@@ -254,7 +254,7 @@ def test_a_result_that_the_serializer_has_no_form_for_is_refused_and_not_stored(
 
 @interface("encode, decode")
 @pytest.mark.parametrize("state", sorted(states.EXCEPTION_STATES))
-def test_decoding_brings_the_exception_of_a_meta_back(state):
+def test_decode_result_returns_the_exception_as_an_instance(state):
     backend = backend_with("json")
     portable = backend.prepare_exception(KeyError("key"))
     meta = backend.meta_from_decoded({"status": state, "result": portable})

@@ -56,7 +56,7 @@ class Texts(DictBackend):
 @pytest.mark.parametrize(
     ("kind", "prefix"), [(DictBackend, b""), (Prefixed, b"app_"), (Separated, b"app:")], ids=["none", "plain", "ended"]
 )
-def test_keys_have_the_prefixes_of_the_system_and_one_of_your_own_before_them(kind, prefix):
+def test_keys_have_celerys_prefixes_after_the_global_one(kind, prefix):
     backend = kind()
     assert backend.get_key_for_task("id") == prefix + b"celery-task-meta-id"
     assert backend.get_key_for_group("id") == prefix + b"celery-taskset-meta-id"
@@ -77,7 +77,7 @@ def test_an_id_may_be_text_bytes_or_a_uuid(name):
 @interface("key functions")
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("empty", [None, "", b""])
-def test_an_empty_id_is_refused(name, empty):
+def test_an_empty_id_raises_value_error(name, empty):
     with pytest.raises(ValueError, match="must not be empty"):
         getattr(DictBackend(), name)(empty)
 
@@ -91,7 +91,7 @@ def test_a_key_leads_back_to_its_id(kind):
 
 
 @interface("prefixes")
-def test_keys_are_of_the_type_that_the_store_wants():
+def test_keys_have_the_type_of_key_t():
     backend = Texts()
     backend.mark_as_done(ID, 42)
     backend.save_group("group", GroupResult("group", [AsyncResult(str(ID))]))
@@ -100,7 +100,7 @@ def test_keys_are_of_the_type_that_the_store_wants():
 
 
 @interface("prefixes")
-def test_tasks_groups_and_chords_of_one_id_do_not_meet(backend):
+def test_a_task_a_group_and_a_chord_can_have_the_same_id(backend):
     backend.mark_as_done("id", 42)
     backend.save_group("id", GroupResult("id", [AsyncResult("part")]))
     backend.set_chord_size("id", 3)
@@ -125,13 +125,13 @@ def test_tasks_groups_and_chords_of_one_id_do_not_meet(backend):
         ("expire", (b"k", 1)),
     ],
 )
-def test_what_a_store_does_not_supply_raises_naming_class_and_operation(operation, arguments):
+def test_a_missing_store_operation_raises_an_error_with_class_and_operation(operation, arguments):
     with pytest.raises(NotImplementedError, match=rf"KeyValueStoreBackend does not implement {operation}\(\)"):
         getattr(KeyValueStoreBackend(), operation)(*arguments)
 
 
 @interface("store operations")
-def test_a_store_that_cannot_count_says_so_and_has_nothing_to_clean_up():
+def test_a_store_without_counters_says_so_and_needs_no_cleanup():
     backend = KeyValueStoreBackend()
     assert backend.implements_incr is False
     assert backend.cleanup() is None
@@ -149,7 +149,7 @@ def test_a_success_is_never_overwritten(backend, late):
 @pytest.mark.parametrize(
     "present", [states.STARTED, states.RETRY, states.FAILURE, states.REVOKED, "PROGRESS", "SUCCESSFUL"]
 )
-def test_any_other_state_is(backend, present):
+def test_any_other_state_is_overwritten(backend, present):
     backend.store_result("id", None, present)
     backend.mark_as_done("id", "second")
     assert (backend.get_state("id"), backend.get_result("id")) == (states.SUCCESS, "second")
@@ -176,7 +176,7 @@ def test_a_record_that_cannot_be_read_here_can_be_overwritten():
 
 
 @interface("get_many")
-def test_many_are_yielded_as_they_become_ready_each_once(backend):
+def test_get_many_yields_each_task_once_as_it_becomes_ready(backend):
     for id_ in "ab":
         backend.mark_as_done(id_, id_)
 
@@ -190,7 +190,7 @@ def test_many_are_yielded_as_they_become_ready_each_once(backend):
 
 
 @interface("get_many", "get_task_meta")
-def test_those_in_the_cache_come_first_and_those_that_succeeded_go_there(backend):
+def test_get_many_yields_cached_tasks_first_and_caches_successes(backend):
     for id_ in "abc":
         backend.mark_as_done(id_, id_)
     backend.get_result("c")
@@ -202,7 +202,7 @@ def test_those_in_the_cache_come_first_and_those_that_succeeded_go_there(backend
 
 
 @interface("get_many")
-def test_what_is_in_the_cache_is_yielded_in_the_states_that_are_asked_for_only(backend):
+def test_get_many_yields_cached_tasks_only_in_the_given_states(backend):
     backend.mark_as_done("id", 42)
     backend.get_result("id")
     assert list(backend.get_many(["id"], max_iterations=1, READY_STATES=frozenset({states.FAILURE}))) == []
@@ -212,7 +212,7 @@ def test_what_is_in_the_cache_is_yielded_in_the_states_that_are_asked_for_only(b
 @pytest.mark.parametrize(
     ("ready", "expected"), [({"SUCCESS"}, ["a"]), ({"FAILURE"}, ["b"]), ({"MINE", "SUCCESS"}, ["a", "c"])]
 )
-def test_ready_is_what_is_said_to_be(backend, ready, expected):
+def test_get_many_takes_the_states_that_count_as_ready(backend, ready, expected):
     backend.mark_as_done("a", 1)
     backend.mark_as_failure("b", KeyError())
     backend.store_result("c", None, "MINE")
@@ -220,7 +220,7 @@ def test_ready_is_what_is_said_to_be(backend, ready, expected):
 
 
 @interface("get_many", "timeouts")
-def test_what_is_ready_is_yielded_before_time_is_up(backend):
+def test_get_many_yields_ready_tasks_before_it_times_out(backend):
     backend.mark_as_done("a", 1)
     found = backend.get_many("ab", timeout=0)
     assert next(found)[0] == "a"
@@ -229,14 +229,14 @@ def test_what_is_ready_is_yielded_before_time_is_up(backend):
 
 
 @interface("get_many")
-def test_it_looks_no_more_often_than_it_may(backend):
+def test_get_many_ends_after_max_iterations(backend):
     pauses: list[int] = []
     assert list(backend.get_many("ab", interval=0.001, max_iterations=3, on_interval=lambda: pauses.append(1))) == []
     assert len(pauses) == 2
 
 
 @interface("get_many")
-def test_nothing_to_wait_for_is_nothing_to_look_for():
+def test_get_many_of_no_tasks_reads_nothing():
     assert list(KeyValueStoreBackend().get_many([])) == []
 
 
@@ -251,13 +251,13 @@ def stored(backend: DictBackend) -> dict[str, bytes | None]:
 
 
 @interface("_filter_ready, _mget_to_results")
-def test_what_is_not_ready_is_left_out():
+def test_tasks_that_are_not_ready_are_left_out():
     backend = DictBackend()
     assert [id_ for id_, _ in backend._filter_ready(stored(backend).items())] == ["done", "failed"]
 
 
 @interface("_filter_ready, _mget_to_results")
-def test_what_is_not_ready_is_not_decoded():
+def test_tasks_that_are_not_ready_are_not_decoded():
     backend, pickler = DictBackend(), DictBackend(serializer="pickle")
     values = stored(pickler)
     del values["done"], values["failed"]
@@ -266,7 +266,7 @@ def test_what_is_not_ready_is_not_decoded():
 
 @interface("_filter_ready, _mget_to_results")
 @pytest.mark.parametrize("form", ["sequence", "mapping"])
-def test_results_are_told_by_their_ids_whatever_mget_returns(form):
+def test_mget_can_return_a_mapping_or_a_sequence(form):
     backend = DictBackend()
     values = stored(backend)
     keyed = {backend.get_key_for_task(id_): value for id_, value in values.items()}
@@ -284,7 +284,7 @@ def test_results_are_told_by_their_ids_whatever_mget_returns(form):
 
 @interface("on_chord_part_return")
 @pytest.mark.parametrize("counts", [True, False])
-def test_what_belongs_to_no_group_or_cannot_be_counted_is_not_counted(counts):
+def test_a_part_without_a_group_or_a_counter_is_not_counted(counts):
     backend = DictBackend()
     backend.implements_incr = counts
     group = None if counts else "group"
@@ -293,7 +293,7 @@ def test_what_belongs_to_no_group_or_cannot_be_counted_is_not_counted(counts):
 
 
 @interface("fallback_chord_unlock", "apply_chord, ...")
-def test_a_store_that_cannot_count_dispatches_a_task_that_looks():
+def test_a_store_without_counters_dispatches_the_unlock_task():
     app = OwnApp()
     backend = DictBackend(app)
     backend.apply_chord(("group", [AsyncResult("a"), AsyncResult("b")]), app.signature("body"))

@@ -49,7 +49,7 @@ def test_a_path_or_a_url_opens_a_backend(path, form):
 
 
 @interface("open_backend", "DisabledBackend")
-def test_disabled_opens_one_that_stores_nothing():
+def test_disabled_opens_a_backend_that_stores_nothing():
     assert type(open_backend("disabled://")) is DisabledBackend
 
 
@@ -77,7 +77,7 @@ def test_options_of_backend_and_store_are_passed_on(path):
         ("no/such/folder/results.lmdb", {}, OpenError),
     ],
 )
-def test_what_cannot_be_opened_leaves_the_app_as_it_was(tmp_path, monkeypatch, where, options, error):
+def test_a_failed_open_does_not_change_the_app(tmp_path, monkeypatch, where, options, error):
     monkeypatch.chdir(tmp_path)
     app = App()
     with pytest.raises(error):
@@ -88,7 +88,7 @@ def test_what_cannot_be_opened_leaves_the_app_as_it_was(tmp_path, monkeypatch, w
 
 @interface("constructor", "prepare_expires")
 @pytest.mark.parametrize(("expires", "after", "state"), [(60, 59, "SUCCESS"), (60, 61, "PENDING"), (0, 1e9, "SUCCESS")])
-def test_a_result_lives_as_long_as_the_backend_says(path, clock, expires, after, state):
+def test_a_result_expires_as_the_backend_says(path, clock, expires, after, state):
     with opened(path, expires=expires, clock=clock) as backend:
         backend.mark_as_done("id", 42)
         clock.advance(after)
@@ -96,7 +96,7 @@ def test_a_result_lives_as_long_as_the_backend_says(path, clock, expires, after,
 
 
 @interface("cleanup")
-def test_a_backend_over_a_store_that_was_closed_says_so():
+def test_a_backend_over_a_closed_store_raises_store_closed():
     backend = StoreBackend(store=MemoryStore())
     backend.process_cleanup()
     with pytest.raises(StoreClosed, match="Open it again"):
@@ -126,7 +126,7 @@ def test_a_result_is_not_decompressed_beyond_the_limit_of_the_app(path):
 
 
 @interface("as_uri")
-def test_its_uri_is_what_it_was_opened_by(path):
+def test_as_uri_is_the_url_that_opened_the_backend(path):
     with opened(f"lmdb://{path}") as backend:
         assert backend.as_uri() == backend.as_uri(include_password=True) == f"lmdb://{path}"
 
@@ -186,7 +186,7 @@ def store_all(number: int, path: str, ids: list[str], pipes: list[tuple[int, int
 
 @interface("store_result", "threads, forks")
 @forks
-def test_whatever_two_processes_store_at_once_a_success_stays(path):
+def test_a_success_stays_when_two_processes_store_at_once(path):
     ids = [str(number) for number in range(500)]
     pipes = [os.pipe(), os.pipe()]
     in_children(2, store_all, path, ids, pipes)
@@ -219,7 +219,7 @@ def test_threads_share_a_backend(backend):
 
 @interface("threads, forks")
 @forks
-def test_parent_and_child_go_on_with_it_after_a_fork(backend):
+def test_parent_and_child_use_a_backend_after_a_fork(backend):
     backend.mark_as_done("before", 1)
 
     def work() -> Any:
@@ -239,7 +239,7 @@ def tell(backend: LMDBBackend, handle: AsyncResult, answers: Any) -> None:
 
 
 @interface("pickling", "threads, forks")
-def test_it_goes_to_a_new_interpreter_with_its_settings(path):
+def test_a_backend_pickles_to_a_new_interpreter_with_its_settings(path):
     context = multiprocessing.get_context("spawn")
     with opened(path, expires=30, accept=["json"]) as backend:
         backend.mark_as_done("id", 42)
@@ -254,7 +254,7 @@ def test_it_goes_to_a_new_interpreter_with_its_settings(path):
 
 
 @interface("pickling")
-def test_what_it_is_unpickled_to_has_the_same_settings_and_a_store_of_its_own(path, clock):
+def test_an_unpickled_backend_has_the_same_settings_and_its_own_store(path, clock):
     app = App({"result_cache_max": 3, "result_expires": None})
     options = {"serializer": "msgpack", "accept": ["msgpack", "yaml"], "clock": clock}
     with opened(f"lmdb://{path}?max_size=8MiB", app=app, **options) as backend:
@@ -272,7 +272,7 @@ def test_what_it_is_unpickled_to_has_the_same_settings_and_a_store_of_its_own(pa
 
 
 @interface("pickling", "cleanup")
-def test_a_relative_path_means_the_same_file_wherever_the_process_has_gone(tmp_path, monkeypatch):
+def test_a_relative_path_stays_the_same_file_when_the_folder_changes(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     with opened("lmdb://results.lmdb") as backend:
@@ -288,7 +288,7 @@ def test_a_relative_path_means_the_same_file_wherever_the_process_has_gone(tmp_p
 
 
 @interface("pickling", "App: dispatch")
-def test_an_app_of_your_own_comes_along_without_its_tasks(path):
+def test_an_app_pickles_with_the_backend_without_its_tasks(path):
     app = Queue(["first"])
     app.task(lambda: None, name="cannot be pickled")
     with opened(path, app=app) as backend:
@@ -300,6 +300,6 @@ def test_an_app_of_your_own_comes_along_without_its_tasks(path):
 
 
 @interface("pickling")
-def test_a_store_that_lives_in_one_process_says_that_it_cannot_leave_it():
+def test_a_backend_over_a_memory_store_cannot_be_pickled():
     with pytest.raises(TypeError, match="lives in one process"):
         pickle.dumps(StoreBackend(store=MemoryStore(clock=FakeClock())))

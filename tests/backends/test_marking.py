@@ -1,4 +1,4 @@
-"""What a worker calls when a task begins or ends, and whom that calls in turn."""
+"""What a worker calls when a task starts or ends, and the errbacks that this calls."""
 
 import gc
 import logging
@@ -48,20 +48,20 @@ def part() -> Request:
 
 
 @interface("mark_as_started")
-def test_a_task_that_has_started_says_by_whom(backend):
+def test_mark_as_started_stores_its_arguments(backend):
     backend.mark_as_started("id", pid=1, hostname="worker")
     assert (backend.get_state("id"), backend.get_result("id")) == (states.STARTED, {"pid": 1, "hostname": "worker"})
 
 
 @interface("mark_as_done")
-def test_a_task_that_is_done_has_a_result(backend):
+def test_mark_as_done_stores_the_result(backend):
     backend.mark_as_done("id", 42)
     assert (backend.get_state("id"), backend.get_result("id")) == (states.SUCCESS, 42)
     assert backend.returned == []
 
 
 @interface("mark_as_failure")
-def test_a_task_that_has_failed_has_an_exception_and_a_traceback(backend):
+def test_mark_as_failure_stores_exception_and_traceback(backend):
     backend.mark_as_failure("id", ERROR, "at line 1")
     assert (backend.get_state("id"), backend.get_traceback("id")) == (states.FAILURE, "at line 1")
     assert (type(backend.get_result("id")), backend.get_result("id").args) == (ValueError, ("why",))
@@ -69,14 +69,14 @@ def test_a_task_that_has_failed_has_an_exception_and_a_traceback(backend):
 
 @interface("mark_as_revoked")
 @pytest.mark.parametrize("reason", ["", "too late"])
-def test_a_task_that_was_revoked_says_why(backend, reason):
+def test_mark_as_revoked_stores_the_reason(backend, reason):
     backend.mark_as_revoked("id", reason)
     assert backend.get_state("id") == states.REVOKED
     assert (type(backend.get_result("id")), str(backend.get_result("id"))) == (TaskRevokedError, reason)
 
 
 @interface("mark_as_retry")
-def test_a_task_that_is_tried_again_says_why(backend, part):
+def test_mark_as_retry_stores_the_exception(backend, part):
     backend.mark_as_retry("id", ERROR, "at line 1", part)
     assert (backend.get_state("id"), backend.get_traceback("id")) == (states.RETRY, "at line 1")
     assert backend.get_result("id").args == ("why",)
@@ -131,7 +131,7 @@ def failed(app: OwnApp, *errbacks: Any, **options: Any) -> Request:
 
 
 @interface("errbacks", "mark_as_failure")
-def test_an_errback_with_room_for_it_is_called_with_request_exception_and_traceback(app, backend):
+def test_an_errback_with_three_parameters_gets_request_exception_and_traceback(app, backend):
     calls = []
     app.add("errback", lambda request, exc, traceback: calls.append((request, exc, traceback)))
     request = failed(app, app.signature("errback"))
@@ -141,7 +141,7 @@ def test_an_errback_with_room_for_it_is_called_with_request_exception_and_traceb
 
 
 @interface("errbacks")
-def test_the_errbacks_own_arguments_come_after_those(app, backend):
+def test_the_arguments_of_an_errback_come_last(app, backend):
     calls = []
     app.add("errback", lambda request, exc, traceback, *own, **more: calls.append((exc, own, more)))
     backend.mark_as_failure("failed", ERROR, None, failed(app, app.signature("errback", (1, 2), {"more": 3})))
@@ -149,7 +149,7 @@ def test_the_errbacks_own_arguments_come_after_those(app, backend):
 
 
 @interface("errbacks")
-def test_an_errback_with_room_for_two_is_one_of_these_and_its_refusal_is_logged(app, backend, caplog):
+def test_an_errback_with_two_parameters_is_called_and_its_type_error_is_logged(app, backend, caplog):
     app.add("errback", lambda request, exc: None)
     backend.mark_as_failure("failed", ERROR, None, failed(app, app.signature("errback")))
     assert app.dispatched == []
@@ -157,7 +157,7 @@ def test_an_errback_with_room_for_two_is_one_of_these_and_its_refusal_is_logged(
 
 
 @interface("errbacks")
-def test_the_others_are_dispatched_as_a_group_with_the_failed_task_as_parent(app, backend):
+def test_errbacks_with_one_parameter_are_dispatched_as_a_group_with_the_failed_task_as_parent(app, backend):
     app.add("old", lambda task_id: None)
     errbacks = [app.signature("old"), app.signature("old")]
     backend.mark_as_failure("failed", ERROR, None, failed(app, *errbacks, root_id="root"))
@@ -179,7 +179,7 @@ def test_a_failed_task_without_a_root_is_the_root_of_its_errbacks(app, backend):
 
 @interface("errbacks")
 @pytest.mark.parametrize(("args", "kwargs"), [((1, 2), None), ((), {"x": 1, "y": 2})])
-def test_an_errback_with_room_for_the_id_only_beside_its_own_arguments_is_dispatched(app, backend, args, kwargs):
+def test_an_errback_whose_arguments_leave_room_for_the_id_only_is_dispatched(app, backend, args, kwargs):
     app.add("old", lambda task_id, x, y: None)
     backend.mark_as_failure("failed", ERROR, None, failed(app, app.signature("old", args, kwargs)))
     ((errback, ids),) = app.dispatched
@@ -197,7 +197,7 @@ def test_an_immutable_errback_is_dispatched_whatever_it_takes(app, backend, run)
 
 
 @interface("errbacks")
-def test_an_errback_that_is_not_registered_here_is_dispatched_and_not_dropped(app, backend):
+def test_an_errback_that_is_not_registered_is_dispatched(app, backend):
     backend.mark_as_failure("failed", ERROR, None, failed(app, app.signature("elsewhere")))
     assert [(errback.task, args) for errback, args in app.dispatched] == [("elsewhere", ("failed",))]
 
@@ -230,7 +230,7 @@ def test_an_errback_that_cannot_be_dispatched_is_logged_and_stops_none_of_the_ot
 
 
 @interface("mark_as_failure")
-def test_errbacks_are_called_after_the_failure_was_stored_and_not_if_told_not_to(app, backend):
+def test_errbacks_are_called_after_the_failure_was_stored_unless_turned_off(app, backend):
     seen = []
     app.add("errback", lambda request, exc, traceback: seen.append(backend.get_state(request.id)))
     request = failed(app, app.signature("errback"))
@@ -258,7 +258,7 @@ def fail_in_a_frame(backend: DictBackend, kept: list[Any], given: bool) -> str:
 
 @interface("fail_from_current_stack")
 @pytest.mark.parametrize("given", [True, False])
-def test_a_failure_of_the_present_exception_says_where_and_keeps_no_frame_alive(backend, given):
+def test_fail_from_current_stack_stores_the_traceback_and_keeps_no_frame_alive(backend, given):
     kept = []
     gc.disable()
     try:
@@ -272,7 +272,7 @@ def test_a_failure_of_the_present_exception_says_where_and_keeps_no_frame_alive(
 
 
 @interface("fail_from_current_stack")
-def test_without_an_exception_there_is_nothing_to_fail_from(backend):
+def test_fail_from_current_stack_without_an_exception_raises(backend):
     with pytest.raises(RuntimeError, match="needs an exception"):
         backend.fail_from_current_stack("id")
 
@@ -281,7 +281,7 @@ def test_without_an_exception_there_is_nothing_to_fail_from(backend):
 
 
 @interface("chord_error_from_stack")
-def test_a_body_that_fails_has_the_failure_and_its_errbacks_are_called(app, backend):
+def test_chord_error_from_stack_stores_the_failure_and_calls_the_errbacks(app, backend):
     calls = []
     app.add("errback", lambda request, exc, traceback: calls.append((request.id, exc)))
     body = app.signature("body", task_id="body-id", link_error=[app.signature("errback"), app.signature("old")])
@@ -294,7 +294,7 @@ def test_a_body_that_fails_has_the_failure_and_its_errbacks_are_called(app, back
 
 
 @interface("chord_error_from_stack")
-def test_a_body_fails_where_its_task_keeps_its_results(app, backend):
+def test_a_body_fails_on_the_backend_of_its_task(app, backend):
     other = DictBackend(OwnApp())
     app.add("body", lambda values: None, backend=other)
     backend.chord_error_from_stack(app.signature("body", task_id="body-id"), ERROR)
@@ -314,7 +314,7 @@ def test_a_body_fails_with_the_exception_in_flight_if_none_is_given(app, backend
 
 @interface("chord_error_from_stack")
 @pytest.mark.parametrize("where", ["called", "dispatched"])
-def test_what_an_errback_of_a_body_raises_becomes_the_failure(app, backend, where, caplog):
+def test_an_exception_of_an_errback_of_a_body_becomes_the_failure(app, backend, where, caplog):
     calls = []
 
     def breaks(*args: Any) -> None:

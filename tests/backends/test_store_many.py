@@ -27,7 +27,7 @@ def backend(request: pytest.FixtureRequest, path: str, app: App, clock: FakeCloc
 
 
 @interface
-def test_each_is_stored_as_store_result_does_which_is_what_is_returned(backend: Any) -> None:
+def test_store_many_stores_and_returns_as_store_result_does(backend: Any) -> None:
     request = Request("whole", "name", group="group", parent_id="parent")
     many: list[tuple[Any, ...]] = [
         ("plain", 1, "SUCCESS"),
@@ -49,25 +49,25 @@ def test_each_is_stored_as_store_result_does_which_is_what_is_returned(backend: 
 
 
 @interface
-def test_a_success_is_not_overwritten_be_it_from_before_or_from_the_same_call(backend: Any) -> None:
+def test_store_many_does_not_overwrite_a_success_even_of_the_same_call(backend: Any) -> None:
     backend.store_result("before", 1, "SUCCESS")
     backend.store_many([("before", 2, "FAILURE"), ("same", 1, "SUCCESS"), ("same", 2, "SUCCESS")])
     assert [backend.get_result("before"), backend.get_result("same")] == [1, 1]
 
 
 @interface
-def test_of_nothing_nothing_is_stored(backend: Any) -> None:
+def test_store_many_of_nothing_stores_nothing(backend: Any) -> None:
     assert backend.store_many([]) == []
 
 
 @interface
-def test_any_iterable_will_do(backend: Any) -> None:
+def test_store_many_takes_any_iterable(backend: Any) -> None:
     assert backend.store_many((str(number), number, "SUCCESS") for number in range(500)) == list(range(500))
     assert [backend.get_result(str(number)) for number in (0, 250, 499)] == [0, 250, 499]
 
 
 @interface
-def test_if_one_cannot_be_encoded_none_is_stored(path: str) -> None:
+def test_store_many_stores_none_if_one_cannot_be_encoded(path: str) -> None:
     with opened(path) as backend:
         with pytest.raises(EncodeError):
             backend.store_many([("first", 1, "SUCCESS"), ("second", object(), "SUCCESS")])
@@ -75,7 +75,7 @@ def test_if_one_cannot_be_encoded_none_is_stored(path: str) -> None:
 
 
 @interface
-def test_if_there_is_no_room_for_all_none_is_stored(path: str) -> None:
+def test_store_many_stores_none_if_the_store_is_full(path: str) -> None:
     with opened(path, max_size=1 << 20) as backend:
         with pytest.raises(StoreFull):
             backend.store_many((str(number), "x" * 1000, "SUCCESS") for number in range(2000))
@@ -84,14 +84,14 @@ def test_if_there_is_no_room_for_all_none_is_stored(path: str) -> None:
 
 
 @interface
-def test_all_of_it_is_one_transaction(path: str) -> None:
+def test_store_many_is_one_transaction(path: str) -> None:
     with opened(path) as backend:
         before = backend.store.moment()
         backend.store_many((str(number), number, "SUCCESS") for number in range(100))
         assert backend.store.moment() == before + 1
 
 
-def test_they_expire_like_any_result(path: str, clock: FakeClock) -> None:
+def test_results_of_store_many_expire(path: str, clock: FakeClock) -> None:
     with opened(path, clock=clock, expires=60) as backend:
         backend.store_many([("id", 1, "SUCCESS")])
         clock.advance(60.0)
@@ -99,7 +99,7 @@ def test_they_expire_like_any_result(path: str, clock: FakeClock) -> None:
 
 
 @interface
-def test_whoever_waits_is_woken_and_only_by_the_end_of_it(path: str) -> None:
+def test_waiters_are_woken_after_store_many_has_committed(path: str) -> None:
     with opened(path) as backend:
         seen = []
 

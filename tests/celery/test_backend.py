@@ -57,7 +57,7 @@ def test_a_url_that_names_no_file_or_an_unknown_option_is_a_configuration_error(
 
 @pytest.mark.parametrize("setting", ["result_expires", "result_failure_expires"])
 @pytest.mark.parametrize("value", [-1, math.nan, "60", "1 day"])
-def test_a_time_to_live_that_cannot_be_is_a_configuration_error(tmp_path: Path, setting: str, value: object) -> None:
+def test_an_invalid_expiry_is_a_configuration_error(tmp_path: Path, setting: str, value: object) -> None:
     with pytest.raises(
         ImproperlyConfigured, match=f"^invalid {setting}={value!r}: must be a number of seconds or a timedelta"
     ):
@@ -102,7 +102,7 @@ def test_the_hooks_that_the_backend_replaces_exist_in_celery() -> None:
     assert hooks <= set(overridden())
 
 
-def test_every_public_attribute_of_celerys_class_is_there_and_of_the_same_kind() -> None:
+def test_every_public_attribute_of_celerys_class_exists_with_the_same_kind() -> None:
     names = [name for name in dir(KeyValueStoreBackend) if not name.startswith("_")]
     kinds = {name: type(inspect.getattr_static(KeyValueStoreBackend, name)) for name in names}
     assert {name: type(inspect.getattr_static(LMDBBackend, name)) for name in names} == kinds
@@ -136,7 +136,7 @@ def test_all_threads_of_an_application_share_one_backend(app: Any) -> None:
     assert seen == {backend}
 
 
-def test_a_backend_that_was_used_before_a_fork_goes_on_in_parent_and_child(app: Any) -> None:
+def test_a_backend_used_before_a_fork_works_in_parent_and_child(app: Any) -> None:
     app.backend.store_result("before", 1, states.SUCCESS)
     in_child(app.backend.store_result, "child", 2, states.SUCCESS)
     app.backend.store_result("parent", 3, states.SUCCESS)
@@ -183,7 +183,7 @@ def race(number: int, start: Barrier, backend: LMDBBackend) -> list[dict[str, An
     return seen
 
 
-def test_of_processes_that_store_at_once_the_first_success_is_what_all_of_them_read_ever_after(app: Any) -> None:
+def test_the_first_success_of_several_processes_is_what_all_of_them_read(app: Any) -> None:
     start, backend = Barrier(), app.backend
     children = [Child(race, number, start, backend) for number in range(3)]
     start.open()
@@ -216,9 +216,7 @@ class Picky(Exception):
 
 
 @pytest.mark.parametrize("error", [OwnError("x", 1), Picky(1, 2)])
-def test_an_exception_that_was_pickled_comes_back_whatever_the_reader_writes(
-    application: Any, error: Exception
-) -> None:
+def test_a_pickled_exception_comes_back_whatever_serializer_the_reader_has(application: Any, error: Exception) -> None:
     application(result_serializer="pickle").backend.mark_as_failure("id", error)
     back = application(accept_content=ALL_CONTENT).AsyncResult("id").result
     assert type(back).__name__ == type(error).__name__
@@ -226,7 +224,7 @@ def test_an_exception_that_was_pickled_comes_back_whatever_the_reader_writes(
 
 
 @pytest.mark.parametrize(("writer", "accepted"), [("pickle", "json"), ("json", "pickle")])
-def test_what_is_not_accepted_is_not_read(application: Any, writer: str, accepted: str) -> None:
+def test_a_result_of_a_type_that_is_not_accepted_is_not_read(application: Any, writer: str, accepted: str) -> None:
     application(result_serializer=writer).backend.store_result("id", [1, 2], states.SUCCESS)
     app = application(result_accept_content=[accepted])
     with pytest.raises(ContentDisallowed):
@@ -241,7 +239,7 @@ def test_pickle_is_read_where_it_is_accepted(application: Any, setting: str) -> 
     assert application(**{setting: ["pickle"]}).AsyncResult("id").get(timeout=0) == {1, 2}
 
 
-def test_what_is_no_record_is_an_error_that_says_so(app: Any) -> None:
+def test_bytes_that_are_not_a_record_raise_a_decode_error(app: Any) -> None:
     key = app.backend.get_key_for_task("id")
     app.backend.store.set(key, b"something else")
     with pytest.raises(DecodeError):
@@ -262,7 +260,7 @@ def test_any_text_is_a_task_id(app: Any, task_id: Any) -> None:
     assert AsyncResult(task_id, app=app).state == "PENDING"
 
 
-def test_long_ids_that_begin_alike_are_told_apart(app: Any) -> None:
+def test_long_ids_with_a_common_prefix_are_different_tasks(app: Any) -> None:
     ids = ["x" * 600 + end for end in ("", "a", "b")]
     for task_id in ids:
         app.backend.store_result(task_id, task_id, states.SUCCESS)
@@ -271,7 +269,7 @@ def test_long_ids_that_begin_alike_are_told_apart(app: Any) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["", None])
-def test_an_empty_id_is_refused(app: Any, task_id: Any) -> None:
+def test_an_empty_id_raises_value_error(app: Any, task_id: Any) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         app.backend.store_result(task_id, 1, states.SUCCESS)
 
@@ -326,7 +324,7 @@ def test_a_group_in_a_header_counts_as_many_parts_as_it_has_tasks(application: A
     assert app.AsyncResult("body").get(timeout=0) == ["a", ["b", "c"]]
 
 
-def test_a_chord_says_which_of_its_parts_has_failed(app: Any) -> None:
+def test_the_error_of_a_chord_names_the_failed_part(app: Any) -> None:
     error = return_parts(app, a=1, b=OwnError("why")).result
     assert type(error) is ChordError
     assert str(error) == "Dependency b raised OwnError('why')"
@@ -350,7 +348,7 @@ def test_chords_that_end_in_several_threads_do_not_disturb_each_other(applicatio
 
 
 @pytest.mark.parametrize("group", [None, b"something else"], ids=["gone", "unreadable"])
-def test_a_chord_whose_group_cannot_be_had_fails_its_body(app: Any, group: bytes | None) -> None:
+def test_a_chord_whose_group_cannot_be_restored_fails_its_body(app: Any, group: bytes | None) -> None:
     if group is not None:
         app.backend.store.set(app.backend.get_key_for_group("group"), group)
     body = dict(echo.s().set(task_id="body"))

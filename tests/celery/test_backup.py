@@ -5,7 +5,7 @@ from pathlib import Path
 import celery
 
 
-def test_a_backend_makes_copies(tmp_path: Path):
+def test_a_backend_makes_a_backup(tmp_path: Path):
     app = celery.Celery("copied", broker="memory://", backend=f"lmdb://{tmp_path}/results.lmdb?durability=none")
     app.backend.store_result("task", 42, "SUCCESS")
     app.backend.backup(tmp_path / "copy.lmdb")
@@ -15,7 +15,7 @@ def test_a_backend_makes_copies(tmp_path: Path):
     restored.backend.store.close()
 
 
-def test_a_backend_has_everything_so_far_survive_a_loss_of_power(tmp_path: Path):
+def test_flush_makes_everything_so_far_survive_a_power_failure(tmp_path: Path):
     app = celery.Celery("flushed", broker="memory://", backend=f"lmdb://{tmp_path}/results.lmdb")
     app.backend.store_result("task", 42, "SUCCESS")
     app.backend.flush()

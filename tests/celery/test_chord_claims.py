@@ -34,7 +34,7 @@ def interrupt_at(point: str, error: type[BaseException], monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("point", faultpoints.POINTS)
-def test_a_soft_time_limit_while_a_part_returns_is_too_late_to_matter(
+def test_a_soft_time_limit_while_a_part_returns_does_not_lose_the_part(
     eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     chord = Chord(eager, "a", "b")
@@ -47,7 +47,7 @@ def test_a_soft_time_limit_while_a_part_returns_is_too_late_to_matter(
 
 
 @pytest.mark.parametrize("point", ["chord claimed", "values joined"])
-def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
+def test_an_exception_of_a_signal_handler_releases_the_claim_and_fails_no_body(
     eager: Any, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     chord = Chord(eager, "a")
@@ -60,9 +60,7 @@ def test_what_a_signal_handler_raises_gives_the_claim_up_and_fails_no_body(
     assert leftovers(eager.backend.store) == []
 
 
-def test_a_claim_that_was_given_up_is_taken_by_a_duplicate_of_a_part(
-    eager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_released_claim_is_taken_over_by_a_duplicate_of_a_part(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chord = Chord(eager, "a")
     with monkeypatch.context() as patch:
         patch.setattr(eager.backend.chords, "finish", lambda *args: 1 / 0)
@@ -86,7 +84,7 @@ def claim_in_another_process(app: Any, flag: Any, *, chord: Chord | None = None)
     return chord
 
 
-def test_whoever_only_waits_takes_the_chord_of_a_dead_process_over(eager: Any, tmp_path: Any) -> None:
+def test_a_waiter_takes_over_the_chord_of_a_dead_process(eager: Any, tmp_path: Any) -> None:
     claim_in_another_process(eager, tmp_path / "flag")
     eager.conf.task_always_eager = False  # or one must not wait
     eager.backend.chords.bodies.send = lambda body, values: eager.backend.mark_as_done("body", values)
@@ -122,9 +120,7 @@ def test_a_chord_that_is_applied_again_while_its_body_is_sent_leaves_nothing_of_
     assert leftovers(eager.backend.store) == []
 
 
-def test_a_body_that_cannot_be_read_here_stops_no_other_and_is_left_to_others(
-    application: Any, eager: Any, tmp_path: Any
-) -> None:
+def test_a_body_that_cannot_be_read_is_left_to_other_processes(application: Any, eager: Any, tmp_path: Any) -> None:
     first = Chord(eager, "a", body=gather.s().set(task_id="first"), group_id="1")
     eager.conf.task_serializer = "pickle"
     claim_in_another_process(eager, tmp_path / "1", chord=Chord(eager, "a", group_id="0"))

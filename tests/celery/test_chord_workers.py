@@ -79,7 +79,7 @@ def failure_of(result: Any) -> BaseException:
 
 
 @pytest.mark.parametrize("on_header", [False, True])
-def test_errbacks_are_called_for_the_body_and_where_that_is_set_for_the_header(
+def test_errbacks_are_called_for_the_body_and_if_set_for_the_header(
     client: Celery, tmp_path: Path, on_header: bool
 ) -> None:
     log, calls = tmp_path / "log", tmp_path / "calls"

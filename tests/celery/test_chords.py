@@ -29,9 +29,7 @@ def test_a_part_and_its_result_are_one_transaction(eager: Any, monkeypatch: pyte
     assert eager.AsyncResult("a").get(timeout=0) == 1
 
 
-def test_a_part_that_cannot_be_counted_leaves_no_result_behind_that_says_it_was(
-    eager: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_cannot_be_counted_stores_no_result(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chord = Chord(eager, "a")
     with monkeypatch.context() as patch:
         patch.setattr("lmdbresults.store.chord_steps._keep_part", lambda *args: 1 / 0)
@@ -42,7 +40,7 @@ def test_a_part_that_cannot_be_counted_leaves_no_result_behind_that_says_it_was(
     assert ran == [[1]]
 
 
-def test_duplicates_are_told_by_place_and_id_and_the_first_value_counts(eager: Any) -> None:
+def test_parts_are_identified_by_place_and_id_and_the_first_value_counts(eager: Any) -> None:
     chord = Chord(eager, "a", "a", "b")
     for index, id_, value in [(0, "a", 1), (0, "a", 2), (1, "a", 3), (1, "a", 4)]:
         chord.part(id_, value, index)
@@ -69,7 +67,7 @@ def test_an_added_part_is_waited_for(eager: Any) -> None:
     assert ran == [[1, 2]]
 
 
-def test_a_size_that_is_set_after_the_end_begins_a_new_run(eager: Any) -> None:
+def test_a_size_that_is_set_after_the_end_starts_a_new_run(eager: Any) -> None:
     chord = Chord(eager, "a", "b")
     for value in (1, 2):
         eager.backend.set_chord_size("group", 2)
@@ -91,7 +89,7 @@ def test_parts_that_come_before_the_size_are_kept(eager: Any) -> None:
     assert leftovers(eager.backend.store) == []
 
 
-def test_values_are_in_the_order_of_places_and_those_without_one_last(eager: Any) -> None:
+def test_values_come_in_the_order_of_places_and_those_without_one_last(eager: Any) -> None:
     chord = Chord(eager, *"abcd")
     for id_, value, index in [("c", 3, None), ("b", 2, 10), ("d", 4, None), ("a", 1, 9)]:
         chord.part(id_, value, index)
@@ -120,7 +118,7 @@ def test_a_body_is_published_with_celerys_retries(eager: Any, monkeypatch: pytes
     assert (tried, ran) == ([[1]], [[1]])
 
 
-def test_late_duplicates_do_nothing_and_the_mark_of_the_end_stays_for_long(eager: Any) -> None:
+def test_late_duplicates_do_nothing_and_the_end_marker_stays_for_minutes(eager: Any) -> None:
     chord = Chord(eager, "a", "b")
     for id_, index in [("a", 0), ("b", 1)] * 3:
         chord.part(id_, id_, index)
@@ -233,7 +231,7 @@ def test_groups_in_a_header_give_lists_in_lists(eager: Any, stores: bool) -> Non
 
 
 @needs_5_7
-def test_result_chord_expires_is_for_the_bookkeeping_and_begins_anew_with_each_part(application: Any) -> None:
+def test_result_chord_expires_is_for_the_bookkeeping_and_is_extended_by_each_part(application: Any) -> None:
     app = application(result_chord_expires=1000, result_expires=50)
     chord, store = Chord(app, "a", "b"), app.backend.store
     assert 900 < store.ttl(chord.key) <= 1000

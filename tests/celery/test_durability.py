@@ -7,7 +7,7 @@ from tests.support.celery_tasks import make_app, settings_for
 from tests.support.celery_workers import Worker
 
 
-def test_a_worker_that_stops_leaves_nothing_to_the_next_power_cut(tmp_path: Path):
+def test_a_stopped_worker_leaves_nothing_to_the_next_power_cut(tmp_path: Path):
     url = f"lmdb://{tmp_path}/results.lmdb?checkpoint_interval=3600"
     settings = {**settings_for(tmp_path), "result_backend": url}
     worker = Worker(tmp_path, settings, "threads")

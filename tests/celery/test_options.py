@@ -1,4 +1,4 @@
-"""``result_backend_transport_options``: those of ours are used, the URL wins, others are ignored."""
+"""``result_backend_transport_options``: options of the store are used, the URL wins, others are ignored."""
 
 from pathlib import Path
 from typing import Any

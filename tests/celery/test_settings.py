@@ -1,4 +1,4 @@
-"""Every setting of Celery that concerns results, and every way of asking for a result, does what Celery says."""
+"""Every setting of Celery that concerns results, and every way to read a result, does what Celery documents."""
 
 import math
 import os
@@ -27,7 +27,7 @@ EAGER = {"task_always_eager": True, "task_store_eager_result": True}
 
 
 def on_clock(app: Any, clock: FakeClock) -> LMDBBackend:
-    """Return the backend of an application, its store opened anew with a clock of ours."""
+    """Return the backend of an application, its store opened again with a fake clock."""
     backend: LMDBBackend = app.backend
     backend.store.close()
     backend.store = open_store(app.conf.result_backend, clock=clock)
@@ -54,7 +54,7 @@ def test_a_result_is_gone_once_result_expires_has_passed(
 
 
 @pytest.mark.parametrize("expires", [None, 0, timedelta(0)])
-def test_a_result_stays_when_result_expires_is_nothing(application: Any, clock: FakeClock, expires: Any) -> None:
+def test_a_result_stays_if_result_expires_is_none_or_zero(application: Any, clock: FakeClock, expires: Any) -> None:
     backend = on_clock(application(result_expires=expires), clock)
     backend.store_result("id", 1, states.SUCCESS)
     assert ttl_of(backend, "id") == math.inf
@@ -66,7 +66,7 @@ def test_a_result_stays_a_day_by_default(app: Any, clock: FakeClock) -> None:
     assert ttl_of(backend, "id") == 24 * 3600
 
 
-def test_the_time_to_live_begins_anew_with_each_state(application: Any, clock: FakeClock) -> None:
+def test_each_new_state_extends_the_expiry(application: Any, clock: FakeClock) -> None:
     backend = on_clock(application(result_expires=60), clock)
     backend.mark_as_started("id")
     clock.advance(59)
@@ -76,7 +76,7 @@ def test_the_time_to_live_begins_anew_with_each_state(application: Any, clock: F
 
 @needs_5_7
 @pytest.mark.parametrize(("failure_expires", "ttl"), [(600, 600), (0, math.inf), (None, 60)])
-def test_result_failure_expires_is_for_failures_alone(
+def test_result_failure_expires_applies_to_failures_only(
     application: Any, clock: FakeClock, failure_expires: Any, ttl: float
 ) -> None:
     backend = on_clock(application(result_expires=60, result_failure_expires=failure_expires), clock)
@@ -87,7 +87,7 @@ def test_result_failure_expires_is_for_failures_alone(
 
 
 @needs_5_7
-def test_result_chord_expires_is_for_what_a_chord_needs_until_it_is_done(application: Any, clock: FakeClock) -> None:
+def test_result_chord_expires_applies_to_the_bookkeeping_of_chords(application: Any, clock: FakeClock) -> None:
     app = application(result_expires=60, result_chord_expires=600)
     backend = on_clock(app, clock)
     parts = [app.AsyncResult("a"), app.AsyncResult("b")]
@@ -98,7 +98,7 @@ def test_result_chord_expires_is_for_what_a_chord_needs_until_it_is_done(applica
     assert backend.store.ttl(backend.get_key_for_task("a")) == 60  # whose value the chord has by now
 
 
-def test_the_counter_of_a_chord_expires_from_its_first_count_on(application: Any, clock: FakeClock) -> None:
+def test_the_counter_of_a_chord_has_an_expiry_from_the_first_count(application: Any, clock: FakeClock) -> None:
     backend = on_clock(application(result_expires=60), clock)
     key = backend.get_key_for_chord("group")
     assert (backend.incr(key), backend.store.ttl(key)) == (1, 60)
@@ -110,7 +110,7 @@ def test_beat_is_not_asked_to_clean_up(app: Any) -> None:
     assert "celery.backend_cleanup" not in beat.schedule
 
 
-def test_cleanup_removes_what_has_expired(application: Any, clock: FakeClock) -> None:
+def test_cleanup_deletes_expired_results(application: Any, clock: FakeClock) -> None:
     app = application(result_expires=60)
     backend = on_clock(app, clock)
     before = backend.store.stats().entries
@@ -125,7 +125,7 @@ def test_cleanup_removes_what_has_expired(application: Any, clock: FakeClock) ->
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)
-def test_result_serializer_is_what_results_are_written_in(application: Any, serializer: str) -> None:
+def test_results_are_written_by_result_serializer(application: Any, serializer: str) -> None:
     app = application(result_serializer=serializer, accept_content=[serializer])
     app.backend.store_result("id", ["value"], states.SUCCESS)
     assert app.AsyncResult("id").get(timeout=0) == ["value"]
@@ -133,7 +133,7 @@ def test_result_serializer_is_what_results_are_written_in(application: Any, seri
     assert expected in app.backend.store.get(app.backend.get_key_for_task("id"))
 
 
-def test_result_serializer_may_be_one_that_the_application_has_registered(application: Any) -> None:
+def test_result_serializer_can_be_one_that_the_application_has_registered(application: Any) -> None:
     serialization.register("upside-down", lambda value: value[::-1], lambda body: body.decode()[::-1], "text/x-down")
     try:
         app = application(result_serializer="upside-down", accept_content=["upside-down"])
@@ -180,7 +180,7 @@ def test_an_unknown_compression_is_a_configuration_error(tmp_path: Path) -> None
         _ = make_app(settings_for(tmp_path, result_compression="unheard-of")).backend
 
 
-def test_result_extended_tells_what_ran_and_where(application: Any) -> None:
+def test_result_extended_stores_the_call_and_the_worker(application: Any) -> None:
     application(result_extended=True, **EAGER)
     result = AsyncResult(add.apply_async((1, 2), retries=1).id)
     assert (result.name, result.args, result.kwargs, result.retries) == ("add", [1, 2], {}, 1)
@@ -224,9 +224,7 @@ def test_without_result_extended_arguments_are_not_stored(application: Any) -> N
 
 
 @pytest.mark.parametrize(("size", "cached"), [(2, [False, True, True]), (-1, [False, False, False])])
-def test_result_cache_max_is_how_many_successes_a_process_keeps(
-    application: Any, size: int, cached: list[bool]
-) -> None:
+def test_result_cache_max_is_the_number_of_cached_successes(application: Any, size: int, cached: list[bool]) -> None:
     app = application(result_cache_max=size)
     for name in "abc":
         app.backend.store_result(name, 1, states.SUCCESS)
@@ -243,7 +241,7 @@ def test_only_a_success_is_cached(application: Any) -> None:
 
 
 @pytest.mark.parametrize(("setting", "persistent"), [(None, True), (True, True), (False, False)])
-def test_result_persistent_is_what_celery_reads_of_it(application: Any, setting: Any, persistent: bool) -> None:
+def test_result_persistent_is_read_as_by_celery(application: Any, setting: Any, persistent: bool) -> None:
     assert application(result_persistent=setting).backend.prepare_persistent() is persistent
 
 
@@ -285,7 +283,7 @@ def fill(store: LMDBStore) -> None:
         store.set(b"filler %d" % number, os.urandom(30_000))
 
 
-def test_result_backend_always_retry_stores_once_there_is_room_again(full: Any) -> None:
+def test_result_backend_always_retry_stores_as_soon_as_there_is_room(full: Any) -> None:
     app = full(result_backend_always_retry=True)
     app.backend.store_result("id", "x" * 30_000, states.SUCCESS)
     assert app.AsyncResult("id").get(timeout=0) == "x" * 30_000
@@ -324,7 +322,7 @@ def test_store_errors_even_if_ignored_stores_the_errors(application: Any) -> Non
     assert AsyncResult(app.tasks["ignored"].delay().id).state == "PENDING"
 
 
-def test_an_exception_of_the_applications_own_comes_back_as_what_it_was(application: Any) -> None:
+def test_an_exception_of_the_application_comes_back_with_its_class(application: Any) -> None:
     application(**EAGER)
     result = AsyncResult(fail.delay("why", 7).id)
     with pytest.raises(OwnError) as caught:
@@ -334,13 +332,13 @@ def test_an_exception_of_the_applications_own_comes_back_as_what_it_was(applicat
     assert (result.state, result.failed()) == ("FAILURE", True)
 
 
-def test_an_exception_of_a_class_that_the_reader_lacks_keeps_its_name(app: Any) -> None:
+def test_an_exception_class_that_the_reader_lacks_keeps_its_name(app: Any) -> None:
     app.backend.mark_as_failure("id", type("Unknown", (Exception,), {"__module__": "not.here"})("why"))
     error = app.AsyncResult("id").result
     assert (type(error).__name__, error.args) == ("Unknown", ("why",))
 
 
-def test_an_exception_that_json_cannot_write_keeps_its_class_and_what_can_be_written(application: Any) -> None:
+def test_an_exception_that_json_cannot_write_keeps_its_class_and_the_rest(application: Any) -> None:
     application(**EAGER)
     error = AsyncResult(not_json.delay(fails=True).id).result
     assert type(error) is OwnError
@@ -348,7 +346,7 @@ def test_an_exception_that_json_cannot_write_keeps_its_class_and_what_can_be_wri
     assert "object object" in error.args[1]
 
 
-def test_a_result_that_cannot_be_written_is_a_failure_that_says_so(application: Any) -> None:
+def test_a_result_that_cannot_be_written_is_a_failure_with_the_reason(application: Any) -> None:
     application(**EAGER)
     result = AsyncResult(not_json.delay().id)
     assert result.state == "FAILURE"
@@ -356,7 +354,7 @@ def test_a_result_that_cannot_be_written_is_a_failure_that_says_so(application: 
     assert "not JSON serializable" in str(result.result)
 
 
-def test_custom_states_carry_what_update_state_is_given(app: Any) -> None:
+def test_custom_states_have_the_meta_of_update_state(app: Any) -> None:
     echo.update_state("id", "PROGRESS", {"done": 1, "of": 2})
     result = app.AsyncResult("id")
     assert (result.state, result.info, result.ready()) == ("PROGRESS", {"done": 1, "of": 2}, False)
@@ -376,7 +374,7 @@ def test_a_group_is_saved_restored_and_deleted(app: Any) -> None:
     assert GroupResult.restore("outer") is None
 
 
-def test_a_saved_group_tells_how_far_it_is(app: Any) -> None:
+def test_a_saved_group_counts_its_completed_results(app: Any) -> None:
     GroupResult("group", [AsyncResult(name) for name in "abc"]).save()
     app.backend.mark_as_done("a", 1)
     app.backend.mark_as_done("c", 3)

@@ -47,7 +47,7 @@ def client(request: Any, tmp_path_factory: Any) -> Iterator[Celery]:
         yield app
     with open_store(folder / "results.lmdb") as store:
         assert store.check() == []
-        # Where a chain in a header ends in a group, Celery sets the size of that too, which is no chord: it expires.
+        # Celery also sets a size for a group at the end of a chain in a header. It is not a chord, so it expires.
         assert [key for key in leftovers(store) if b".part." in key or key.endswith((b".body", b".claims"))] == []
 
 
@@ -69,7 +69,7 @@ def test_a_result_comes_back(client: Celery) -> None:
     assert add.delay(1, 2).get(**PATIENT) == 3
 
 
-def test_who_ran_a_task_is_told(client: Celery) -> None:
+def test_an_extended_result_names_the_worker(client: Celery) -> None:
     result = add.delay(1, 2)
     result.get(**PATIENT)
     assert (result.name, result.args, result.queue) == ("add", [1, 2], "celery")
@@ -106,7 +106,7 @@ def test_progress_is_seen_while_the_task_runs(client: Celery, tmp_path: Path) ->
     assert result.get(**PATIENT) == "finished"
 
 
-def test_a_revoked_task_says_so(client: Celery) -> None:
+def test_a_revoked_task_raises_task_revoked_error(client: Celery) -> None:
     task_id = uuid()
     wait_for(lambda: client.control.revoke(task_id, reply=True, limit=1))
     result = add.apply_async((1, 2), task_id=task_id)
@@ -131,7 +131,7 @@ def test_a_saved_group_is_restored_by_its_id(client: Celery) -> None:
     result.delete()
 
 
-def test_what_a_task_has_sent_are_its_children(client: Celery) -> None:
+def test_the_tasks_that_a_task_has_sent_are_its_children(client: Celery) -> None:
     result = sends_group.delay()
     handle = result_from_tuple(result.get(**PATIENT))
     (sent,) = result.children
@@ -171,7 +171,7 @@ def test_a_canvas_ends_in_its_result(client: Celery, name: str) -> None:
     assert (sorted(flat(result)) if isinstance(expected, list) else result) == expected
 
 
-def test_a_chord_with_a_failing_part_fails_with_what_it_raised(client: Celery) -> None:
+def test_a_chord_with_a_failing_part_fails_with_its_exception(client: Celery) -> None:
     result = chord([add.s(1), fail.s("why")], total.s())()
     with pytest.raises(ChordError, match=r"Dependency .* raised OwnError\('why'\)"):
         result.get(**PATIENT, follow_parents=False)
@@ -191,7 +191,7 @@ assert app.backend.store.check() == []
 
 
 @pytest.mark.timeout(300)
-def test_all_of_many_results_are_read_by_a_process_that_comes_later(tmp_path: Path) -> None:
+def test_a_later_process_reads_many_results(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, result_backend=f"lmdb://{tmp_path}/results.lmdb")
     with running_worker(tmp_path, settings, "prefork"):
         results = [echo.delay(number) for number in range(MANY)]

@@ -1,6 +1,6 @@
 """A broker that needs no server: a folder with a file for each message and each binding, for tests on one machine.
 
-Kombu's own file transport lets a reader see a file that is still being written, and lists its folder anew for each
+Kombu's own file transport lets a reader see a file that is still being written, and lists its folder again for each
 message, which takes minutes for ten thousand. Here a file appears whole, by rename, and a listing is used up first.
 """
 
@@ -90,5 +90,5 @@ class Transport(virtual.Transport):
                 self.cycle.get(self._deliver)
 
     def drain_events(self, connection: Any, timeout: float | None = None, **kwargs: Any) -> None:
-        # A worker without event loop sees that it is to stop when this returns: after two seconds, if it were so told.
+        # A worker without event loop notices that it must stop only when this returns.
         super().drain_events(connection, timeout and min(timeout, 0.1), **kwargs)

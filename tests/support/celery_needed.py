@@ -14,7 +14,7 @@ CI = os.environ.get("CI") == "true"
 needs_yaml = pytest.mark.skipif(find_spec("yaml") is None and not CI, reason="PyYAML is not installed")
 needs_5_7 = pytest.mark.skipif(celery.VERSION < (5, 7), reason=f"new in Celery 5.7; installed is {celery.__version__}")
 
-#: The serializers that Celery knows, as parameters of a test; and what has to be accepted to read all of them.
+#: The serializers that Celery knows, as parameters of a test; and what must be accepted to read all of them.
 SERIALIZERS = ["json", "msgpack", "pickle", pytest.param("yaml", marks=needs_yaml)]
 ALL_CONTENT = ["json", "msgpack", "pickle", "yaml"]
 needs_group_errors = pytest.mark.skipif(

@@ -38,7 +38,7 @@ class Chord:
         return Context(id=id_, group=self.group_id, group_index=index, chord=chord, **more)
 
     def part(self, id_: str, value: Any, index: int | None = None, **more: Any) -> None:
-        """Have a part return, an exception as a failure."""
+        """Let a part return; an exception is returned as a failure."""
         request = self.request(id_, index, **more)
         if isinstance(value, Exception):
             self.app.backend.mark_as_failure(id_, value, request=request)

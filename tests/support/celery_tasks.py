@@ -13,7 +13,7 @@ from celery.signals import after_task_publish, task_success
 
 from lmdbresults.testing import die_as_told
 
-#: The environment variables by which a worker is told its settings, and where to log what it has acknowledged.
+#: The environment variables with the settings of a worker, and the path of the log of acknowledged results.
 SETTINGS = "LMDBRESULTS_TEST_SETTINGS"
 ACKNOWLEDGED = "LMDBRESULTS_TEST_ACKNOWLEDGED"
 
@@ -109,7 +109,7 @@ def note_error(request: Any, error: BaseException, traceback: Any, path: str) ->
 
 @shared_task(name="note_call")
 def note_call(path: str) -> None:
-    """Log that this errback was called, whatever for."""
+    """Log that this errback was called."""
     with open(path, "a") as log:
         log.write("called\n")
 
@@ -161,7 +161,7 @@ def note_published(headers: Any, **kwargs: Any) -> None:
 
 
 def end_with(parent: int) -> None:
-    """End the worker and all its processes once the tests have ended, in whichever way."""
+    """End the worker and all its processes once the tests have ended."""
     while os.getppid() == parent:
         time.sleep(1)
     os.killpg(0, signal.SIGKILL)

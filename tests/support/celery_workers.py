@@ -1,4 +1,4 @@
-"""Real Celery workers in processes of their own, bounded in time and ended together with all that they have forked."""
+"""Real Celery workers in subprocesses, bounded in time and killed together with all processes that they forked."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from celery import Celery, current_app
 
 from tests.support.celery_tasks import ACKNOWLEDGED, SETTINGS, make_app
 
-#: Seconds after which a result is taken never to come, or a worker never to stop.
+#: Seconds after which a test gives up waiting for a result, or for a worker to stop.
 PATIENCE = 60.0
 
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Result | None]) -> Result:
 
 
 class Worker:
-    """A ``celery worker`` on an application whose files lie in a folder; its log is there too."""
+    """A ``celery worker`` on an application whose files, and its log, are in a folder."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Worker:
         return {task_id: int(process) for task_id, process in map(str.split, lines)}
 
     def kill_one(self, choose: Random) -> None:
-        """End one process of the pool as kill -9 does: one that has stored a result lately."""
+        """Kill one process of the pool by SIGKILL: one that has stored a result lately."""
         recent = list(self.acknowledged().values())[-20:]
         choose.shuffle(recent)
         for process in recent:
@@ -84,7 +84,7 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        """End the worker and all that it has forked as kill -9 does, if they are still there."""
+        """Kill the worker and all processes that it forked by SIGKILL, if they still run."""
         if not self._is_gone:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -94,7 +94,7 @@ class Worker:
 
 @contextmanager
 def running_worker(folder: Path, settings: dict[str, Any], pool: str = "prefork") -> Iterator[Celery]:
-    """Run a worker during the block, and give its client, the current application meanwhile. Both have to end well."""
+    """Run a worker during the block and yield its client, which is the current application. Both must end cleanly."""
     former, app, worker = current_app._get_current_object(), make_app(settings), Worker(folder, settings, pool)
     app.set_current()
     try:
@@ -109,6 +109,6 @@ def running_worker(folder: Path, settings: dict[str, Any], pool: str = "prefork"
 
 
 def _is_idle(app: Celery) -> bool:
-    # Told to stop while its processes still report to it, a prefork worker may not listen, and take a minute to end.
+    # A prefork worker that is stopped while its processes still report to it may take a minute to end.
     replies = app.control.inspect(limit=1).active()
     return bool(replies) and not any(replies.values())

@@ -1,4 +1,4 @@
-"""What is left of chords in a store."""
+"""The records that chords have left in a store."""
 
 from contextlib import suppress
 
@@ -8,7 +8,7 @@ from lmdbresults.store.chord_records import Head, read_head
 
 
 def leftovers(store: Store) -> list[bytes]:
-    """Return the keys of chords and groups, but for the marks of chords that have ended.
+    """Return the keys of chords and groups, without the markers of ended chords.
 
     And but for chords to which no part was ever returned: Celery begins one for a group at the end of a chain in a
     header, and then counts its tasks as parts of the outer chord.

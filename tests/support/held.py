@@ -1,4 +1,4 @@
-"""An app whose tasks wait until the test runs them, in whatever order and as often as it likes."""
+"""An app whose tasks wait until the test runs them, in any order and any number of times."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -44,12 +44,12 @@ class HeldApp(App):
         self.held.append((json.loads(json.dumps(signature)), tuple(args)))
 
     def run_held(self) -> None:
-        """Run everything that is held, and what comes of it, first in first out."""
+        """Run all held tasks, and those that they dispatch, first in first out."""
         while self.held:
             self.run(*self.held.pop(0))
 
     def take_held(self) -> list[Task]:
-        """Return what is held, to be run by the test."""
+        """Return the held tasks, for the test to run."""
         taken, self.held = [task for task, _ in self.held], []
         return taken
 
@@ -67,19 +67,19 @@ class HeldApp(App):
         return self.require_backend().store  # type: ignore[attr-defined]
 
     def bookkeeping(self) -> set[bytes]:
-        """The keys of chords and groups, but for the marks of chords that have ended."""
+        """The keys of chords and groups, without the markers of ended chords."""
         keys = {key for prefix in (b"chord-unlock-", b"celery-taskset-meta-") for key, _ in self.store.scan(prefix)}
         return {key for key in keys if not key.endswith(b".ended") and not self._is_mark(key)}
 
     def _is_mark(self, key: bytes) -> bool:
-        """Whether the key is that of the head of a chord that has ended: all that a store with chords keeps of it."""
+        """Whether a key is that of the head of an ended chord, which is all that a store with chords keeps of it."""
         with suppress(TypeError, ValueError):
             return self.store.chords.has_ended(key)
         return False
 
 
 class FourOperations(KeyValueStoreBackend):
-    """What the least of key-value stores can do: each operation is atomic, and it can neither count nor expire."""
+    """The smallest key-value store: each operation is atomic, and there are no counters and no expiry."""
 
     def __init__(self, *args: Any, store: Store, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

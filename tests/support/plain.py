@@ -1,4 +1,4 @@
-"""Backends to test with: in a file that is looked over in the end, and over a dict, so that nothing leans on LMDB."""
+"""Backends for tests: in a file that is checked at the end, and over a dict, so that tests do not depend on LMDB."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from lmdbresults.backends import KeyValueStoreBackend, LMDBBackend, open_backend
 
 @contextmanager
 def opened(path: str, **options: Any) -> Iterator[LMDBBackend]:
-    """Open a backend that does not sync; whatever is done with its file, the file has to be sound afterwards."""
+    """Open a backend that does not sync. Its file must be sound afterwards."""
     backend = open_backend(path, durability="none", **options)
     assert isinstance(backend, LMDBBackend)
     try:
@@ -43,7 +43,7 @@ class DictBackend(KeyValueStoreBackend):
 
 
 class OwnApp:
-    """The few members that a backend asks of its app, and nothing else. What is dispatched is kept."""
+    """The few members of an app that a backend uses. Dispatched signatures are kept."""
 
     def __init__(self, **conf: Any) -> None:
         self.conf = Settings(**conf)
