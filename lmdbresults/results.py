@@ -2,50 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from lmdbresults import states
-from lmdbresults.errors import ConfigurationError, ResultTimeout, TaskError, described
+from lmdbresults.errors import ConfigurationError, ResultTimeout
+from lmdbresults.metas import Callback, id_text, settle
 from lmdbresults.protocols import OnInterval, OnMessage, ResultBackend
 
-__all__ = [
-    "AsyncResult",
-    "GroupResult",
-    "ResultSet",
-    "count_tasks",
-    "id_text",
-    "result_from_tuple",
-    "settle",
-    "tasks_in",
-]
-
-Callback = Callable[[str, Any], Any]
-Self = TypeVar("Self", bound="ResultSet")
-
-
-def id_text(task_id: object) -> str:
-    """Return an id as text: bytes as UTF-8, anything else, such as a UUID or a number, by `str`."""
-    return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
-
-
-def settle(task_id: str, meta: Mapping[str, Any], propagate: bool = True, callback: Callback | None = None) -> Any:
-    """Return the result in a meta, and call ``callback(id, result)``; or raise a failure that is to ``propagate``.
-
-    A failure that is not an Exception, such as a SystemExit of the task, is raised as a `TaskError`: it must not end
-    the process that reads it.
-    """
-    result = meta.get("result")
-    if propagate and meta["status"] in states.PROPAGATE_STATES:
-        if isinstance(result, Exception):
-            raise result
-        if isinstance(result, BaseException):
-            raise TaskError(f"Task {task_id} raised {described(result)}") from result
-        raise TaskError(f"Task {task_id} failed without an exception.")
-    if callback is not None:
-        callback(task_id, result)
-    return result
+__all__ = ["AsyncResult", "GroupResult", "ResultSet", "count_tasks", "result_from_tuple", "tasks_in"]
 
 
 class AsyncResult:
@@ -187,8 +153,6 @@ class AsyncResult:
     def queue(self) -> str | None:
         """The queue by which the task came."""
         return self._meta().get("queue")
-
-    # -- family ----------------------------------------------------------------------------------------------------
 
     @property
     def children(self) -> "list[AsyncResult | GroupResult] | None":

@@ -5,8 +5,8 @@ from typing import Any
 
 from lmdbresults import states
 from lmdbresults.backends.pending import Pending, WaitingBackend, known_meta, timed_out, until
+from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta
-from lmdbresults.results import id_text
 from lmdbresults.store.loop_hub import LoopHub, LoopHubs, LoopWait
 
 __all__ = ["AsyncWaiting"]

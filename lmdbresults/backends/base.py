@@ -13,8 +13,9 @@ from lmdbresults.backends.errbacks import Errbacks
 from lmdbresults.backends.waiting import Waiting
 from lmdbresults.backends.watch import Watch
 from lmdbresults.errors import ChordError, TaskRevokedError
+from lmdbresults.metas import settle
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.results import AsyncResult, GroupResult, ResultSet, settle
+from lmdbresults.results import AsyncResult, GroupResult, ResultSet
 
 __all__ = ["BaseBackend", "DisabledBackend"]
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
-from lmdbresults.results import id_text
+from lmdbresults.metas import id_text
 
 __all__ = ["ResultCache"]
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Protocol
 from lmdbresults import states
 from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.task_records import TaskRecords
+from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnMessage
 from lmdbresults.record import TaskRecord
-from lmdbresults.results import id_text
 from lmdbresults.store.following import Source, Values
 
 __all__ = ["Pending", "WaitingBackend", "known_meta", "timed_out", "until"]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lmdbresults import states
+from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta
 from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord
-from lmdbresults.results import id_text
 from lmdbresults.store.base import ReadTransaction, WriteTransaction
 from lmdbresults.store.chords import ResultRecord
 

@@ -8,8 +8,8 @@ from lmdbresults import states
 from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.pending import Pending, WaitingBackend, known_meta, timed_out, until
 from lmdbresults.backends.watch import Watch
+from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.results import id_text
 from lmdbresults.store.base import Sent, Subscription
 from lmdbresults.store.following import Source
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait

@@ -18,7 +18,7 @@ from typing import Any
 from celery.result import AsyncResult, ResultSet
 
 from lmdbresults.backends.watch import Watch
-from lmdbresults.results import id_text
+from lmdbresults.metas import id_text
 
 __all__ = ["as_completed", "get", "watch"]
 

@@ -23,9 +23,9 @@ from lmdbresults.backends.pending import Pending
 from lmdbresults.backends.watch import Watch
 from lmdbresults.errors import StoreClosed
 from lmdbresults.integrations.celery.callbacks import Callbacks, may_end
+from lmdbresults.metas import id_text
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.results import id_text
 from lmdbresults.store import LMDBStore
 from lmdbresults.store.thread_hub import ThreadFollower, ThreadHub, ThreadWait
 
