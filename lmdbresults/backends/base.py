@@ -3,6 +3,7 @@
 import sys
 import traceback as traceback_module
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 
 from lmdbresults import states
@@ -143,7 +144,7 @@ class BaseBackend(Backend):
 
     # -- waiting, as far as `waiting` is defined ---------------------------------------------------------------------
 
-    @property
+    @cached_property
     def waiting(self) -> Waiting:
         """Where threads and coroutines wait for results."""
         raise self._missing("waiting")

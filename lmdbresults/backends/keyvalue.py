@@ -51,7 +51,7 @@ class KeyValueStoreBackend(BaseBackend):
         prefix = _to_bytes(self.task_keyprefix)
         self.records = TaskRecords(prefix, self.get_key_for_task, self.codec.value, self.exception_to_python)
         self._polled = Polled(self.mget)
-        self._waiting = Waiting(self, self._while_waiting)
+        self.waiting = Waiting(self, lambda: None)
         self.chord_bodies = Bodies(self)
         self.counted_chords = CountedChords(self, self.chord_bodies)
 
@@ -84,16 +84,9 @@ class KeyValueStoreBackend(BaseBackend):
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     @property
-    def waiting(self) -> Waiting:
-        return self._waiting
-
-    @property
     def _source(self) -> Source:
         """Where waiting looks at records. No message arrives from here, so it looks again and again."""
         return self._polled
-
-    def _while_waiting(self) -> None:
-        """Do what is due about once a second while a result is waited for."""
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

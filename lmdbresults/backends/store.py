@@ -8,6 +8,7 @@ from typing import Any
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
+from lmdbresults.backends.waiting import Waiting
 from lmdbresults.errors import ChordError, StoreClosed
 from lmdbresults.protocols import Meta
 from lmdbresults.results import AsyncResult, GroupResult, count_tasks
@@ -29,6 +30,7 @@ class StoreBackend(KeyValueStoreBackend):
         super().__init__(*args, **kwargs)
         self.store = store
         self.chords = Chords(self, self.chord_bodies, self.key_t(self.chord_keyprefix) + self.key_t(CLAIMS_KEY))
+        self.waiting = Waiting(self, self.chords.recover)
 
     @cached_property
     def store(self) -> Store:
@@ -165,6 +167,3 @@ class StoreBackend(KeyValueStoreBackend):
     @property
     def _source(self) -> Source:
         return self.store
-
-    def _while_waiting(self) -> None:
-        self.chords.recover()

@@ -7,15 +7,14 @@ drivers say how a waiter sleeps: thread_hub.py for threads and greenlets, loop_h
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.base import Sent, Subscription
 
-__all__ = ["CHORES_EVERY", "Follower", "Hub", "Source", "Values", "Wait"]
+__all__ = ["CHORES_EVERY", "Follower", "Hub", "Source", "Values", "Wait", "closed_while_waiting"]
 
 #: Seconds after which a hub looks at all keys again, in case that a message was lost.
 LOOK_EVERY: Final = 0.5
@@ -57,15 +56,6 @@ class Follower:
         #: The hub's, when it began to follow: a hub loses its followers in a fork.
         self.generation: object = None
 
-    def take(self) -> dict[bytes, bytes | None]:
-        """Return the news, which is then no news any more. Several threads may call this."""
-        taken = {}
-        with suppress(IndexError):  # of an empty deque
-            while True:
-                key, value = self.news.popleft()
-                taken[key] = value
-        return taken
-
     def wake(self) -> None:
         """Wake the waiter. Any thread may call this."""
         raise NotImplementedError
@@ -87,8 +77,8 @@ class Hub:
     def _reset(self) -> None:
         #: Replaced by a fork, after which the child's hub has no followers.
         self.generation = object()
-        #: Guards the followers by key. Held for a few instructions, never while the store is used. Reentrant, because a
-        #: signal handler may wait.
+        #: Guards the followers by key while they change. Held for a few instructions, never while the store is used.
+        #: Reentrant, because a signal handler may wait.
         self._lock = threading.RLock()
         self._followers: dict[bytes, set[Follower]] = {}
         #: Hashes of the values that were told by `_look`, so that each is told once.
@@ -98,11 +88,6 @@ class Hub:
         self._looked_at: int | None = None
         self._pause = FIRST_PAUSE
 
-    @property
-    def has_messages(self) -> bool:
-        """Whether messages can arrive. If not, a hub looks again and again."""
-        return self.subscription.fileno() >= 0
-
     # -- followers -------------------------------------------------------------------------------------------------
 
     def follow(self, follower: Follower, keys: Collection[bytes]) -> Values:
@@ -111,8 +96,8 @@ class Hub:
         A key that it follows already is simply looked at.
         """
         if not self._followers:
-            self._pause = FIRST_PAUSE
-            self._look_at = time.monotonic() + self._next_pause()
+            self._pause = 2 * FIRST_PAUSE
+            self._look_at = time.monotonic() + (LOOK_EVERY if self.subscription.fileno() >= 0 else FIRST_PAUSE)
         follower.keys.update(keys)
         with self._lock:
             for key in keys:
@@ -134,20 +119,20 @@ class Hub:
         follower.keys.difference_update(keys)
         try:
             self.subscription.remove(unneeded)
-        finally:  # a waiter that has followed one of them since then has just lost its subscription
-            wanted = [key for key in unneeded if key in self._followers]
-            if wanted:
-                self._tell(self.subscription.add(wanted, every_change=True))
+        finally:
+            if not self._followers.keys().isdisjoint(unneeded):
+                self._follow_again(unneeded)
+
+    def _follow_again(self, keys: Iterable[bytes]) -> None:
+        """Subscribe to keys that another waiter has followed while they were unsubscribed."""
+        self._tell(self.subscription.add([key for key in keys if key in self._followers], every_change=True))
 
     # -- news ------------------------------------------------------------------------------------------------------
 
     def _take(self, changed: Mapping[bytes, Sent | None] | None) -> None:
         """Tell followers what the subscription has received; look at all keys if that is due."""
-        if changed:
-            with self._lock:
-                told = [(follower, key) for key in changed for follower in self._followers.get(key, ())]
-            for follower, key in told:
-                sent = changed[key]
+        for key, sent in () if changed is None else changed.items():
+            for follower in tuple(self._followers.get(key, ())):
                 is_new = sent is not None and follower.since is not None and sent[0] > follower.since
                 follower.news.append((key, sent[1] if sent is not None and is_new else None))
                 follower.wake()
@@ -155,11 +140,10 @@ class Hub:
             self._look()
 
     def _tell(self, values: Values) -> None:
-        with self._lock:
-            told = [(follower, key) for key in values for follower in self._followers.get(key, ())]
-        for follower, key in told:
-            follower.news.append((key, values[key]))
-            follower.wake()
+        for key, value in values.items():
+            for follower in tuple(self._followers.get(key, ())):
+                follower.news.append((key, value))
+                follower.wake()
 
     def _tell_all(self) -> None:
         """Let each waiter look for itself."""
@@ -174,7 +158,7 @@ class Hub:
         return before is None or before != self._looked_at
 
     def _next_pause(self) -> float:
-        if self.has_messages:
+        if self.subscription.fileno() >= 0:
             return LOOK_EVERY
         pause, self._pause = self._pause, min(self._pause * 2, LOOK_EVERY)
         return pause
@@ -196,12 +180,8 @@ class Hub:
         before, self._told[key] = self._told.get(key), hash(value)
         return before != self._told[key]
 
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise StoreClosed("The backend was closed while a result was waited for.")
 
-
-class Wait:
+class Wait(Follower):
     """The wait of one waiter: yields values by key, first those of all keys, then those that may have changed.
 
     Ends at ``until``, by the monotonic clock, after a last look at all keys. So a value that exists wins over a timeout
@@ -212,27 +192,25 @@ class Wait:
     def __init__(
         self,
         hub: Hub,
-        follower: Follower,
         keys: Collection[bytes],
         until: float,
+        every_change: bool,
         interval: float,
         on_interval: Callable[[], object] | None,
     ) -> None:
+        super().__init__(every_change)
         self._hub = hub
-        self._follower = follower
+        #: The keys to follow; None once that is done.
         self._keys: Collection[bytes] | None = keys
         self._until = until
         self._interval = interval
         self._on_interval = on_interval
         self._has_ended = False
 
-    def _begin(self) -> Values | None:
-        """Follow the keys, and return their values; None if they are followed already."""
-        if self._keys is None:
-            return None
-        keys, self._keys = self._keys, None
+    def _begin(self, keys: Collection[bytes]) -> Values:
+        self._keys = None
         self._has_ended = time.monotonic() >= self._until
-        return {} if self._has_ended else self._hub.follow(self._follower, keys)
+        return {} if self._has_ended else self._hub.follow(self, keys)
 
     def _next_look(self) -> float:
         """Return until when to sleep."""
@@ -240,31 +218,37 @@ class Wait:
             self._on_interval()
         return min(self._until, time.monotonic() + self._interval)
 
-    def _values(self, news: Values) -> Values:
-        """Return the values that news is about: what was not sent along is looked up."""
-        values = {key: value for key, value in news.items() if value is not None}
+    def _take(self) -> Values:
+        """Return the values that the news is about. What was not sent along is looked up."""
+        values: dict[bytes, bytes | None] = {}
+        while self.news:
+            key, value = self.news.popleft()
+            values[key] = value
         self._has_ended = time.monotonic() >= self._until
-        if self._has_ended or not (news or self._hub.has_messages):
-            unknown: Sequence[bytes] = [key for key in self._follower.keys if key not in values]
-        else:
-            unknown = [key for key in news if key not in values]
-        return {**values, **self._hub.follow(self._follower, unknown)} if unknown else values
+        if self._has_ended or not (values or self._hub.subscription.fileno() >= 0):
+            values = {**dict.fromkeys(self.keys), **values}
+        if None in values.values():
+            values.update(self._hub.follow(self, [key for key, value in values.items() if value is None]))
+        return values
 
     def drop(self, keys: Collection[bytes]) -> None:
         """Wait no more for some keys."""
-        self._hub.unfollow(self._follower, keys)
+        if keys:
+            self._hub.unfollow(self, keys)
 
-    def close(self) -> None:
+    def close(self, *error: object) -> None:
         """Wait no more. Closing twice is fine."""
         self._has_ended = True
-        if self._follower.keys:
+        if self.keys:
             with suppress(StoreClosed):
-                self._hub.unfollow(self._follower, list(self._follower.keys))
+                self._hub.unfollow(self, list(self.keys))
 
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    __exit__ = close
+
+
+def closed_while_waiting() -> StoreClosed:
+    """Return the error of a wait that was ended by closing its hub."""
+    return StoreClosed("The backend was closed while a result was waited for.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store import following
-from lmdbresults.store.following import Follower, Hub, Source, Values, Wait
+from lmdbresults.store.following import Follower, Hub, Source, Values, Wait, closed_while_waiting
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,10 +20,27 @@ if TYPE_CHECKING:
 __all__ = ["LoopHub", "LoopHubs", "LoopWait"]
 
 
-class LoopFollower(Follower):
-    """A follower that is a coroutine."""
+class LoopWait(Wait):
+    """The wait of one coroutine, for an ``async for`` loop."""
 
+    _hub: "LoopHub"
     _awake: "asyncio.Future[None] | None" = None
+
+    def __init__(
+        self, hub: "LoopHub", keys: Collection[bytes], until: float = math.inf, *, every_change: bool = False
+    ) -> None:
+        super().__init__(hub, keys, until, every_change, math.inf, None)
+
+    def __aiter__(self) -> "LoopWait":
+        return self
+
+    async def __anext__(self) -> Values:
+        if self._keys is not None:
+            return self._begin(self._keys)
+        if self._has_ended:
+            raise StopAsyncIteration
+        await self._hub.wait(self, self._next_look())
+        return self._take()
 
     async def sleep(self, loop: "asyncio.AbstractEventLoop", until: float) -> None:
         """Sleep until `wake`, or until a time by the monotonic clock."""
@@ -74,17 +91,14 @@ class LoopHub(Hub):
             else:
                 self.loop.call_soon(self._close_if_idle)
 
-    async def wait(self, follower: LoopFollower, until: float) -> Values:
-        """Sleep until a follower has news, and return that; at ``until``, return nothing.
-
-        Raises `StoreClosed` once the hub is closed.
-        """
-        if not follower.news and not self._is_closed:
-            await follower.sleep(self.loop, until)
+    async def wait(self, waiter: LoopWait, until: float) -> None:
+        """Sleep until a waiter has news, or ``until``. Raises `StoreClosed` once the hub is closed."""
+        if not waiter.news and not self._is_closed:
+            await waiter.sleep(self.loop, until)
         if self._failure is not None:
             raise self._failure
-        self._refuse_closed()
-        return follower.take()
+        if self._is_closed:
+            raise closed_while_waiting()
 
     # -- called by the loop ----------------------------------------------------------------------------------------
 
@@ -178,26 +192,3 @@ class LoopHubs:
             else:
                 with suppress(RuntimeError):  # the loop was closed just now
                     hub.loop.call_soon_threadsafe(hub.close)
-
-
-class LoopWait(Wait):
-    """The wait of one coroutine, for an ``async for`` loop."""
-
-    _hub: LoopHub
-    _follower: LoopFollower
-
-    def __init__(
-        self, hub: LoopHub, keys: Collection[bytes], until: float = math.inf, *, every_change: bool = False
-    ) -> None:
-        super().__init__(hub, LoopFollower(every_change), keys, until, math.inf, None)
-
-    def __aiter__(self) -> "LoopWait":
-        return self
-
-    async def __anext__(self) -> Values:
-        values = self._begin()
-        if values is not None:
-            return values
-        if self._has_ended:
-            raise StopAsyncIteration
-        return self._values(await self._hub.wait(self._follower, self._next_look()))

@@ -13,9 +13,9 @@ from typing import Final
 
 from lmdbresults.process.fork_gate import gate, is_owned
 from lmdbresults.store import following
-from lmdbresults.store.following import Follower, Hub, Source, Values, Wait
+from lmdbresults.store.following import Hub, Source, Values, Wait, closed_while_waiting
 
-__all__ = ["ThreadFollower", "ThreadHub", "ThreadWait"]
+__all__ = ["ThreadHub", "ThreadWait"]
 
 #: Seconds after which a thread that sleeps tries to read, should an exception have kept the reader from waking it.
 _LONGEST_SLEEP: Final = 30.0
@@ -23,19 +23,38 @@ _LONGEST_SLEEP: Final = 30.0
 _CLOSING_PATIENCE: Final = 1.0
 
 
-class ThreadFollower(Follower):
-    """A follower that is a thread, or a greenlet."""
+class ThreadWait(Wait, Iterator[Values]):
+    """The wait of one thread, or greenlet, for a ``for`` loop."""
 
-    def __init__(self, every_change: bool = False) -> None:
-        super().__init__(every_change)
+    _hub: "ThreadHub"
+
+    def __init__(
+        self,
+        hub: "ThreadHub",
+        keys: Collection[bytes],
+        until: float = math.inf,
+        *,
+        every_change: bool = False,
+        interval: float = math.inf,
+        on_interval: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(hub, keys, until, every_change, interval, on_interval)
         #: Released to wake the thread: a semaphore of one. Waking is a single step in C, so a signal handler may wake
         #: the thread that it has interrupted; `threading.Event` takes a lock of its own for that.
         self._bell = threading.Lock()
         self._bell.acquire()
 
+    def __next__(self) -> Values:
+        if self._keys is not None:
+            return self._begin(self._keys)
+        if self._has_ended:
+            raise StopIteration
+        self._hub.wait(self, self._next_look())
+        return self._take()
+
     def sleep(self, seconds: float) -> None:
         """Sleep until `wake`, which may have come before."""
-        self._bell.acquire(timeout=seconds)
+        self._bell.acquire(timeout=max(seconds, 0))
 
     def wake(self) -> None:
         with suppress(RuntimeError):  # it is released already
@@ -54,13 +73,13 @@ class ThreadHub(Hub):
         #: Held by the thread that reads. Reentrant, because a signal handler may wait while its thread reads; and it
         #: knows its owner, so that an exception at any instruction does not leave it held.
         self._reading = threading.RLock()
-        self._reader: ThreadFollower | None = None
+        self._reader: ThreadWait | None = None
         #: The reader, while there is nothing to read and it just sleeps.
-        self._dozing: ThreadFollower | None = None
+        self._dozing: ThreadWait | None = None
         #: Whether the reader was told to leave, for its chores.
         self._is_interrupted = False
         #: The threads that wait, the reader included.
-        self._waiting: set[ThreadFollower] = set()
+        self._waiting: set[ThreadWait] = set()
 
     def before_fork(self) -> None:
         """Nothing to do: the subscription stays the parent's."""
@@ -69,74 +88,72 @@ class ThreadHub(Hub):
         """Forget the threads of the parent."""
         self._reset()
 
-    def wait(self, follower: ThreadFollower, until: float) -> Values:
-        """Sleep until a follower has news, and return that. At ``until``, or if there are chores, return nothing.
+    def wait(self, waiter: ThreadWait, until: float) -> None:
+        """Sleep until a waiter has news, or ``until``, or until there may be chores.
 
         Raises `StoreClosed` once the hub is closed.
         """
         self._chores()
-        if follower.keys and follower.generation is not self.generation:  # it began before a fork
-            return self.follow(follower, follower.keys)
+        if waiter.keys and waiter.generation is not self.generation:  # it began before a fork
+            self._tell(self.follow(waiter, waiter.keys))
         is_nested = self._reader is not None and is_owned(self._reading)  # in a signal handler
         # The order matters: first among the waiting, then a try. The reader that leaves does it the other way round, so
         # one of the two sees the other.
-        self._waiting.add(follower)
+        self._waiting.add(waiter)
         try:
-            if not follower.news and not self._is_closed:
+            if not waiter.news and not self._is_closed:
                 if is_nested or self._reading.acquire(blocking=False):
-                    self._read(follower, until)
+                    self._read(waiter, until)
                 else:
                     if self._dozing is not None:  # by now there may be something to read
                         self._dozing.wake()
-                    follower.sleep(max(min(until - time.monotonic(), _LONGEST_SLEEP), 0))
+                    waiter.sleep(min(until - time.monotonic(), _LONGEST_SLEEP))
         finally:
             while not is_nested and is_owned(self._reading):
                 self._reading.release()
-            self._waiting.discard(follower)
+            self._waiting.discard(waiter)
             if self._reader is None:
                 for successor in list(self._waiting)[:1]:
                     successor.wake()
-        self._refuse_closed()
-        return follower.take()
+        if self._is_closed:
+            raise closed_while_waiting()
 
-    def _read(self, follower: ThreadFollower, until: float) -> None:
+    def _read(self, waiter: ThreadWait, until: float) -> None:
         """Read the subscription for all threads until there is something to do for this one."""
-        interrupted, self._reader = self._reader, follower
+        interrupted, self._reader = self._reader, waiter
         until = min(until, time.monotonic() + following.CHORES_EVERY)
         try:
-            while not (follower.news or self._is_interrupted or self._is_closed):
-                left = until - time.monotonic()
-                if left <= 0:
+            while not (waiter.news or self._is_interrupted or self._is_closed):
+                now = time.monotonic()
+                if now >= until:
                     break
-                self._receive(follower, max(min(left, self._look_at - time.monotonic()), 0))
+                seconds = max(min(until, self._look_at) - now, 0)
+                self._dozing = waiter  # before it looks: a thread that follows the first key sees this, or is seen
+                if self.subscription.fileno() >= 0:
+                    self._dozing = None
+                    self._take(self.subscription.receive(seconds))
+                else:
+                    waiter.sleep(seconds)
+                    self._take({})
         except BaseException:  # of a signal handler, perhaps after a message was received and before it was told
             self._tell_all()
             raise
         finally:
+            self._dozing = None
             self._is_interrupted = False
             self._reader = interrupted
             if interrupted is not None:  # by a signal handler, which may have read the news of its thread
                 self.subscription.ring()
 
-    def _receive(self, follower: ThreadFollower, seconds: float) -> None:
-        self._dozing = follower  # before it is asked: a thread that follows a key now sees this, or is seen
-        if self.has_messages:
-            self._dozing = None
-            self._take(self.subscription.receive(seconds))
-        else:
-            follower.sleep(seconds)
-            self._dozing = None
-            self._take({})
-
     def interrupt(self) -> None:
         """Make the reader leave, and threads that follow nothing: there is a chore. Any thread may call this."""
         if not self._is_interrupted:
             self._is_interrupted = True
-            self._wake([follower for follower in list(self._waiting) if not follower.keys])
+            self._wake([waiter for waiter in list(self._waiting) if not waiter.keys])
 
-    def _wake(self, followers: Collection[ThreadFollower]) -> None:
-        for follower in followers:
-            follower.wake()
+    def _wake(self, waiters: Collection[ThreadWait]) -> None:
+        for waiter in waiters:
+            waiter.wake()
         reader = self._reader
         if reader is not None:
             reader.wake()
@@ -154,30 +171,3 @@ class ThreadHub(Hub):
             if is_alone:
                 self._reading.release()
             self._wake(list(self._waiting))
-
-
-class ThreadWait(Wait, Iterator[Values]):
-    """The wait of one thread, for a ``for`` loop."""
-
-    _hub: ThreadHub
-    _follower: ThreadFollower
-
-    def __init__(
-        self,
-        hub: ThreadHub,
-        keys: Collection[bytes],
-        until: float = math.inf,
-        *,
-        every_change: bool = False,
-        interval: float = math.inf,
-        on_interval: Callable[[], object] | None = None,
-    ) -> None:
-        super().__init__(hub, ThreadFollower(every_change), keys, until, interval, on_interval)
-
-    def __next__(self) -> Values:
-        values = self._begin()
-        if values is not None:
-            return values
-        if self._has_ended:
-            raise StopIteration
-        return self._values(self._hub.wait(self._follower, self._next_look()))

@@ -71,6 +71,23 @@ class Woken(Follower):
     def wake(self) -> None:
         self.wakes += 1
 
+    def take(self) -> dict[bytes, bytes | None]:
+        taken = dict(self.news)
+        self.news.clear()
+        return taken
+
+
+class Waiter(Wait):
+    def __init__(self, hub: Hub, *keys: bytes, until: float = math.inf, **options: Any) -> None:
+        super().__init__(hub, keys, until, False, options.get("interval", math.inf), options.get("on_interval"))
+
+    def wake(self) -> None:
+        pass
+
+    def begin(self) -> Any:
+        assert self._keys is not None
+        return self._begin(self._keys)
+
 
 class Time:
     now = 100.0
@@ -161,11 +178,11 @@ def test_a_value_that_was_sent_before_a_follower_began_is_looked_up(store: Dict,
 
 
 def test_a_message_without_a_value_is_looked_up(store: Dict, hub: Hub) -> None:
-    with Wait(hub, follower := Woken(), [b"a"], math.inf, math.inf, None) as wait:
-        wait._begin()
+    with Waiter(hub, b"a") as wait:
+        wait.begin()
         store.values[b"a"] = b"1"
         hub._take({b"a": None})
-        assert wait._values(follower.take()) == {b"a": b"1"}
+        assert wait._take() == {b"a": b"1"}
 
 
 def test_when_any_key_may_have_changed_all_are_looked_at(store: Dict, hub: Hub) -> None:
@@ -268,33 +285,29 @@ def test_a_record_that_is_damaged_is_found_by_its_own_followers(store: Dict, hub
 # -- a wait ----------------------------------------------------------------------------------------------------------
 
 
-def wait_for(hub: Hub, *keys: bytes, until: float = math.inf, **options: Any) -> tuple[Wait, Woken]:
-    follower = Woken()
-    return Wait(hub, follower, keys, until, options.get("interval", math.inf), options.get("on_interval")), follower
-
-
 def test_a_wait_without_time_follows_nothing(store: Dict, hub: Hub, time: Time) -> None:
-    wait, _ = wait_for(hub, b"a", until=time.now)
-    assert wait._begin() == {}
+    wait = Waiter(hub, b"a", until=time.now)
+    assert wait.begin() == {}
     assert wait._has_ended
     assert (store.subscription.keys, store.looks) == ({}, [])
 
 
 def test_a_wait_ends_with_a_last_look_at_every_key(store: Dict, hub: Hub, time: Time) -> None:
-    wait, _ = wait_for(hub, b"a", b"b", until=time.now + 1)
-    wait._begin()
+    wait = Waiter(hub, b"a", b"b", until=time.now + 1)
+    wait.begin()
     store.values[b"a"] = b"1"
-    assert wait._values({}) == {}
+    assert wait._take() == {}
     time.now += 1
-    assert wait._values({b"b": b"2"}) == {b"a": b"1", b"b": b"2"}
+    hub._take({b"b": (2, b"2")})
+    assert wait._take() == {b"a": b"1", b"b": b"2"}
     assert wait._has_ended
 
 
 def test_a_wait_sleeps_until_its_end_or_its_next_interval(hub: Hub, time: Time) -> None:
     calls: list[int] = []
-    wait, _ = wait_for(hub, b"a", until=time.now + 10)
+    wait = Waiter(hub, b"a", until=time.now + 10)
     assert wait._next_look() == time.now + 10
-    wait, _ = wait_for(hub, b"a", until=time.now + 10, interval=3, on_interval=lambda: calls.append(1))
+    wait = Waiter(hub, b"a", until=time.now + 10, interval=3, on_interval=lambda: calls.append(1))
     assert wait._next_look() == time.now + 3
     time.now += 9
     assert wait._next_look() == time.now + 1
@@ -302,8 +315,8 @@ def test_a_wait_sleeps_until_its_end_or_its_next_interval(hub: Hub, time: Time) 
 
 
 def test_a_wait_that_is_closed_leaves_nothing(store: Dict, hub: Hub) -> None:
-    wait, _ = wait_for(hub, b"a", b"b")
-    wait._begin()
+    wait = Waiter(hub, b"a", b"b")
+    wait.begin()
     wait.drop([b"a"])
     assert store.subscription.keys == {b"b": False}
     wait.close()

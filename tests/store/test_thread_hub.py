@@ -16,7 +16,7 @@ from lmdbresults.errors import StoreClosed
 from lmdbresults.store import following, thread_hub
 from lmdbresults.store.base import Store
 from lmdbresults.store.lmdb.notify.sockets import WakeFolder
-from lmdbresults.store.thread_hub import ThreadFollower, ThreadHub, ThreadWait
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import MemoryStore
 from tests.support.processes import FORKS_WITH_THREADS, in_child
 from tests.support.waits import FOREVER, threads, until, wait_for
@@ -108,7 +108,7 @@ class TestReading:
         """The reader has nothing to read then, and sleeps; by the first key that is followed there is something."""
         monkeypatch.setattr(following, "FIRST_PAUSE", FOREVER)
         monkeypatch.setattr(following, "CHORES_EVERY", FOREVER)
-        with threads(1, lambda _: hub.wait(ThreadFollower(), time.monotonic() + FOREVER)):
+        with threads(1, lambda _: hub.wait(ThreadWait(hub, ()), time.monotonic() + FOREVER)):
             until(lambda: hub._dozing)
             with threads(1, lambda _: wait_for(hub, [b"key"])):
                 until(lambda: hub.subscription.fileno() >= 0)
@@ -181,7 +181,7 @@ class TestSignals:
         self, store: LMDBStore, hub: ThreadHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(thread_hub, "_LONGEST_SLEEP", 0.01)
-        hub._reader = ThreadFollower()  # which has left by an exception, and woken no thread
+        hub._reader = ThreadWait(hub, ())  # which has left by an exception, and woken no thread
         with threads(1, lambda _: wait_for(hub, [b"key"])):
             until(lambda: hub._followers)
             store.set(b"key", b"done")

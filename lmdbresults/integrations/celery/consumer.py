@@ -27,7 +27,7 @@ from lmdbresults.metas import id_text
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
 from lmdbresults.store import LMDBStore
-from lmdbresults.store.thread_hub import ThreadFollower, ThreadHub, ThreadWait
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
 __all__ = ["ResultConsumer", "WaitingMixin"]
 
@@ -279,7 +279,7 @@ class ResultConsumer(BaseResultConsumer):
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait for results that have callbacks, and call these."""
         seconds = INTERVAL if timeout is None else max(timeout, 0.001)  # with no time at all, nothing would be read
-        self.hub.wait(ThreadFollower(), time.monotonic() + seconds)
+        self.hub.wait(ThreadWait(self.hub, ()), time.monotonic() + seconds)
         self.callbacks.run()
 
     def _do_chores(self) -> None:
