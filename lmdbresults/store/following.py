@@ -186,7 +186,8 @@ class Wait(Follower):
 
     Ends at ``until``, by the monotonic clock, after a last look at all keys. So a value that exists wins over a timeout
     that has run out, and without any time nothing is followed. May yield nothing new: then there was a chore.
-    ``on_interval`` is called every ``interval`` seconds, before it sleeps. Use it as a context manager.
+    ``on_interval`` is called before it follows the keys, and then after each sleep of ``interval`` seconds at most,
+    before the next one. Use it as a context manager.
     """
 
     def __init__(
@@ -205,17 +206,24 @@ class Wait(Follower):
         self._until = until
         self._interval = interval
         self._on_interval = on_interval
-        self._has_ended = False
+        self._has_slept = self._has_ended = False
 
     def _begin(self, keys: Collection[bytes]) -> Values:
         self._keys = None
+        if time.monotonic() >= self._until:
+            self._has_ended = True
+            return {}
+        if self._on_interval is not None:
+            self._on_interval()
+        values = self._hub.follow(self, keys)
         self._has_ended = time.monotonic() >= self._until
-        return {} if self._has_ended else self._hub.follow(self, keys)
+        return values
 
     def _next_look(self) -> float:
         """Return until when to sleep."""
-        if self._on_interval is not None:
+        if self._on_interval is not None and self._has_slept:
             self._on_interval()
+        self._has_slept = True
         return min(self._until, time.monotonic() + self._interval)
 
     def _take(self) -> Values:

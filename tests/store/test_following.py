@@ -304,14 +304,25 @@ def test_a_wait_ends_with_a_last_look_at_every_key(store: Dict, hub: Hub, time: 
 
 
 def test_a_wait_sleeps_until_its_end_or_its_next_interval(hub: Hub, time: Time) -> None:
-    calls: list[int] = []
     wait = Waiter(hub, b"a", until=time.now + 10)
     assert wait._next_look() == time.now + 10
-    wait = Waiter(hub, b"a", until=time.now + 10, interval=3, on_interval=lambda: calls.append(1))
+    wait = Waiter(hub, b"a", until=time.now + 10, interval=3)
     assert wait._next_look() == time.now + 3
     time.now += 9
     assert wait._next_look() == time.now + 1
-    assert calls == [1, 1]
+
+
+def test_on_interval_is_called_before_following_and_between_two_sleeps(store: Dict, hub: Hub, time: Time) -> None:
+    called: list[str] = []
+    wait = Waiter(hub, b"a", until=time.now + 1, on_interval=lambda: called.append("called"))
+    store.before_look = lambda: called.append("looked")
+    wait.begin()
+    for _ in range(2):
+        wait._next_look()
+        called.append("slept")
+    assert called == ["called", "looked", "slept", "called", "slept"]
+    Waiter(hub, b"a", until=time.now, on_interval=lambda: called.append("without time")).begin()
+    assert "without time" not in called
 
 
 def test_a_wait_that_is_closed_leaves_nothing(store: Dict, hub: Hub) -> None:
