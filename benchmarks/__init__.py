@@ -1,1 +1,1 @@
-"""Benchmarks: this backend, its peers and the engine's own limit doing the same work, side by side in one run."""
+"""Benchmarks: lmdbresults, its peers and bare LMDB do the same work, side by side in one run."""

@@ -1,4 +1,4 @@
-"""Processes that do the same work at the same moment, each with the peers open for itself."""
+"""Processes that start the same work at the same moment. Each opens the peers for itself."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,48 +10,50 @@ from typing import Any
 
 from benchmarks.bench import Bench, Field
 
-#: Seconds in which a process ends once its line is closed.
+#: Seconds for a process to exit once its pipe is closed.
 PATIENCE = 30.0
-#: Seconds from an order to its beginning: all have to have it by then.
+#: Seconds from sending an order to its start: every process must have received it by then.
 LEAD = 0.1
 
 
 class Crew:
-    """So many processes; they end with the stack."""
+    """A number of processes. They end with the bench."""
 
     def __init__(self, bench: Bench, size: int) -> None:
-        context = get_context("spawn")  # a fork would copy what the benchmark itself has open
-        self.lines: list[Connection] = []
+        context = get_context("spawn")  # a fork would inherit what the benchmark has open
+        self._pipes: list[Connection] = []
         for _ in range(size):
-            ours, its = context.Pipe()
-            process = context.Process(target=_obey, args=(its,), daemon=True)
+            pipe, other_end = context.Pipe()
+            process = context.Process(target=_serve, args=(other_end,), daemon=True)
             process.start()
-            its.close()
+            other_end.close()
             bench.stack.callback(process.join, PATIENCE)
-            self.lines.append(ours)
-        for line in self.lines:
-            bench.stack.callback(line.close)
+            self._pipes.append(pipe)
+        for pipe in self._pipes:
+            bench.stack.callback(pipe.close)
 
     def run(self, count: int, work: Callable[..., Any], field: Field, name: str, *args: Any) -> list[Any]:
-        """What ``work(peer, number, *args)`` returns in so many processes, which begin together."""
-        return self.collect(self.begin(count, work, field, name, *args))
+        """Return what ``work(peer, number, *args)`` returns in each of ``count`` processes."""
+        return self.collect(self.start(count, work, field, name, *args))
 
-    def begin(self, count: int, work: Callable[..., Any], field: Field, name: str, *args: Any) -> Sequence[Connection]:
-        """Have the first ``count`` processes begin; `collect` waits for them."""
-        members = self.lines[:count]
+    def start(
+        self, count: int, work: Callable[..., Any], field: Field, name: str, *args: Any, lead: float = LEAD
+    ) -> Sequence[Connection]:
+        """Start work in ``count`` processes, ``lead`` seconds from now. Pass what this returns to `collect`."""
+        pipes = self._pipes[:count]
         opened = field.classes[name], field.folders[name]
-        for line in members:  # opening takes a while, above all in a process that has not imported it yet
-            line.send((_nothing, opened, 0, 0.0, ()))
-        self.collect(members)
-        start = time.monotonic() + LEAD
-        for number, line in enumerate(members):
-            line.send((work, opened, number, start, args))
-        return members
+        for pipe in pipes:  # opening takes long in a process that has not imported the peer yet
+            pipe.send((_nothing, opened, 0, 0.0, ()))
+        self.collect(pipes)
+        start = time.monotonic() + lead
+        for number, pipe in enumerate(pipes):
+            pipe.send((work, opened, number, start, args))
+        return pipes
 
     @staticmethod
-    def collect(members: Sequence[Connection]) -> list[Any]:
-        """What they return, or the exception of one."""
-        found = [line.recv() for line in members]
+    def collect(pipes: Sequence[Connection]) -> list[Any]:
+        """Return the results of processes, or raise the exception of one."""
+        found = [pipe.recv() for pipe in pipes]
         for each in found:
             if isinstance(each, BaseException):
                 raise each
@@ -62,8 +64,8 @@ def _nothing(peer: Any, number: int) -> None:
     pass
 
 
-def _obey(orders: Connection) -> None:
-    """Do what is asked for until nobody asks any more."""
+def _serve(orders: Connection) -> None:
+    """Execute orders until the pipe is closed."""
     peers: dict[tuple[type[Any], Path], Any] = {}
     with ExitStack() as stack, suppress(EOFError, KeyboardInterrupt):
         while True:
@@ -75,5 +77,5 @@ def _obey(orders: Connection) -> None:
                     stack.callback(peers[opened].close)
                 time.sleep(max(start - time.monotonic(), 0))
                 orders.send(work(peers[opened], number, *args))
-            except Exception as error:  # of a peer's own; the main process raises it
+            except Exception as error:  # raised again in the main process
                 orders.send(RuntimeError(f"{opened[0].__name__}: {error!r}"))

@@ -1,4 +1,4 @@
-"""What the figures were measured on: without it they cannot be compared with anybody else's."""
+"""What the figures were measured on: machine, file system, versions."""
 
 import os
 import platform
@@ -16,21 +16,21 @@ PACKAGES = ("lmdbresults", "celery", "kombu", "lmdb", "msgpack", "redis", "hired
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """Machine, file system of the folder, and versions, as the lines of a header."""
+    """Return the lines of a header; ``folder`` is where the files of the run are."""
+    engines = f"LMDB {'.'.join(map(str, lmdb.version()[:3]))}, Redis {_redis()}, SQLite {sqlite3.sqlite_version}"
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{os.cpu_count()} CPUs ({processor()}), {platform.system()} {platform.release()}",
+        "machine": f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release()}",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before this run",
-        "files on": filesystem(folder),
-        # A build without profile-guided optimisation takes a third more, and no variable tells it apart for sure.
+        "files on": _filesystem(folder),
+        # A build without profile-guided optimisation is a third slower, and nothing but its date tells them apart.
         "Python": f"{platform.python_implementation()} {platform.python_version()}, built {platform.python_build()[1]}",
-        "packages": ", ".join(f"{package} {installed(package)}" for package in PACKAGES),
-        "engines": f"LMDB {lmdb_version()}, Redis {redis_version()}, SQLite {sqlite3.sqlite_version}",
+        "packages": ", ".join(f"{package} {_installed(package)}" for package in PACKAGES),
+        "engines": engines,
     }
 
 
-def processor() -> str:
-    """The model, where the system tells."""
+def _processor() -> str:
     try:
         models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -38,8 +38,8 @@ def processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def filesystem(folder: Path) -> str:
-    """Type of the file system that holds the folder: on tmpfs a commit costs no disk."""
+def _filesystem(folder: Path) -> str:
+    """Return the type of the file system: on tmpfs a commit does not write to a disk."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -48,21 +48,17 @@ def filesystem(folder: Path) -> str:
     return max(holding, key=lambda mount: len(mount[0]))[1]
 
 
-def installed(package: str) -> str:
+def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "none"
 
 
-def lmdb_version() -> str:
-    return ".".join(map(str, lmdb.version()[:3]))
-
-
-def redis_version() -> str:
+def _redis() -> str:
     binary = shutil.which("redis-server")
     if binary is None:
         return "none"
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
-    found = re.search(r"v=(\S+)", told)
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    found = re.search(r"v=(\S+)", output)
     return found[1] if found else "unknown"

@@ -1,6 +1,6 @@
-"""The application of the end-to-end scenario, as its worker and its client have it.
+"""The application of the end-to-end scenario, for its worker and its client.
 
-A worker is told by its environment which result backend is to be used: the name of a peer, and its folder.
+Environment variables tell the worker which result backend to use: the name of a peer, and its folder.
 """
 
 # mypy: disallow-untyped-decorators=False
@@ -18,17 +18,17 @@ PEER: Final = "LMDBRESULTS_BENCHMARK_PEER"
 FOLDER: Final = "LMDBRESULTS_BENCHMARK_FOLDER"
 BROKER: Final = "LMDBRESULTS_BENCHMARK_BROKER"
 
-CLASSES = (celery.Ours, celery.OursCheckpoint, celery.Redis, celery.Files, celery.SQLiteOff)
+CLASSES = (celery.LMDBResults, celery.LMDBResultsCheckpoint, celery.Redis, celery.Files, celery.SQLiteOff)
 
 
 def make_app(about: type[celery.CeleryPeer], folder: Path, broker: str) -> Celery:
-    """An application with this result backend, and a queue of its own at the broker."""
-    made = about.make_app(Celery, folder, broker_url=broker, task_default_queue=about.name)
+    """Return an application with this result backend and its own queue."""
+    made = about.make_app(folder, broker_url=broker, task_default_queue=about.name)
     made.conf.update(broker_connection_retry_on_startup=True, worker_enable_remote_control=False)
 
     @made.task(name="tasks.answer", shared=False)
     def answer(number: int) -> dict[str, Any]:
-        """Return what is stored in all the other scenarios."""
+        """Return the result that all scenarios store."""
         return RESULT
 
     return made

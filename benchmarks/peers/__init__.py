@@ -1,1 +1,1 @@
-"""The peers: what is compared, one small class each, with the configuration that its rows are labelled with."""
+"""The peers that are compared: one small class for each configuration."""

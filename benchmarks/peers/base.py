@@ -1,4 +1,4 @@
-"""What a peer has to do, and what all of them store."""
+"""What a peer must do, and what all of them store."""
 
 import uuid
 from abc import ABC, abstractmethod
@@ -11,27 +11,28 @@ from typing import Any, ClassVar
 
 from benchmarks.servers import Unavailable
 
+#: What every task returns.
 RESULT = {"answer": 42, "text": "x" * 200}
-"""What every task returns."""
-
 KEY_PREFIX = b"celery-task-meta-"
+#: Seconds for a result that is waited for.
+PATIENCE = 30.0
 
 
 class Peer(ABC):
-    """A store under the common work. Any number of processes may open it on the same folder, if it is ``shared``."""
+    """A store that does the common work. Several processes may open it on one folder if it is ``shared``."""
 
     name: ClassVar[str]
     configuration: ClassVar[str]
     durability: ClassVar[str]
     loss: ClassVar[str] = ""
-    """What a power cut may take."""
+    """What a power failure may lose."""
     operations: ClassVar[int] = 200
-    """In a block; fewer for the slow, lest they take all the time."""
+    """Operations in a block; fewer for slow peers."""
     shared: ClassVar[bool] = True
 
     @classmethod  # noqa: B027 - most need nothing
     def serve(cls, folder: Path, stack: ExitStack) -> None:
-        """Start what has to run; how to end it goes on the stack. Raises `Unavailable`."""
+        """Start what the peer needs; the stack ends it. Raises `Unavailable`."""
 
     @abstractmethod
     def __init__(self, folder: Path) -> None:
@@ -39,50 +40,58 @@ class Peer(ABC):
 
     @abstractmethod
     def request(self, task_id: str) -> Any:
-        """What a worker has in its hands when it comes to store; made before the clock starts."""
+        """Return what a worker passes to `store`; created before the clock starts."""
 
     def renamed(self, request: Any, task_id: str) -> Any:
-        """The same request with another id, for loops in which making one would be most of the work."""
+        """Return the request with another id, for loops in which creating requests would be most of the work."""
         return self.request(task_id)
 
     @abstractmethod
     def store(self, request: Any) -> object:
-        """Store RESULT as the success of that request."""
+        """Store RESULT as the success of a request."""
 
     def fill(self, task_ids: Iterable[str]) -> None:
-        """Store results for these ids, in one transaction if there is such a thing."""
+        """Store results for these ids, in one transaction if possible."""
         for task_id in task_ids:
             self.store(self.request(task_id))
 
     @abstractmethod
     def get(self, task_id: str) -> Any:
-        """Read a task's state and result, past every cache of the client; None, or PENDING, if there is none."""
+        """Read a task's state and result without the client's cache; None or PENDING if there is none."""
 
     @abstractmethod
     def holds(self, task_id: str) -> bool:
-        """Whether exactly RESULT comes back for this id."""
+        """Return whether RESULT comes back for this id."""
 
     @abstractmethod
     def forget(self, task_id: str) -> object:
         """Delete a result."""
 
+    def prepare_wait(self, task_id: str) -> None:  # noqa: B027 - most need nothing
+        """Do what must be done before the result may be stored."""
+
+    def wait(self, task_id: str) -> Any:
+        """Return the decoded result once another process has stored it."""
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
-def require(module: str, package: str = "") -> None:
-    """Raises `Unavailable` if this cannot be imported."""
+def require(module: str) -> None:
+    """Raise `Unavailable` if a module is not installed."""
     if find_spec(module) is None:
-        raise Unavailable(f"not installed: pip install {package or module}")
+        raise Unavailable(f"not installed: pip install {module}")
 
 
 def new_ids(count: int, rng: Random) -> list[str]:
+    """Return new task ids."""
     return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(count)]
 
 
 def check(peer: Peer, rng: Random) -> None:
-    """A peer that returned something else than what was stored would be fast for nothing."""
+    """Raise an error if a peer does not return what was stored."""
     known, unknown = new_ids(2, rng)
     peer.store(peer.request(known))
     if not peer.holds(known) or peer.holds(unknown):
@@ -93,7 +102,7 @@ def check(peer: Peer, rng: Random) -> None:
 
 
 def stored(peer: Peer, count: int, rng: Random) -> list[str]:
-    """The ids of so many new results."""
+    """Store new results and return their ids."""
     task_ids = new_ids(count, rng)
     if task_ids:
         peer.fill(task_ids)

@@ -1,4 +1,4 @@
-"""Result backends of Celery: ours, and the ones that come with it."""
+"""Result backends of Celery: lmdbresults, and those that come with Celery."""
 
 import gc
 from collections.abc import Iterable, Mapping
@@ -10,43 +10,43 @@ from typing import Any, ClassVar
 
 from celery import Celery
 from celery.app.task import Context
+from celery.result import AsyncResult
 
-from benchmarks.peers.base import RESULT, Peer, require
-from benchmarks.rows import BOUNDED, DISK, KILL, MEMORY, OUR_ROW, OURS
+from benchmarks.peers.base import PATIENCE, RESULT, Peer, require
+from benchmarks.rows import BOUNDED, DISK, KILL, MEMORY, OWN, OWN_ROW
 from benchmarks.servers import IN_MEMORY, Unavailable, redis_server
 
 
 class CeleryPeer(Peer):
-    """A result backend of Celery, default settings but for those given."""
+    """A result backend of Celery with its default settings, except for those given."""
 
-    polls: ClassVar[bool] = False
-    """Whether who waits for a result looks every half a second."""
+    app_class: ClassVar[type[Celery]] = Celery
 
     @classmethod
     def url(cls, folder: Path) -> str:
-        """As a user writes it."""
+        """Return the URL of the backend."""
         raise NotImplementedError
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
-        """What a user sets besides the URL."""
+        """Return the other settings."""
         return {}
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
-        self.app = self.make_app(Celery, folder, **settings)
+        self.app = self.make_app(folder, **settings)
         self.backend = self.app.backend
 
     @classmethod
-    def make_app(cls, kind: type[Celery], folder: Path, **settings: Any) -> Any:
-        """An application with this result backend."""
-        app = kind("benchmark", backend=cls.url(folder), set_as_current=False)
+    def make_app(cls, folder: Path, **settings: Any) -> Any:
+        """Return an application with this result backend."""
+        app = cls.app_class("benchmark", backend=cls.url(folder), set_as_current=False)
         app.conf.update({**cls.settings(), **settings})
         return app
 
     @classmethod
     def end(cls, backend: Any) -> None:
-        """Let go of all that a backend holds."""
+        """Close files and connections of a backend."""
         backend.process_cleanup()
 
     def request(self, task_id: str) -> Any:
@@ -60,7 +60,7 @@ class CeleryPeer(Peer):
         return self.backend.store_result(request.id, RESULT, "SUCCESS", request=request)
 
     def start_and_store(self, request: Any) -> None:
-        """STARTED, then SUCCESS, as of a task with ``track_started``."""
+        """Store STARTED, then SUCCESS, like a task with ``track_started``."""
         self.backend.store_result(request.id, {"pid": 1, "hostname": "w"}, "STARTED", request=request)
         self.backend.store_result(request.id, RESULT, "SUCCESS", request=request)
 
@@ -68,7 +68,7 @@ class CeleryPeer(Peer):
         return self.backend.get_task_meta(task_id, cache=False)
 
     def get_cached(self, task_id: str) -> Any:
-        """The second look at a result that the client has read."""
+        """Read a result that the client has in its cache."""
         return self.backend.get_task_meta(task_id)
 
     def holds(self, task_id: str) -> bool:
@@ -78,13 +78,16 @@ class CeleryPeer(Peer):
     def forget(self, task_id: str) -> object:
         return self.backend.forget(task_id)
 
+    def wait(self, task_id: str) -> Any:
+        return AsyncResult(task_id, app=self.app).get(timeout=PATIENCE)
+
     def close(self) -> None:
         self.end(self.backend)
 
 
 @cache
 def worker_request() -> dict[str, Any]:
-    """A request as a worker builds it from a message: the message's headers, and what the worker adds to them."""
+    """Return a request as a worker builds it: the headers of the message, and what the worker adds."""
     app = Celery("benchmark", set_as_current=False)
     headers, properties, _, _ = app.amqp.as_task_v2("", "tasks.answer", args=(6, 7), kwargs={"unit": "m"})
     delivery = {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}
@@ -92,10 +95,10 @@ def worker_request() -> dict[str, Any]:
     return {**headers, **properties, "properties": properties, "delivery_info": delivery, **call}
 
 
-class Ours(CeleryPeer):
-    """This project's backend, the way its users name it."""
+class LMDBResults(CeleryPeer):
+    """The Celery backend of lmdbresults."""
 
-    name = OURS
+    name = OWN
     configuration = "lmdb://, durability=none"
     durability = KILL
     loss = "the file"
@@ -115,16 +118,16 @@ class Ours(CeleryPeer):
         backend.close()
 
 
-class OursCheckpoint(Ours):
-    name = OUR_ROW[BOUNDED]
+class LMDBResultsCheckpoint(LMDBResults):
+    name = OWN_ROW[BOUNDED]
     configuration = "lmdb://, durability=checkpoint (the default)"
     durability = BOUNDED
     loss = "1 s, or 64 MiB"
     option = "checkpoint"
 
 
-class OursCommit(Ours):
-    name = OUR_ROW[DISK]
+class LMDBResultsCommit(LMDBResults):
+    name = OWN_ROW[DISK]
     configuration = "lmdb://, durability=commit"
     durability = DISK
     loss = "nothing"
@@ -133,7 +136,7 @@ class OursCommit(Ours):
 
 
 class Redis(CeleryPeer):
-    """Celery's Redis backend with a server of our own."""
+    """Celery's Redis backend, with a private server."""
 
     name = "Redis"
     configuration = "redis+socket://, nothing written to disk"
@@ -151,7 +154,7 @@ class Redis(CeleryPeer):
         return f"redis+socket://{folder}/redis.sock"
 
     def fill(self, task_ids: Iterable[str]) -> None:
-        """In one pipeline; what it stores is what storing the first one has left there."""
+        """Store copies of the first one's record, in one pipeline."""
         first, *others = task_ids
         self.store(self.request(first))
         key_of, client = self.backend.get_key_for_task, self.backend.client
@@ -164,14 +167,14 @@ class Redis(CeleryPeer):
     @classmethod
     def end(cls, backend: Any) -> None:
         for pending in backend._pending_results:
-            pending.clear()  # groups that nobody has joined
-        gc.collect()  # results that go talk to the server once more
+            pending.clear()  # groups that were not joined
+        gc.collect()  # deleting a result sends a command to the server
         backend.result_consumer.stop()
         backend.client.connection_pool.disconnect()
 
 
 class RedisDefault(Redis):
-    """As it comes; slower than the one above only while it writes a snapshot."""
+    """Redis with its default settings: slower than in memory only while it writes a snapshot."""
 
     name = "Redis, default"
     configuration = "redis+socket://, snapshots as shipped (60 s and 10,000 changes, ...)"
@@ -197,11 +200,10 @@ class RedisAlways(Redis):
 
 
 class Files(CeleryPeer):
-    name = "files"
+    name = "file://"
     configuration = "file://"
     durability = KILL
     loss = "30 s, torn"
-    polls = True
 
     @classmethod
     def serve(cls, folder: Path, stack: ExitStack) -> None:
@@ -213,7 +215,7 @@ class Files(CeleryPeer):
 
 
 class SQLite(CeleryPeer):
-    """Celery's database backend, keeping its connection as it does in the children of a worker."""
+    """Celery's database backend. It keeps its connection, as in the pool processes of a worker."""
 
     name = "SQLite"
     configuration = "db+sqlite://, WAL, synchronous=NORMAL, pooled"
@@ -221,7 +223,6 @@ class SQLite(CeleryPeer):
     loss = "4 MB of WAL"
     synchronous = "NORMAL"
     operations = 40
-    polls = True
 
     @classmethod
     def serve(cls, folder: Path, stack: ExitStack) -> None:
@@ -229,7 +230,7 @@ class SQLite(CeleryPeer):
         peer = cls(folder)
         if not hasattr(peer.backend, "session_manager"):
             raise Unavailable("cannot be tuned before Celery 5.7")
-        peer.get("none")  # makes the tables, which two processes cannot do at once
+        peer.get("none")  # creates the tables, which two processes cannot do at the same time
         peer.close()
 
     @classmethod
@@ -247,7 +248,7 @@ class SQLite(CeleryPeer):
 
     @classmethod
     def tune(cls, engine: Any) -> None:
-        """Readers do not block writers."""
+        """Set WAL, so that readers do not block writers."""
         from sqlalchemy import event
 
         def connected(connection: Any, _: object) -> None:
@@ -286,12 +287,12 @@ class Memory(CeleryPeer):
         return "cache+memory://"
 
 
-#: One of each kind, none of which syncs.
-KINDS = (Ours, Redis, Files, SQLiteOff, Memory)
+#: One of each kind; none of them syncs.
+KINDS = (LMDBResults, Redis, Files, SQLiteOff, Memory)
 EVERY = (
-    Ours,
-    OursCheckpoint,
-    OursCommit,
+    LMDBResults,
+    LMDBResultsCheckpoint,
+    LMDBResultsCommit,
     Redis,
     RedisEverysec,
     RedisAlways,

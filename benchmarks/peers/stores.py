@@ -1,5 +1,6 @@
-"""Stores of bytes with a time to live: ours, diskcache, and sqlite3 by hand."""
+"""Stores without a task framework: lmdbresults, diskcache, SQLite, and Redis with a channel for each result."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -7,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.base import KEY_PREFIX, RESULT, Peer, require
-from benchmarks.peers.limit import template
-from benchmarks.rows import BOUNDED, DISK, KILL, OUR_ROW, OURS
+from benchmarks.peers.bare import template
+from benchmarks.peers.base import KEY_PREFIX, PATIENCE, RESULT, Peer, require
+from benchmarks.rows import BOUNDED, DISK, KILL, OWN, OWN_ROW
+from benchmarks.servers import redis_server
 from lmdbresults import open_store
 
 Pair = tuple[bytes, bytes]
@@ -17,7 +19,7 @@ TTL = 86_400.0
 
 
 class BytesPeer(Peer):
-    """A key, and the bytes of a record."""
+    """Stores the record of a result as bytes."""
 
     def __init__(self, folder: Path) -> None:
         self.value = template(folder, RESULT)[0][0][1]
@@ -29,8 +31,8 @@ class BytesPeer(Peer):
         return bool(self.get(task_id) == self.value)
 
 
-class OurStore(BytesPeer):
-    name = OURS
+class Store(BytesPeer):
+    name = OWN
     configuration = "open_store(), durability=none"
     durability = KILL
     option = "none"
@@ -57,15 +59,15 @@ class OurStore(BytesPeer):
         self.opened.close()
 
 
-class OurStoreCheckpoint(OurStore):
-    name = OUR_ROW[BOUNDED]
+class StoreCheckpoint(Store):
+    name = OWN_ROW[BOUNDED]
     configuration = "open_store(), durability=checkpoint (the default)"
     durability = BOUNDED
     option = "checkpoint"
 
 
-class OurStoreCommit(OurStore):
-    name = OUR_ROW[DISK]
+class StoreCommit(Store):
+    name = OWN_ROW[DISK]
     configuration = "open_store(), durability=commit"
     durability = DISK
     option = "commit"
@@ -104,17 +106,15 @@ class DiskCache(BytesPeer):
         self.cache.close()
 
 
-class SQLiteByHand(BytesPeer):
-    """A table, prepared statements, no layer in between."""
-
+class SQLite(BytesPeer):
     name = "sqlite3"
-    configuration = "sqlite3 by hand, WAL, synchronous=NORMAL"
+    configuration = "sqlite3, a table and an index, WAL, synchronous=NORMAL"
     durability = BOUNDED
     synchronous = "NORMAL"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.connection = sqlite3.connect(folder / "by-hand.sqlite", isolation_level=None, timeout=60)
+        self.connection = sqlite3.connect(folder / "results.sqlite", isolation_level=None, timeout=60)
         self.run = self.connection.execute
         self.run("PRAGMA journal_mode=WAL")
         self.run(f"PRAGMA synchronous={self.synchronous}")
@@ -141,20 +141,79 @@ class SQLiteByHand(BytesPeer):
         self.connection.close()
 
 
-class SQLiteOff(SQLiteByHand):
+class SQLiteOff(SQLite):
     name = "sqlite3, OFF"
-    configuration = "sqlite3 by hand, WAL, synchronous=OFF"
+    configuration = "sqlite3, a table and an index, WAL, synchronous=OFF"
     durability = KILL
     synchronous = "OFF"
 
 
-class SQLiteFull(SQLiteByHand):
+class SQLiteFull(SQLite):
     name = "sqlite3, FULL"
-    configuration = "sqlite3 by hand, WAL, synchronous=FULL"
+    configuration = "sqlite3, a table and an index, WAL, synchronous=FULL"
     durability = DISK
     synchronous = "FULL"
     operations = 20
 
 
-KINDS = (OurStore, SQLiteOff, DiskCache)
-EVERY = (OurStore, OurStoreCheckpoint, OurStoreCommit, SQLiteOff, SQLiteByHand, SQLiteFull, DiskCache)
+class RedisPubSub(Peer):
+    """What Celery's Redis backend does to store and to wait, by redis-py."""
+
+    name = "Redis"
+    configuration = "redis-py, SETEX and PUBLISH in one pipeline, the meta as JSON"
+    durability = KILL
+
+    @classmethod
+    def serve(cls, folder: Path, stack: ExitStack) -> None:
+        require("redis")
+        stack.enter_context(redis_server(folder))
+
+    def __init__(self, folder: Path) -> None:
+        from redis import Redis
+
+        self.client = Redis(unix_socket_path=str(folder / "redis.sock"))
+        self.messages = self.client.pubsub(ignore_subscribe_messages=True)
+        self.committed = 0
+
+    def request(self, task_id: str) -> dict[str, Any]:
+        meta: dict[str, Any] = {
+            "status": "SUCCESS",
+            "result": RESULT,
+            "traceback": None,
+            "children": [],
+            "task_id": task_id,
+        }
+        return {**meta, "date_done": "2026-01-01T00:00:00.000000+00:00"}
+
+    def store(self, request: dict[str, Any]) -> object:
+        key, meta = self.message(request)
+        with self.client.pipeline() as pipe:
+            return pipe.setex(key, int(TTL), meta).publish(key, meta).execute()
+
+    def message(self, request: dict[str, Any]) -> tuple[bytes, str]:
+        return KEY_PREFIX + request["task_id"].encode(), json.dumps(request)
+
+    def get(self, task_id: str) -> Any:
+        meta: Any = self.client.get(KEY_PREFIX + task_id.encode())
+        return meta and json.loads(meta)["result"]
+
+    def holds(self, task_id: str) -> bool:
+        return bool(self.get(task_id) == RESULT)
+
+    def forget(self, task_id: str) -> object:
+        return self.client.delete(KEY_PREFIX + task_id.encode())
+
+    def prepare_wait(self, task_id: str) -> None:
+        self.messages.subscribe(KEY_PREFIX + task_id.encode())
+        self.messages.get_message(timeout=PATIENCE)  # the confirmation
+
+    def wait(self, task_id: str) -> Any:
+        message = self.messages.get_message(timeout=PATIENCE)
+        return json.loads(message["data"])["result"]
+
+    def close(self) -> None:
+        self.messages.close()
+        self.client.close()
+
+
+EVERY = (Store, StoreCheckpoint, StoreCommit, SQLiteOff, SQLite, SQLiteFull, DiskCache)

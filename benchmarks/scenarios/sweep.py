@@ -1,4 +1,4 @@
-"""Taking down what has expired: alone, and what a writer beside it notices."""
+"""Removing expired results: alone, and what a writer in another process notices of it."""
 
 import time
 from pathlib import Path
@@ -11,70 +11,62 @@ from benchmarks.crew import LEAD, Crew
 from benchmarks.peers.base import new_ids
 from benchmarks.peers.plain import Plain
 from benchmarks.peers.stores import SQLiteOff
-from benchmarks.rows import OURS, Row
-from lmdbresults.backends import LMDBBackend
-from lmdbresults.options import options_from_url
+from benchmarks.rows import OWN, Row
 
 TWO_DAYS = 2 * filling.DAY
 IDS = {"random ids": filling.random_id, "ids in order": filling.ordered_id}
-#: Stores a second of the writer beside.
+FILE = "expired.lmdb"
+#: Stores per second of the writer.
 PACE = 1_000
 
 
 class Writer(Plain):
     """A worker that stores at a steady pace."""
 
-    clock = staticmethod(time.time)
     name = "writer"
-    configuration = f"LMDBBackend, durability=none, {PACE:,} stores a second"
+    configuration = f"LMDBBackend, durability=none, {PACE:,} stores per second"
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "expired.lmdb"
-        self.backend = LMDBBackend(path, options=options_from_url(path, durability="none", clock=self.clock))
+        super().__init__(folder, file=FILE)
 
 
-def _long_ago() -> float:
-    return time.time() - TWO_DAYS
+class WriterBefore(Plain):
+    """The same two days earlier, when nothing in the file has expired."""
 
+    name = "writer, no sweep"
+    configuration = Writer.configuration
 
-class WriterBefore(Writer):
-    """The same in the same file, by a clock that says that nothing in it has expired."""
-
-    clock = staticmethod(_long_ago)
-    name = "writer, idle"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, file=FILE, clock=lambda: time.time() - TWO_DAYS)
 
 
 @scenario(
     "sweep",
-    "sweep() of results that have all expired, the time is for each; and a writer in another process, before and while",
+    "sweep() of expired results, the time is for each; and the stores of a writer in another process, before and "
+    "during a sweep",
     grows_with="expired results",
 )
 def sweep(bench: Bench) -> list[Row]:
     count = bench.size(5_000, 100_000, 1_000_000)
-    rows = [_alone(bench, ids, count) for ids in IDS]
-    return [*rows, _sqlite(bench, count), *_beside(bench, count)]
-
-
-def _alone(bench: Bench, ids: str, count: int) -> Row:
-    folder = _filled(bench, ids, count)
-    return Row(**_swept(folder, count), work=f"alone, {ids}")
+    rows = [Row(**_sweep(_filled(bench, ids, count), count), work=f"alone, {ids}") for ids in IDS]
+    return [*rows, _sqlite(bench, count), *_beside_a_writer(bench, count)]
 
 
 def _filled(bench: Bench, ids: str, count: int) -> Path:
     folder = bench.folder / f"{ids} {time.monotonic_ns()}"
     folder.mkdir()
-    filling.fill(folder / "expired.lmdb", range(count), IDS[ids], age=TWO_DAYS, step=bench.step)
+    filling.fill(folder / FILE, range(count), IDS[ids], age=TWO_DAYS, step=bench.step)
     bench.step(f"sweeping {count:,}, {ids}")
     return folder
 
 
-def _swept(folder: Path, count: int) -> dict[str, Any]:
-    writer = Writer(folder)
+def _sweep(folder: Path, count: int) -> dict[str, Any]:
+    peer = Writer(folder)
     start = time.perf_counter()
-    removed = writer.backend.store.sweep()
+    removed = peer.backend.store.sweep()
     seconds = time.perf_counter() - start
-    writer.close()
-    return {**_figures(removed, seconds, count), "peer": OURS, "configuration": Plain.configuration}
+    peer.close()
+    return {**_figures(removed, seconds, count), "peer": OWN, "configuration": Plain.configuration}
 
 
 def _figures(removed: int, seconds: float, count: int) -> dict[str, Any]:
@@ -83,7 +75,6 @@ def _figures(removed: int, seconds: float, count: int) -> dict[str, Any]:
 
 
 def _sqlite(bench: Bench, count: int) -> Row:
-    """One DELETE, for which the write lock is held."""
     peer = SQLiteOff(bench.folder)
     rows = ((filling.random_id(number).encode(), peer.value, 1.0) for number in range(count))
     with peer.connection:
@@ -93,33 +84,33 @@ def _sqlite(bench: Bench, count: int) -> Row:
     removed = peer.run("DELETE FROM results WHERE deadline < ?", (time.time(),)).rowcount
     figures = _figures(removed, time.perf_counter() - start, count)
     peer.close()
-    how = f"{SQLiteOff.configuration}: one DELETE, for which all writers wait"
+    how = f"{SQLiteOff.configuration}: one DELETE, during which all writers wait"
     return Row(**figures, work="alone, random ids", peer="sqlite3", configuration=how)
 
 
-def _beside(bench: Bench, count: int) -> list[Row]:
+def _beside_a_writer(bench: Bench, count: int) -> list[Row]:
     folder = _filled(bench, "random ids", count)
     classes = {about.name: about for about in (Writer, WriterBefore)}
     field = Field(classes, {}, dict.fromkeys(classes, folder))
     crew, seconds = Crew(bench, 1), bench.size(0.05, 2.0, 5.0)
-    idle = crew.run(1, pace, field, WriterBefore.name, seconds, "")[0]
+    undisturbed = crew.run(1, pace, field, WriterBefore.name, seconds, "")[0]
     stop = str(bench.folder / "stop")
-    members = crew.begin(1, pace, field, Writer.name, 60.0, stop)
+    pipes = crew.start(1, pace, field, Writer.name, 60.0, stop)
     time.sleep(LEAD)
-    swept = Row(**_swept(folder, count), work="beside a writer, random ids")
+    swept = Row(**_sweep(folder, count), work="beside a writer, random ids")
     Path(stop).touch()
-    busy = crew.collect(members)[0]
-    work, before, while_swept = "a writer's store", measure.summary([idle]), measure.summary([busy])
-    note = f"p99 {while_swept['p99'] / before['p99']:.1f} x that of idle"
+    disturbed = crew.collect(pipes)[0]
+    work, before, during = "a writer's store", measure.summary([undisturbed]), measure.summary([disturbed])
+    note = f"p99 {during['p99'] / before['p99']:.1f} x that without a sweep"
     return [
         swept,
         field.row(WriterBefore.name, work, count, **before),
-        field.row(Writer.name, work, count, **while_swept, note=note),
+        field.row(Writer.name, work, count, **during, note=note),
     ]
 
 
-def pace(writer: Writer, number: int, seconds: float, stop: str) -> list[int]:
-    """Nanoseconds of each store, for so long or until there is a file of that name."""
+def pace(writer: Plain, number: int, seconds: float, stop: str) -> list[int]:
+    """Return the nanoseconds of each store, for so many seconds or until a file named ``stop`` exists."""
     times, rng, clock = [], Random(number), time.perf_counter_ns
     end = time.monotonic() + seconds
     while time.monotonic() < end and not (stop and Path(stop).exists()):

@@ -1,4 +1,4 @@
-"""End to end: a client that waits, a broker, and real Celery workers."""
+"""End to end: a client, a broker, and real Celery workers."""
 
 import os
 import signal
@@ -27,8 +27,8 @@ WORKER += " --without-gossip --without-mingle --without-heartbeat"
 
 @scenario(
     "worker",
-    "Through a real worker (prefork, two processes, Redis as the broker): one task sent and its result fetched, and a "
-    "group sent and its results fetched, the time is for each task",
+    "A real worker (prefork, two processes, Redis as the broker): send a task and get its result; send a group and get "
+    "its results, the time is for each task",
 )
 def worker(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few(worker_app.CLASSES))
@@ -60,12 +60,12 @@ def _round_trip(app: Celery) -> int:
     found = app.tasks["tasks.answer"].delay(1).get(timeout=PATIENCE)
     took = time.perf_counter_ns() - start
     if found != RESULT:
-        raise RuntimeError("something else than what the task returned has arrived")
+        raise RuntimeError("the client did not get what the task returned")
     return took
 
 
 def _block(app: Celery, count: int) -> list[int]:
-    is_slow = not app.backend.is_async  # it looks every half a second
+    is_slow = not app.backend.is_async  # the client polls every half second
     return [_round_trip(app) for _ in range(1 if is_slow else count)]
 
 
@@ -75,13 +75,13 @@ def _group(app: Celery, size: int) -> list[float]:
     found = tasks.apply_async().get(timeout=PATIENCE)
     took = time.perf_counter_ns() - start
     if found != [RESULT] * size:
-        raise RuntimeError("something else than what the tasks returned has arrived")
+        raise RuntimeError("the client did not get what the tasks returned")
     return [took / size]
 
 
 @contextmanager
 def running(name: str, folder: Path, broker: str) -> Iterator[None]:
-    """A worker, until the block ends."""
+    """Run a worker until the block ends."""
     variables = {worker_app.PEER: name, worker_app.FOLDER: str(folder), worker_app.BROKER: broker}
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
@@ -91,15 +91,11 @@ def running(name: str, folder: Path, broker: str) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # its process group holds all that it forks
+            start_new_session=True,  # its process group has all its forks
         )
     try:
         yield
     finally:
-        _end(process)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError):  # nobody needs what it might still do
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,15 +1,18 @@
-"""The limit: bare py-lmdb transactions with the flags of our store, and the bytes that it writes."""
+"""Bare LMDB, a lower bound: one py-lmdb transaction with the flags and the bytes of our store."""
 
+import os
+import socket
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lmdb
 
-from benchmarks.peers.base import RESULT, Peer
-from benchmarks.rows import DISK, KILL, LIMIT, LIMIT_ROW
+from benchmarks.peers.base import PATIENCE, RESULT, Peer
+from benchmarks.rows import BARE, BARE_ROW, DISK, KILL
 from lmdbresults.app import Request
 from lmdbresults.backends import LMDBBackend
 
@@ -22,16 +25,17 @@ DEADLINE = struct.Struct(">d")
 FLAGS: dict[str, Any] = {"subdir": False, "map_size": 64 << 30, "max_spare_txns": 0, "readahead": False}
 
 
-class Limit(Peer):
-    """One transaction an operation: the pairs that our store leaves in its file for a result, nothing decoded."""
+class BareLMDB(Peer):
+    """Puts and gets the pairs that our store writes for a result; decodes nothing."""
 
-    name = LIMIT
-    configuration = "bare py-lmdb transaction, sync=False: the same bytes"
+    name = BARE
+    configuration = "py-lmdb transaction, sync=False, the same bytes"
     durability = KILL
     loss = "the file"
     syncs: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, *, value: Any = RESULT, file: str = "limit.lmdb") -> None:
+    def __init__(self, folder: Path, *, value: Any = RESULT, file: str = "bare.lmdb") -> None:
+        self.folder = folder
         self.pairs, self.expires = template(folder, value)
         self.environment = lmdb.open(str(folder / file), sync=self.syncs, metasync=self.syncs, **FLAGS)
         self.place, self.value = next(pair for pair in self.pairs if not pair[0].startswith(INDEX))
@@ -51,7 +55,7 @@ class Limit(Peer):
 
     def start_and_store(self, request: list[Pair]) -> None:
         self.store(request)
-        self.store(request[:1])  # the entry of the index stays where it is
+        self.store(request[:1])  # the index entry does not change
 
     def get(self, task_id: str) -> bytes | None:
         with self.environment.begin() as transaction:
@@ -76,30 +80,61 @@ class Limit(Peer):
         self.environment.close()
 
 
-class LimitCommit(Limit):
-    name = LIMIT_ROW[DISK]
-    configuration = "bare py-lmdb transaction, sync=True: the same bytes"
+class BareLMDBCommit(BareLMDB):
+    name = BARE_ROW[DISK]
+    configuration = "py-lmdb transaction, sync=True, the same bytes"
     durability = DISK
     loss = "nothing"
     syncs = True
     operations = 20
 
 
+class BareWakeUp(BareLMDB):
+    """The same with a datagram to the only waiter, which then reads the bytes."""
+
+    configuration = "py-lmdb transaction, sync=False, and a datagram; nothing decoded"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.address = str(folder / "waiter")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(PATIENCE)
+        self.committed = 0
+
+    def store(self, request: list[Pair]) -> None:
+        super().store(request)
+        self.committed = time.monotonic_ns()
+        with suppress(FileNotFoundError):  # there is no waiter
+            self.socket.sendto(b"stored", self.address)
+
+    def prepare_wait(self, task_id: str) -> None:
+        if not os.path.exists(self.address):
+            self.socket.bind(self.address)
+
+    def wait(self, task_id: str) -> Any:
+        self.socket.recv(64)
+        return RESULT if self.get(task_id) else None  # not decoded
+
+    def close(self) -> None:
+        self.socket.close()
+        super().close()
+
+
 def template(folder: Path, value: Any) -> tuple[list[Pair], float]:
-    """What a store's file holds after one result, the record first; and for how many seconds it is kept."""
+    """Return what a store's file holds after one result, the record first; and its time to live in seconds."""
     path = folder / f"template-{time.monotonic_ns()}.lmdb"
     backend = LMDBBackend(path, options={"durability": "none"})
-    with_nothing = set(raw(backend, path))
+    before = set(_pairs(backend, path))
     backend.store_result(ANY_ID, value, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
-    pairs = [pair for pair in raw(backend, path) if pair not in with_nothing]
+    pairs = [pair for pair in _pairs(backend, path) if pair not in before]
     for file in folder.glob(f"{path.name}*"):
         file.rmdir() if file.is_dir() else file.unlink()
     return sorted(pairs, key=lambda pair: pair[0].startswith(INDEX)), float(backend.expires)
 
 
-def raw(backend: LMDBBackend, path: Path) -> list[Pair]:
-    """All pairs in a store's file."""
+def _pairs(backend: LMDBBackend, path: Path) -> list[Pair]:
+    """Return all pairs in a store's file."""
     backend.store.stats()  # opens it
-    backend.process_cleanup()  # one process has it open once
+    backend.process_cleanup()  # a process must not open a file twice
     with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as txn:
         return [(bytes(key), bytes(value)) for key, value in txn.cursor()]

@@ -1,0 +1,168 @@
+"""How costs grow with the number of results, and what results and peers take on disk and in memory."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import lmdb
+
+from benchmarks import filling
+from benchmarks.bench import Bench, Field, scenario
+from benchmarks.crew import Crew
+from benchmarks.measure import Key, Samples, time_each
+from benchmarks.peers import celery
+from benchmarks.peers.bare import FLAGS, BareLMDB
+from benchmarks.peers.base import Peer, stored
+from benchmarks.peers.plain import Plain
+from benchmarks.rows import BARE, OWN, Row
+from benchmarks.scenarios.one_result import store_new
+from benchmarks.scenarios.processes import disk_usage
+from lmdbresults import open_store
+
+# -- growth ------------------------------------------------------------------------------------------------------------
+
+#: The file of each peer in a folder; both begin with the same bytes.
+FILES = {OWN: "plain.lmdb", BARE: "bare.lmdb"}
+
+
+@scenario(
+    "growth",
+    "The backend without Celery, in files with so many results: store one; read any; open the file, read one, close it",
+    grows_with="present results",
+)
+def growth(bench: Bench) -> list[Row]:
+    counts = bench.size([0, 100], [0, 10_000, 200_000], [0, 10_000, 100_000, 1_000_000, 10_000_000])
+    folders = _prepare(bench, counts)
+    opening = bench.interleave(_openings(folders), bench.size(2, 30, 60))
+    using = _stores_and_reads(bench, {count: folder for count, folder in folders.items() if count})
+    field = Field({about.name: about for about in (Plain, BareLMDB)}, {}, {})
+    return [*field.rows(using), *field.rows(opening)]
+
+
+def _prepare(bench: Bench, counts: list[int]) -> dict[int, Path]:
+    """Create the files of both peers. One file is filled and copied at each size; moving the last saves 10 GB."""
+    source, before, folders = bench.folder / "filled.lmdb", 0, {}
+    open_store(source, durability="none").close()
+    for count in counts:
+        filling.fill(source, range(before, count), step=bench.step)
+        before = count
+        folders[count] = bench.folder / str(count)
+        folders[count].mkdir()
+        filling.copy(source, folders[count] / FILES[OWN])
+        (filling.move if count == counts[-1] else filling.copy)(source, folders[count] / FILES[BARE])
+    return folders
+
+
+def _stores_and_reads(bench: Bench, folders: dict[int, Path]) -> Samples:
+    peers: dict[tuple[str, int], Peer] = {}
+    for count, folder in folders.items():
+        peers[OWN, count], peers[BARE, count] = Plain(folder), BareLMDB(folder)
+    storing = {Key(name, "store", count): partial(store_new, bench, peer) for (name, count), peer in peers.items()}
+    reading = {Key(name, "get", count): partial(_get, bench, peer, count) for (name, count), peer in peers.items()}
+    samples = bench.interleave({**storing, **reading}, bench.size(2, 30, 100))
+    for peer in peers.values():
+        peer.close()
+    return samples
+
+
+def _get(bench: Bench, peer: Peer, count: int) -> list[int]:
+    numbers = bench.rng.choices(range(count), k=bench.operations(peer))
+    return time_each(peer.get, map(filling.random_id, numbers))
+
+
+def _openings(folders: dict[int, Path]) -> dict[Key, partial[list[int]]]:
+    openers: dict[str, Callable[[Path], None]] = {OWN: _open_store, BARE: _open_bare}
+    return {
+        Key(name, "open", count): partial(time_each, openers[name], [folder / FILES[name]] * 10)
+        for count, folder in folders.items()
+        for name in openers
+    }
+
+
+def _open_store(path: Path) -> None:
+    with open_store(path, durability="none") as store:
+        store.get(b"no such result")
+
+
+def _open_bare(path: Path) -> None:
+    with lmdb.open(str(path), sync=False, metasync=False, **FLAGS) as environment, environment.begin() as transaction:
+        transaction.get(b"no such result")
+
+
+# -- disk and memory ---------------------------------------------------------------------------------------------------
+
+
+@scenario("disk", "Celery's backend classes: bytes on disk per result, after storing so many", grows_with="results")
+def disk(bench: Bench) -> list[Row]:
+    count = bench.size(20, 2_000, 50_000)
+    redis = celery.Redis, celery.RedisEverysec
+    field = bench.open((celery.LMDBResults, *redis, celery.Files, celery.SQLiteOff, BareLMDB))
+    rows = [field.row(name, "size", count, missing=why) for name, why in field.missing.items()]
+    for name, peer in field.peers.items():
+        bench.step(name)
+        is_in_memory = type(peer) is celery.Redis
+        before = _server_memory(peer) if is_in_memory else 0
+        stored(peer, count, bench.rng)
+        size = _server_memory(peer) - before if is_in_memory else disk_usage(field.folders[name])
+        note = "in the memory of the server" if is_in_memory else ""
+        rows.append(field.row(name, "size", count, unit="B", median=size / count, note=note))
+    return _with_ratios(rows)
+
+
+def _server_memory(peer: Any) -> int:
+    return int(peer.backend.client.info("memory")["used_memory"])
+
+
+class NoBackend(celery.CeleryPeer):
+    """The memory of a process that has imported Celery and created a backend."""
+
+    name = "no backend"
+    configuration = "disabled://"
+
+    @classmethod
+    def url(cls, folder: Path) -> str:
+        return "disabled://"
+
+    def get(self, task_id: str) -> None:
+        """Return None: nothing is stored."""
+
+
+@scenario(
+    "memory",
+    "Celery's backend classes: MiB that a process takes more than one with disabled://, after storing and reading; its "
+    "private memory, and with the pages of mapped files",
+)
+def memory(bench: Bench) -> list[Row]:
+    field = bench.serve((*bench.few(celery.KINDS), NoBackend))
+    count = bench.size(10, 1_000, 5_000)
+    crews = {name: Crew(bench, 1) for name in field.folders}  # a new process for each
+    taken = {name: crew.run(1, memory_after_work, field, name, count)[0] for name, crew in crews.items()}
+    rows = []
+    for work in ("Anonymous", "Rss"):
+        for name in field.classes:
+            if name in field.missing:
+                rows.append(field.row(name, work, missing=field.missing[name]))
+            elif name != NoBackend.name:
+                more = taken[name][work] - taken[NoBackend.name][work]
+                rows.append(field.row(name, work, unit="MiB", median=more))
+    return _with_ratios(rows)
+
+
+def memory_after_work(peer: Peer, number: int, count: int) -> dict[str, float]:
+    """Return MiB by their names in /proc."""
+    for task_id in stored(peer, count, Random(number)):
+        peer.get(task_id)
+    found = re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+    return {name: int(kilobytes) / 1024 for name, kilobytes in found}
+
+
+def _with_ratios(rows: list[Row]) -> list[Row]:
+    def against(row: Row, other: str) -> float | None:
+        found = next((one.median for one in rows if one.peer == other and one.work == row.work), None)
+        return row.median / found if row.median and found and found > 0 else None
+
+    return [replace(row, to_own=against(row, OWN), to_bare=against(row, BARE)) for row in rows]
