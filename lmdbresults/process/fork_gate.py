@@ -44,12 +44,17 @@ class ForkAware(Protocol):
 class _Thread(threading.local):
     """The state of a thread; under gevent and eventlet, of a greenlet."""
 
-    lock: "threading.RLock | None" = None
-    """Held during a transaction; None before the first one."""
+    lock: threading.RLock
+    """Held during a transaction."""
     is_exclusive = False
     """Whether the thread has exclusive access, or waits for it."""
     is_forking = False
     """Whether it has that for a fork."""
+
+    def __init__(self, list_lock: threading.RLock, locks: "weakref.WeakSet[threading.RLock]") -> None:
+        with list_lock:
+            self.lock = threading.RLock()
+            locks.add(self.lock)
 
 
 class ForkGate:
@@ -75,7 +80,7 @@ class ForkGate:
         #: Guards the set below; held during exclusive access, so that no thread can join.
         self._list_lock = threading.RLock()
         self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
-        self._thread = _Thread()
+        self._thread = _Thread(self._list_lock, self._locks)
 
     def watch_forks(self, watcher: ForkAware) -> None:
         """Call the watcher around every fork, for as long as it lives."""
@@ -86,7 +91,7 @@ class ForkGate:
     def try_shared(self) -> "threading.RLock | None":
         """Return the lock of this thread, or None if a rare case needs `shared` to decide. The hot path."""
         lock = self._thread.lock
-        if lock is None or lock._is_owned() or getpid() != self._open_pid:  # type: ignore[attr-defined]
+        if lock._is_owned() or getpid() != self._open_pid:  # type: ignore[attr-defined]
             return None
         return lock
 
@@ -98,7 +103,7 @@ class ForkGate:
         self.detect_fork()
         if not self._open_pid and self._thread.is_exclusive:
             raise NestedTransaction("This thread is closing a file or forking: a signal handler cannot use stores now.")
-        return self._own_lock()
+        return self._thread.lock
 
     def is_exclusive(self) -> bool:
         """Return whether this thread has exclusive access."""
@@ -112,15 +117,6 @@ class ForkGate:
         """Return when no thread has or awaits exclusive access. This thread must not hold shared access."""
         with self._list_lock:
             pass
-
-    def _own_lock(self) -> "threading.RLock":
-        lock = self._thread.lock
-        if lock is None:
-            with self._list_lock:
-                lock = threading.RLock()
-                self._locks.add(lock)
-            self._thread.lock = lock
-        return lock
 
     # -- exclusive access ----------------------------------------------------------------------------------------
 
@@ -145,7 +141,7 @@ class ForkGate:
     def refuse_in_transaction(self) -> None:
         """Raise `NestedTransaction` if this thread is in a transaction, or has or awaits exclusive access."""
         self.detect_fork()
-        if self._thread.is_exclusive or is_owned(self._own_lock()):
+        if self._thread.is_exclusive or is_owned(self._thread.lock):
             raise NestedTransaction(
                 "This must wait until no transaction is open in the process, so it cannot be done inside one: "
                 "leave the transaction first."

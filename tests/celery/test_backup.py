@@ -19,5 +19,5 @@ def test_flush_makes_everything_so_far_survive_a_power_failure(tmp_path: Path):
     app = celery.Celery("flushed", broker="memory://", backend=f"lmdb://{tmp_path}/results.lmdb")
     app.backend.store_result("task", 42, "SUCCESS")
     app.backend.flush()
-    assert not app.backend.store._environment._checkpoints.is_behind()
+    assert not app.backend.store._environment.file.checkpoints.is_behind()
     app.backend.store.close()

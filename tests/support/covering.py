@@ -28,7 +28,7 @@ def last_commit(store: LMDBStore) -> int:
 
 def readers(store: LMDBStore) -> str:
     """LMDB's table of readers."""
-    return store._environment._handle.readers()
+    return store._environment.file.handle.readers()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

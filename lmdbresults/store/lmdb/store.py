@@ -83,7 +83,7 @@ class LMDBStore(Store):
         self._clock = options.clock
         self._prefix = options.global_keyprefix.encode()
         self._environment: Environment = environments.acquire(options)
-        self._scope = Scope(self._prefix, self._clock, self._environment)
+        self._scope = Scope(self._prefix, self._clock, self._environment.file)
         self._sweeping = SweepAlong()
         self._wakes = WakeFolder(self._environment.path, options.mode)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
@@ -141,7 +141,7 @@ class LMDBStore(Store):
         finally:
             txn.end()
             gate.detect_fork()
-        self._environment.require_usable()
+        self._environment.file.require_usable()
         return result
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
@@ -295,7 +295,7 @@ class LMDBStore(Store):
         return done
 
     def _repair_some(self, raw: Transaction, problems: list[Problem]) -> list[str]:
-        self._environment.reserve_for_delete(raw)
+        self._environment.file.reserve_for_delete(raw)
         return repair(raw, problems)
 
     def backup(

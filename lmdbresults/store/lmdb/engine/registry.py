@@ -36,15 +36,15 @@ class EnvironmentRegistry:
         path = paths.canonical(options.path)
         with gate.shared(), self._own_lock():
             environment = self._environments.get(path)
-            if environment is None or (not environment.users and environment.retire()):
+            if environment is None or (not environment.users and environment.file.retire()):
                 # Known before it is opened: an exception out of a signal handler must not lose an open file.
                 environment = self._environments[path] = Environment(
                     options if path == options.path else replace(options, path=path)
                 )
-            if environment.has_been_replaced():
+            if environment.file.has_been_replaced():
                 raise lmdb_errors.file_replaced(path)
             _require_same(environment.options, options)
-            environment.open()
+            environment.file.open()
             environment.users += 1
         return environment
 
@@ -55,7 +55,7 @@ class EnvironmentRegistry:
     def _drop_user(self, environment: Environment) -> None:
         with self._lock:
             environment.users -= 1
-            if not environment.users and environment.retire():
+            if not environment.users and environment.file.retire():
                 del self._environments[environment.path]
 
     def _own_lock(self) -> "threading.RLock":
@@ -66,7 +66,7 @@ class EnvironmentRegistry:
     def close_at_exit(self) -> None:
         """Close all files, each after a last checkpoint. The next use of one opens it again."""
         for environment in list(self._environments.values()):
-            environment.close_at_exit()
+            environment.file.close_at_exit()
 
 
 def _require_same(present: Options, wanted: Options) -> None:

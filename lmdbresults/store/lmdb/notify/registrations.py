@@ -47,7 +47,7 @@ class Registrations:
     def _watch(self, txn: "Writing", keys: list[bytes], box: bytes, every: bool) -> None:
         store = self._store
         for key in keys:
-            store._environment.reserve(txn._raw, 2 * len(key) + _COST)
+            store._environment.file.reserve(txn._raw, 2 * len(key) + _COST)
             watch(txn._raw, store._prefix + key, box, every, store._clock() + _WATCH_LIFE)
             txn.changes += 1
 
@@ -70,7 +70,7 @@ def clear_dead(environment: Environment, folder: WakeFolder) -> None:
 
 def _unwatch(environment: Environment, registrations: list[tuple[bytes, bytes]]) -> None:
     def take_back(raw: Transaction) -> None:
-        environment.reserve_for_delete(raw)
+        environment.file.reserve_for_delete(raw)
         for place, box in registrations:
             unwatch(raw, place, box)
 

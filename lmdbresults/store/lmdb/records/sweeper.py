@@ -155,7 +155,7 @@ class Batches:
         self, raw: Transaction, operation: Callable[[Transaction, int], Result], size: int
     ) -> tuple[Result, int, float]:
         began = self._timer()
-        self._environment.reserve_for_delete(raw)
+        self._environment.file.reserve_for_delete(raw)
         return operation(raw, size), raw.id(), began
 
     def _learn(self, size: int, id_: int, held: float) -> None:

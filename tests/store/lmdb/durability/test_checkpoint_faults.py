@@ -45,7 +45,7 @@ class Refusing:
 def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(path, checkpoint_interval=LONG)
     store.set(b"before", b"value")
-    checkpoints, before = store._environment._checkpoints, covered(store)
+    checkpoints, before = store._environment.file.checkpoints, covered(store)
     checkpoints._handle = Refusing(checkpoints._handle)
     for attempt in (store.flush, lambda: store.set(b"after", b"value"), store.flush):
         with pytest.raises(errors.StoreError, match="lmdbresults rewrite"):
@@ -77,7 +77,7 @@ def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
     for durability in ("checkpoint", "commit", "none"):
         with open_store(path, durability=durability) as store:
             store.incr(b"n")
-            assert store._environment._handle.flags()["sync"] is (durability != "none")
+            assert store._environment.file.handle.flags()["sync"] is (durability != "none")
             store.flush()
     assert keys_in(path) == [b"n"]
 
@@ -85,7 +85,7 @@ def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
 def test_a_failure_of_the_disk_leaves_no_pin_and_is_not_forgotten_at_a_fork(path: str) -> None:
     store = open_store(path, checkpoint_interval=LONG)
     store.set(b"key", b"value")
-    checkpoints, before = store._environment._checkpoints, kept(store)
+    checkpoints, before = store._environment.file.checkpoints, kept(store)
     handle, checkpoints._handle = checkpoints._handle, Refusing(checkpoints._handle)
     with pytest.raises(errors.StoreError) as caught:
         store.flush()
@@ -115,7 +115,7 @@ def test_want_of_descriptors_is_an_error_that_passes(path: str) -> None:
     with open_store(path, checkpoint_interval=LONG) as store:
         store.get(b"key")
         store.set(b"key", b"value")
-        store._environment._checkpoints._is_new = True  # as if another process had made the first checkpoint
+        store._environment.file.checkpoints._is_new = True  # as if another process had made the first checkpoint
         with no_descriptors(), pytest.raises(errors.StoreError, match="Too many open files"):
             store.flush()
         store.flush()
@@ -192,7 +192,7 @@ def test_a_pin_stays_while_nobody_keeps_a_later_one(path: str) -> None:
         before = kept(store)
         assert run_script(source, path).stderr == ""
         assert covered(store) == last_commit(store)
-        store._environment._checkpoints.run_due()
+        store._environment.file.checkpoints.run_due()
         assert kept(store) == before != []
 
 
@@ -224,7 +224,7 @@ def test_a_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: st
                 os.write(told, b"%d" % os.getpid())
                 time.sleep(PATIENCE)
                 os._exit(0)
-        store._environment._opened.sidecar.try_lock_checkpoints()
+        store._environment.file._parts.sidecar.try_lock_checkpoints()
 
     ours, theirs = os.pipe()
     with child(fork_inside, theirs) as parent:
@@ -243,7 +243,7 @@ def test_a_program_keeps_no_pin_that_it_had_before_exec(path: str) -> None:
 import os, sys
 from lmdbresults import open_store
 store = open_store(sys.argv[1], checkpoint_interval=3600)
-lines = lambda: {line for line in store._environment._handle.readers().splitlines() if str(os.getpid()) in line}
+lines = lambda: {line for line in store._environment.file.handle.readers().splitlines() if str(os.getpid()) in line}
 if len(sys.argv) == 2:
     store.incr(b"key")
     store.incr(b"key")

@@ -274,7 +274,7 @@ def test_who_wants_no_checkpoints_makes_them_where_others_rely_on_them(path: str
     with child(write_and_stay, path, theirs, {}) as other:
         os.read(ours, 1)
         store = open_store(path, durability="none", checkpoint_interval=SHORT)
-        assert isinstance(store._environment._checkpoints, Checkpoints)
+        assert isinstance(store._environment.file.checkpoints, Checkpoints)
         store.set(b"key", b"value")
         other.kill()
         wait_until(lambda: covered(store) == last_commit(store))

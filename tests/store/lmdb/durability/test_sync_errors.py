@@ -95,7 +95,7 @@ def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fail
         store.set(b"key", b"value")
         store.flush()
         store.set(b"key", b"later")
-        before, checkpoints = covered(store), store._environment._checkpoints
+        before, checkpoints = covered(store), store._environment.file.checkpoints
         monkeypatch.setattr(kind, name, meanwhile)
         monkeypatch.setattr(checkpoints, "_handle", Syncing(checkpoints._handle))
         with pytest.raises(errors.DiskFailed, match="another process"):
@@ -215,7 +215,7 @@ def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
     with open_store(path, checkpoint_interval=LONG) as store:
         store.set(b"key", b"value")
         monkeypatch.setattr(Sidecar, "note_failure", fail)
-        checkpoints = store._environment._checkpoints
+        checkpoints = store._environment.file.checkpoints
         handle, checkpoints._handle = checkpoints._handle, Refusing(checkpoints._handle)
         with caplog.at_level(logging.ERROR), pytest.raises(errors.DiskFailed):
             store.flush()

@@ -344,7 +344,7 @@ def test_a_file_that_was_filled_to_the_end_of_the_disk_can_be_opened_again(disk:
 def open_and_read(path: Path, readers: int) -> int:
     """Have many snapshots at once, so that the whole reader table is used."""
     with open_store(path, durability="none") as store:
-        environment = store._environment._handle
+        environment = store._environment.file.handle
         snapshots = [environment.begin() for _ in range(readers)]
         return len(snapshots)
 
@@ -406,7 +406,7 @@ def test_errors_of_lmdb_are_translated_when_a_commit_meets_a_full_disk(
 ) -> None:
     """The space that is kept ahead of the data is taken away, so that LMDB itself finds none."""
     with open_store(disk / "r.lmdb", durability="none") as store:
-        monkeypatch.setattr(store._environment._space, "_allocate", lambda *args, **options: None)
+        monkeypatch.setattr(store._environment.file._parts.space, "_allocate", lambda *args, **options: None)
         count = fill(store)
         other = fill_disk(disk)
         with pytest.raises(StoreFull) as caught:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
+from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.lmdb.engine import lock_file, write_lock
 from lmdbresults.store.lmdb.engine.lock_file import UNKNOWN
 from tests.support.processes import FORKS_WITH_THREADS, in_child, in_children, in_thread, run_script
@@ -99,7 +100,7 @@ def write_block(store: LMDBStore) -> None:
 
 
 def open_again(store: LMDBStore) -> None:
-    store._environment.close()
+    gate.exclusive(store._environment.file.close)
     store.set(b"ours", b"value")
 
 
@@ -247,11 +248,11 @@ def test_without_a_timeout_the_log_tells_of_a_long_wait(
 
 def test_where_the_lock_cannot_be_seen_a_write_waits_in_lmdb(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_file, "_PLACES", {})
-    store._environment.close()
+    gate.exclusive(store._environment.file.close)
     with in_transaction_elsewhere(store) as process:
         after(0.2, lambda: release(process))
         store.set(b"ours", b"value")
-        assert store._environment._write_lock.word is UNKNOWN
+        assert store._environment.file.write_lock.word is UNKNOWN
     assert store.get(b"ours") == b"value"
 
 
