@@ -35,7 +35,7 @@ class DataFile:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        #: LMDB's environment, while it may be used; see `open`.
+        #: LMDB's environment. None in a transaction: this is a child, and the transaction belongs to its parent.
         self.handle: lmdb.Environment | None = None
         #: Everything that is open; None when all of it is closed.
         self._parts: OpenFile | None = None
