@@ -18,6 +18,7 @@ from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
 from lmdbresults import LMDBStore, StoreFull, open_store
+from lmdbresults.errors import DiskFailed, StoreBusy, TooManyReaders
 from lmdbresults.integrations.celery.backend import LMDBBackend
 from lmdbresults.testing import FakeClock
 from tests.support.celery_needed import SERIALIZERS, needs_5_7
@@ -287,6 +288,14 @@ def test_result_backend_always_retry_stores_as_soon_as_there_is_room(full: Any) 
     app = full(result_backend_always_retry=True)
     app.backend.store_result("id", "x" * 30_000, states.SUCCESS)
     assert app.AsyncResult("id").get(timeout=0) == "x" * 30_000
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(StoreFull, True), (StoreBusy, True), (TooManyReaders, True), (DiskFailed, False), (OSError, False)],
+)
+def test_errors_that_may_pass_are_safe_to_retry(app: Any, error: type[Exception], expected: bool) -> None:
+    assert app.backend.exception_safe_to_retry(error("why")) is expected
 
 
 def test_without_result_backend_always_retry_a_full_file_is_an_error(full: Any) -> None:

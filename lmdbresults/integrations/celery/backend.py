@@ -17,7 +17,7 @@ from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults import serialization
 from lmdbresults.backends.task_records import TaskRecords
-from lmdbresults.errors import ConfigurationError, StoreFull, TooManyReaders
+from lmdbresults.errors import ConfigurationError, StoreBusy, StoreFull, TooManyReaders
 from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
 from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
@@ -103,8 +103,8 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.store.close()
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        """Return whether waiting may help: for room, or for a slot in the table of readers."""
-        return isinstance(exc, StoreFull | TooManyReaders)
+        """Return whether waiting may help: for room, for the write lock, or for a slot in the reader table."""
+        return isinstance(exc, StoreFull | StoreBusy | TooManyReaders)
 
     # -- the store, by the names that Celery's base class uses -------------------------------------------------
 
