@@ -55,7 +55,7 @@ class AsyncWaiting:
         end = until(timeout)
         pending = Pending(self._backend, task_ids)
         what = f"{len(pending.ids)} tasks"
-        for each in (*pending.take_cached(), *pending.take(pending.look()).values()):
+        for each in pending.take_first():
             yield each
         if not pending.ids:
             return

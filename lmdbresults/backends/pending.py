@@ -52,19 +52,22 @@ class Pending:
         #: What was passed to ``on_message`` last, by key.
         self._said: dict[bytes, str] = {}
 
-    def take_cached(self) -> list[tuple[str, Meta]]:
-        """Return ``(id, meta)`` of tasks that are in the cache. They are no longer pending."""
-        found = []
+    def take_first(self, *, tell_cached: bool = False) -> list[tuple[str, Meta]]:
+        """Return ``(id, meta)`` of tasks that have ended, those in the cache first. They are no longer pending.
+
+        ``tell_cached`` has ``on_message`` called for those in the cache as well.
+        """
+        ended = []
         for key, task_id in list(self.ids.items()):
             meta = self._backend._cache.get(task_id)
             if meta is not None and meta.get("status") in self._ready_states:
-                found.append((self.ids.pop(key), meta))
-        return found
-
-    def look(self) -> Values:
-        """Return the records as they are now."""
-        keys = list(self.ids)
-        return dict(zip(keys, self._backend._source.mget(keys), strict=True)) if keys else {}
+                if tell_cached and self._on_message is not None:
+                    self._on_message(meta)
+                ended.append((self.ids.pop(key), meta))
+        if self.ids:
+            keys = list(self.ids)
+            ended += self.take(dict(zip(keys, self._backend._source.mget(keys), strict=True))).values()
+        return ended
 
     def take(self, records: Values) -> dict[bytes, tuple[str, Meta]]:
         """Return ``(id, meta)`` by key of tasks that have ended, by their records. They are no longer pending."""

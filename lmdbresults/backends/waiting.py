@@ -78,8 +78,7 @@ class Waiting:
         end = until(timeout)
         pending = Pending(self._backend, task_ids, ready_states, on_message)
         what = f"{len(pending.ids)} tasks"
-        yield from pending.take_cached()
-        yield from pending.take(pending.look()).values()
+        yield from pending.take_first()
         if not pending.ids or max_iterations == 1:
             return
         looks = 0

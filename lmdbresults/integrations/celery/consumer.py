@@ -227,12 +227,7 @@ class ResultConsumer(BaseResultConsumer):
         for result in results:
             waiting.setdefault(id_text(result.id), []).append(result)
         pending = Pending(self.backend, waiting, on_message=on_message)
-        cached = pending.take_cached()
-        if on_message is not None:
-            for _, meta in cached:
-                on_message(meta)
-        self._fulfil_all(cached, waiting, on_end)
-        self._fulfil_all(pending.take(pending.look()).values(), waiting, on_end)
+        self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end)
         yield
         if not pending.ids:
             return
@@ -245,9 +240,9 @@ class ResultConsumer(BaseResultConsumer):
             on_interval=_without_promise(on_interval),
         ) as wait:
             for values in wait:
-                ended = pending.take(values)
-                wait.drop(ended)
-                self._fulfil_all(ended.values(), waiting, on_end)
+                if ended := pending.take(values):
+                    wait.drop(ended)
+                    self._fulfil_all(ended.values(), waiting, on_end)
                 yield
                 if not pending.ids:
                     return
