@@ -270,9 +270,8 @@ def test_a_result_of_the_header_that_is_gone_or_cannot_be_read_fails_the_body(
     assert error.__cause__ is not None
 
 
+@pytest.mark.parametrize("app", ["lmdb", "memory"], indirect=True)  # the third store keeps no parts
 def test_a_part_that_cannot_be_read_fails_the_body(app: HeldApp) -> None:
-    if not isinstance(app.backend, StoreBackend):
-        pytest.skip("this store keeps no parts")
     result = app.chord(app.parts(1, 2), body_with_errback(app))
     app.run(*app.held.pop(0))
     [name] = [key for key, _ in app.store.scan(b"chord-unlock-") if b".part." in key]
