@@ -5,9 +5,7 @@ Pickle runs code when it is read: it is written and read only where the user nam
 """
 
 import base64
-import bz2
 import functools
-import lzma
 import pickle
 import sys
 import uuid
@@ -258,6 +256,9 @@ def serializers() -> Mapping[str, Serializer]:
 @functools.cache
 def compressions() -> Mapping[str, Compression]:
     """Return the compressions by name: zlib, bzip2, lzma, and brotli or zstd where their module is installed."""
+    import bz2  # with lzma: milliseconds of an import, rarely needed
+    import lzma
+
     found = {
         "zlib": Compression("application/x-gzip", zlib.compress, _bounded(zlib.decompressobj)),
         "bzip2": Compression("application/x-bz2", bz2.compress, _bounded(bz2.BZ2Decompressor)),

@@ -1,4 +1,4 @@
-"""Nothing of Celery is imported unless it is asked for."""
+"""What importing the package imports: nothing of Celery, and nothing expensive that is rarely needed."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,12 @@ for name in sys.argv[2:]:
     else:
         raise SystemExit(f"{name} was importable, so that nothing was tested")
 """
+
+
+def test_importing_the_package_loads_no_module_that_few_processes_need():
+    names = ("asyncio", "subprocess", "ssl", "concurrent.futures", "multiprocessing", "bz2", "lzma", "ctypes")
+    source = "import sys, lmdbresults; print(*set(sys.modules).intersection(sys.argv[1:]))"
+    assert run_script(source, *names).stdout == "\n"
 
 
 def test_the_version_is_that_of_the_installed_distribution():

@@ -1,4 +1,4 @@
-"""Forks: from threads, inside transactions, unseen by Python. Parent and child each go on, or are told."""
+"""Forks: beside other threads, inside transactions, without Python's hooks."""
 
 import ctypes
 import os
@@ -35,7 +35,7 @@ def read_block(store: LMDBStore, number: int) -> None:
         assert txn.mget([b"block"]) == [txn.get(b"block")]
 
 
-def test_threads_go_on_while_another_one_forks(store: LMDBStore) -> None:
+def test_threads_go_on_while_another_thread_forks(store: LMDBStore) -> None:
     def use(name: bytes) -> Callable[[int], object]:
         def work(number: int) -> None:
             store.set(name, b"%d" % number)
@@ -76,8 +76,8 @@ def child_after(work: Callable[[], None], entered: threading.Event) -> Iterator[
     ["logging.getLogger('new').info('text')", "ThreadPoolExecutor(1).submit(int).result()"],
     ids=["log", "pool"],
 )
-def test_a_transaction_may_use_what_forks_lock_too(store: LMDBStore, doing: str) -> None:
-    """Both lock themselves before a fork, as the store does: whoever is first has to wait for the other."""
+def test_a_transaction_can_use_locks_that_are_held_for_forks(store: LMDBStore, doing: str) -> None:
+    """Logging and thread pools are locked before a fork, as the store is: one has to wait for the other."""
     source = f"""
 import faulthandler, os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -107,7 +107,7 @@ with open_store(sys.argv[1], durability="none") as store:
 
 
 def use_after_fork(store: LMDBStore) -> list[str]:
-    """What a child gets that was forked inside a transaction, from all that it may try."""
+    """Return the names of the errors that a child gets which was forked inside a transaction."""
 
     def reopen() -> None:
         store.close()
@@ -124,7 +124,7 @@ def use_after_fork(store: LMDBStore) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_a_child_that_is_forked_inside_a_block_is_told_and_the_parent_goes_on(store: LMDBStore, kind: str) -> None:
+def test_the_store_is_unusable_in_a_child_that_was_forked_inside_a_block(store: LMDBStore, kind: str) -> None:
     store.set(b"key", b"former")
     with getattr(store, kind)() as txn:
         if kind == "write":
@@ -134,7 +134,7 @@ def test_a_child_that_is_forked_inside_a_block_is_told_and_the_parent_goes_on(st
     assert store.get(b"key") == (b"new" if kind == "write" else b"former")
 
 
-def test_a_child_cannot_write_through_the_block_that_it_was_forked_in(store: LMDBStore) -> None:
+def test_a_child_cannot_write_in_the_transaction_of_its_parent(store: LMDBStore) -> None:
     with store.write() as txn:
         txn.set(b"key", b"parent")
         with pytest.raises(errors.ForkedStore):
@@ -142,7 +142,7 @@ def test_a_child_cannot_write_through_the_block_that_it_was_forked_in(store: LMD
     assert store.get(b"key") == b"parent"
 
 
-@pytest.mark.parametrize("kind", ["update", "write", "read"])
+@pytest.mark.parametrize("kind", ["update", "view", "write", "read"])
 @pytest.mark.parametrize("undone", [False, True], ids=["parent commits", "parent gives up"])
 def test_only_the_parent_can_commit_a_transaction(store: LMDBStore, kind: str, undone: bool) -> None:
     """The child leaves the block as if nothing had happened."""
@@ -150,11 +150,11 @@ def test_only_the_parent_can_commit_a_transaction(store: LMDBStore, kind: str, u
     mine, pids, seen = os.getpid(), [], []
 
     def work(txn: LMDBStore) -> None:
-        if kind != "read":
+        if kind in ("update", "write"):
             txn.set(b"key", b"parent")
         pids.append(os.fork())
         if pids[-1] == 0:
-            if kind != "read":
+            if kind in ("update", "write"):
                 txn.set(b"child", b"value")
             return
         seen.append(os.waitpid(pids[-1], 0)[1])
@@ -163,8 +163,8 @@ def test_only_the_parent_can_commit_a_transaction(store: LMDBStore, kind: str, u
 
     try:
         with suppress(ZeroDivisionError):
-            if kind == "update":
-                store.update(work)
+            if kind in ("update", "view"):
+                getattr(store, kind)(work)
             else:
                 with getattr(store, kind)() as txn:
                     work(txn)
@@ -176,11 +176,11 @@ def test_only_the_parent_can_commit_a_transaction(store: LMDBStore, kind: str, u
         if os.getpid() != mine:
             os._exit(1)
     assert [os.waitstatus_to_exitcode(status) for status in seen] == [7]
-    assert store.get(b"key") == (b"former" if undone or kind == "read" else b"parent")
+    assert store.get(b"key") == (b"former" if undone or kind in ("view", "read") else b"parent")
     assert store.get(b"child") is None
 
 
-def test_a_fork_that_python_does_not_see_is_noticed(store: LMDBStore) -> None:
+def test_a_fork_without_pythons_hooks_is_detected(store: LMDBStore) -> None:
     store.set(b"key", b"value")
     pid = ctypes.PyDLL(None).fork()
     if pid == 0:
@@ -190,7 +190,7 @@ def test_a_fork_that_python_does_not_see_is_noticed(store: LMDBStore) -> None:
 
 
 @pytest.mark.parametrize("kind", ["update", "write"])
-def test_a_fork_that_python_does_not_see_is_noticed_at_the_end_of_a_transaction(store: LMDBStore, kind: str) -> None:
+def test_a_fork_without_pythons_hooks_is_detected_at_the_end_of_a_transaction(store: LMDBStore, kind: str) -> None:
     mine, statuses = os.getpid(), []
 
     def work(txn: WriteTransaction) -> None:
@@ -216,8 +216,8 @@ def test_a_fork_that_python_does_not_see_is_noticed_at_the_end_of_a_transaction(
     assert store.get(b"key") == b"parent"
 
 
-def test_a_child_that_python_does_not_see_can_close_the_store_without_harm(store: LMDBStore) -> None:
-    """Closing it as usual would free the slot of the parent's snapshot, whose pages would then be overwritten."""
+def test_closing_the_store_in_a_child_without_pythons_hooks_keeps_the_snapshots_of_the_parent(store: LMDBStore) -> None:
+    """An ordinary close would free the slot of the parent's snapshot; its pages would then be overwritten."""
     keys = [b"%d" % number for number in range(200)]
     for key in keys:
         store.set(key, b"before" * 50)

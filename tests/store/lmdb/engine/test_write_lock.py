@@ -298,7 +298,7 @@ def meet_others(store: LMDBStore) -> None:
         store.set(b"ours", b"value")
 
 
-def test_a_process_alone_does_not_try_for_it(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_alone_does_not_try_the_kernel_lock(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     store_some(store, 50)
     assert run_script(WRITE, store.options.path).returncode == 0  # and one that writes at other times is no matter
@@ -309,7 +309,7 @@ def test_a_process_alone_does_not_try_for_it(store: LMDBStore, monkeypatch: pyte
     assert calls.tries == 0
 
 
-def test_it_is_tried_for_some_writes_after_meeting_another_process(
+def test_the_kernel_lock_is_tried_for_some_writes_after_meeting_another_process(
     store: LMDBStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meet_others(store)
@@ -320,7 +320,7 @@ def test_it_is_tried_for_some_writes_after_meeting_another_process(
     assert calls.tries == write_lock._REMEMBERED
 
 
-def test_it_is_free_after_each_write(store: LMDBStore, path: str) -> None:
+def test_the_kernel_lock_is_free_after_each_write(store: LMDBStore, path: str) -> None:
     meet_others(store)
     store_some(store, 1)
     assert is_free(path)
@@ -329,7 +329,7 @@ def test_it_is_free_after_each_write(store: LMDBStore, path: str) -> None:
     assert is_free(path)
 
 
-def test_a_process_that_is_stopped_with_it_does_not_block_others(
+def test_a_process_that_is_stopped_with_the_kernel_lock_does_not_block_others(
     store: LMDBStore, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meet_others(store)
@@ -346,7 +346,7 @@ def test_a_process_that_is_stopped_with_it_does_not_block_others(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_exception_of_a_signal_handler_leaves_it_free(
+def test_an_exception_out_of_a_signal_handler_leaves_the_kernel_lock_free(
     store: LMDBStore, path: str, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     meet_others(store)
@@ -367,7 +367,7 @@ def test_an_exception_of_a_signal_handler_leaves_it_free(
     assert store.get(b"key") == b"value"
 
 
-def test_a_file_system_without_such_locks_is_not_asked_again(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_the_lock_is_not_asked_again(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise OSError(22, "Invalid argument")
 
@@ -379,7 +379,7 @@ def test_a_file_system_without_such_locks_is_not_asked_again(store: LMDBStore, m
     assert calls.tries == 1
 
 
-def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(store: LMDBStore, path: str) -> None:
+def test_a_fork_inside_a_transaction_leaves_the_kernel_lock_to_the_parent(store: LMDBStore, path: str) -> None:
     meet_others(store)
     with store.write() as txn:
         txn.set(b"block", b"value")
@@ -390,7 +390,7 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(store: LMDBStore, p
     assert is_free(path)
 
 
-def test_what_several_processes_count_is_right(store: LMDBStore) -> None:
+def test_several_processes_count_correctly(store: LMDBStore) -> None:
     def count(number: int) -> None:
         for _ in range(300):
             store.incr(b"count")
