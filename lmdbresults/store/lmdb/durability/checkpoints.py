@@ -9,6 +9,9 @@ before its commit, when nothing of the transaction is in the file yet. The pin i
 or was killed. If nothing was committed since the checkpoint, the writer puts a pin of its own, which takes a
 microsecond, and makes the next checkpoint in time. Otherwise it first makes a checkpoint of the last commit.
 
+A process that is stopped, or whose threads wait for the GIL, cannot release its pin, and pages would be kept for ever.
+So a process that makes a checkpoint frees older pins in LMDB's reader table itself, as nothing is read through a pin.
+
 To spare writers that, a thread (checkpointer.py) makes a checkpoint at most a second after its pin was put. An idle
 file has no pin, and needs no checkpoint.
 
@@ -30,6 +33,7 @@ from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar, Sidec
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
 from lmdbresults.store.lmdb.file.meta import Head
+from lmdbresults.store.lmdb.file.reader_table import PIN, ReaderTable
 from lmdbresults.store.lmdb.types import AcquireWriter
 
 __all__ = ["Checkpoints"]
@@ -59,9 +63,15 @@ class Checkpoints:
     """The checkpoints of an open file, as this process sees and makes them."""
 
     def __init__(
-        self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options, acquire_writer: AcquireWriter
+        self,
+        handle: "lmdb.Environment",
+        readers: ReaderTable,
+        sidecar: Sidecar,
+        options: Options,
+        acquire_writer: AcquireWriter,
     ) -> None:
         self._handle = handle
+        self._readers = readers
         self._sidecar = sidecar
         self._options = options
         #: Returns a block in which this process may take LMDB's write lock.
@@ -71,7 +81,7 @@ class Checkpoints:
         #: The pin of this process, if it holds one, and its checkpoint.
         self._pin: lmdb.Transaction[bytes] | None = None
         self._pinned: Checkpoint | None = None
-        #: The line of the pin in LMDB's reader table, of this process or of another one.
+        #: Part of the line of the pin in LMDB's reader table, be it of this process or of another one.
         self._pin_line = _NO_LINE
         #: When this process must make the next checkpoint, and when it makes one in place of another process, by
         #: `time.monotonic`.
@@ -115,13 +125,13 @@ class Checkpoints:
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
         durable = state.durable
         if _is_of_commit(durable, head, number):
-            self._adopt(durable, self._handle.begin())
+            self._adopt(durable, self._readers.begin(PIN))
         elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable):
             self._rely_on(durable)
             self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         else:
             checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
-            self._secure(checkpoint, self._handle.begin(), state, with_lock=False)
+            self._secure(checkpoint, self._readers.begin(PIN), state, with_lock=False)
 
     def note_growth(self, used: int, number: int) -> None:
         """Take note of how many bytes of the file are in use at a commit, which a writer looks up now and then."""
@@ -146,9 +156,14 @@ class Checkpoints:
             if is_nested:  # in a signal handler that has interrupted a checkpoint, which holds the lock
                 self._make(False, through)
                 return
-            until = time.monotonic() + _LOCK_PATIENCE
             try:
-                while not (has_lock := self._sidecar.try_lock_checkpoints()) and time.monotonic() < until:
+                until = time.monotonic() + _LOCK_PATIENCE
+                while not (has_lock := self._sidecar.try_lock_checkpoints()):
+                    if self._sidecar.is_lock_stuck():  # as another process has found out
+                        break
+                    if time.monotonic() >= until:
+                        self._sidecar.note_lock_stuck(True)
+                        break
                     time.sleep(_LOCK_PAUSE)
                     if self._is_durable(through):
                         return
@@ -165,6 +180,10 @@ class Checkpoints:
     def release_pages(self) -> None:
         """Let pages be reused that are kept for an older checkpoint. The caller is in no transaction."""
         self.flush()
+        with self._acquire_writer(), self._handle.begin(write=True) as txn:
+            durable, last = self._sidecar.read().durable, txn.id() - 1
+            if self._has_pin(durable) or durable.txn == last:
+                self._free_pins_below(durable, last)
 
     def _make(self, has_lock: bool, through: float) -> None:
         """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
@@ -173,14 +192,27 @@ class Checkpoints:
             self._is_new = True
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
             state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
+            if has_lock and self._sidecar.is_lock_stuck():
+                self._sidecar.note_lock_stuck(False)
+            if self._has_pin(state.durable):
+                self._free_pins_below(state.durable, number)
             if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
                 return
             checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
-            pin = self._handle.begin()
+            pin = self._readers.begin(PIN)
             if not has_lock:  # then the write lock protects the slots of the sidecar, and writers wait
                 self._secure(checkpoint, pin, state, with_lock=False)
                 return
         self._secure(checkpoint, pin, state, with_lock=True)
+
+    def _free_pins_below(self, durable: Checkpoint, last: int) -> None:
+        """Free the pins of all processes below a durable checkpoint, which its own pin protects, if it needs one.
+
+        The caller holds the write lock, so no writer is between its look for a pin and its commit.
+        """
+        for reader in self._readers.readers():
+            if reader.label == PIN and reader.txn < durable.txn:
+                self._readers.free(reader, last)
 
     def _secure(
         self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", state: SidecarState, *, with_lock: bool
@@ -219,11 +251,12 @@ class Checkpoints:
         self._is_large = self.is_backlogged = False
 
     def _line_of(self, checkpoint: Checkpoint) -> str:
-        """Return the line of a reader of a checkpoint in LMDB's reader table."""
-        for line in self._handle.readers().splitlines():
-            if line.endswith(f" {checkpoint.txn}"):
-                return f"\n{line}\n"
-        return _NO_LINE
+        """Return the line of a checkpoint's pin in LMDB's reader table, from the label on."""
+        table, pin = self._handle.readers(), f" {PIN:x} {checkpoint.txn}\n"
+        if pin in table:
+            return pin
+        # On a system without labels: any reader of the commit keeps its pages.
+        return next((f"\n{line}\n" for line in table.splitlines() if line.endswith(f" {checkpoint.txn}")), _NO_LINE)
 
     def _has_pin(self, checkpoint: Checkpoint) -> bool:
         return self._line_of(checkpoint) != _NO_LINE

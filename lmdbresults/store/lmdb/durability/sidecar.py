@@ -2,7 +2,8 @@
 
 It has four slots of a page each, so that the former checkpoint stays whole while one is written. The holder of the
 checkpoint lock writes to the first two, the holder of LMDB's write lock to the others: so neither ever waits for the
-other. The first page also holds, behind its slot, whether a sync of the data file has failed.
+other. The first page also holds, behind its slot, whether a sync of the data file has failed, and whether the holder of
+the checkpoint lock is stopped.
 
 Two locks by flock, which end with the process that holds them: the *checkpoint lock*, on the sidecar, is held while a
 checkpoint is made; the *lock of the data file* is shared by all processes that have it open, and exclusive during
@@ -41,6 +42,9 @@ _FAILURE_MAGIC: Final = b"lmdbrfs1"
 #: Magic, when, in which boot, of which data file, why; then a checksum.
 _FAILURE: Final = struct.Struct(">8sd36s16s128s")
 _FAILURE_BYTES: Final = _FAILURE.size + _CHECKSUM.size
+#: Where it says that the holder of the checkpoint lock is stopped.
+_STUCK_AT: Final = 3072
+_STUCK: Final = b"stuck..."
 
 
 class Checkpoint(NamedTuple):
@@ -259,6 +263,14 @@ class Sidecar:
     def unlock_checkpoints(self) -> None:
         """Release the checkpoint lock."""
         fcntl.flock(self._own, fcntl.LOCK_UN)
+
+    def is_lock_stuck(self) -> bool:
+        """Return whether a process has found the holder of the checkpoint lock stopped."""
+        return os.pread(self._own, len(_STUCK), _STUCK_AT) == _STUCK
+
+    def note_lock_stuck(self, is_stuck: bool) -> None:
+        """Note that the holder of the checkpoint lock is stopped, so that no other process waits for it."""
+        os.pwrite(self._own, _STUCK if is_stuck else bytes(len(_STUCK)), _STUCK_AT)
 
     def lock_shared(self) -> None:
         """Share the lock of the data file until `close`; wait for a recovery to end."""

@@ -184,16 +184,16 @@ def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
     assert keys_in_next_boot(path) == [b"at the end", b"key"]
 
 
-def test_a_pin_stays_while_nobody_keeps_a_later_one(path: str) -> None:
-    """Or the next write would have to wait for a checkpoint, and whoever is committing would overwrite the last one."""
+def test_write_after_the_checkpoint_of_another_process_pins_that_and_makes_none(path: str) -> None:
     source = "import sys; from lmdbresults import open_store; store = open_store(sys.argv[1]); store.flush()"
     with open_store(path, checkpoint_interval=LONG) as store:
         store.set(b"key", b"value")
-        before = kept(store)
         assert run_script(source, path).stderr == ""
-        assert covered(store) == last_commit(store)
+        assert (made := covered(store)) == last_commit(store)
         store._environment.file.checkpoints.run_due()
-        assert kept(store) == before != []
+        store.set(b"key", b"later")
+        assert covered(store) == made
+        assert kept(store) == [str(made)]
 
 
 def test_a_process_that_only_flushes_keeps_no_pin(path: str) -> None:

@@ -1,0 +1,133 @@
+"""LMDB's reader table: which transactions read which commit, and so keep its pages from reuse.
+
+The table is part of the lock file. Each open read transaction has a slot with the number of its commit, its process and
+its thread. LMDB never reads the thread, so a slot is labelled there: as a *pin*, through which nothing is read, or with
+the time at which a long read began.
+"""
+
+import mmap
+import os
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
+
+if TYPE_CHECKING:
+    import lmdb
+
+__all__ = ["PIN", "Reader", "ReaderTable", "began_now"]
+
+#: Number of the commit, process, thread, and padding up to the size of a cache line.
+_SLOT: Final = struct.Struct("=Qi4xQ40x")
+_LABEL: Final = struct.Struct("=Q")
+_LABEL_AT: Final = 16
+#: Where the first slot is, by machine: after two mutexes, each in cache lines of its own.
+_FIRST_SLOT: Final = {"x86_64": 128, "aarch64": 192}
+#: The number in the slot of a transaction that has ended.
+_NO_TXN: Final = _LABEL.pack((1 << 64) - 1)
+
+#: The label of a pin: "lmdbpin" in ASCII. No thread has it for its id.
+PIN: Final = 0x6C6D646270696E
+#: The upper bits of the label of a long read, "rd" in ASCII; the others hold milliseconds since the epoch.
+_READ: Final = 0x7264 << 48
+_TIME: Final = (1 << 48) - 1
+#: The bits that the id of a thread may have, which is an address: a label has others, too.
+_THREAD: Final = (1 << 48) - 1
+#: How often a transaction is begun again because its slot could not be told from those of other threads.
+_TRIES: Final = 8
+
+
+class Reader(NamedTuple):
+    """An open read transaction of any process."""
+
+    place: int
+    """Of its slot in the lock file."""
+    txn: int
+    """Number of the commit that it reads: pages that were freed by it, or later, are not reused."""
+    pid: int
+    label: int
+
+    @property
+    def since(self) -> float | None:
+        """When it began, in seconds since the epoch, if it is labelled with that."""
+        return (self.label & _TIME) / 1000 if self.label & ~_TIME == _READ else None
+
+
+def began_now() -> int:
+    """Return the label of a long read that begins now."""
+    return _READ | int(time.time() * 1000)
+
+
+class ReaderTable:
+    """The reader table of a file that is open in this process. Close it only after LMDB's environment.
+
+    Closing a descriptor of the lock file drops the locks of the whole process on it, as POSIX says.
+    """
+
+    def __init__(self, handle: "lmdb.Environment", path: str) -> None:
+        self._handle = handle
+        self._descriptor = -1
+        self._map: mmap.mmap | None = None
+        known = sys.platform == "linux" and sys.maxsize > 1 << 32
+        #: 0 on a system of which it is not known: then no slot is labelled.
+        self._first = _FIRST_SLOT.get(os.uname().machine, 0) if known else 0
+        if self._first:
+            self._descriptor = os.open(path + LOCK_SUFFIX, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._map = mmap.mmap(self._descriptor, 0)
+
+    def close(self) -> None:
+        """Close the lock file. May be called again."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def readers(self) -> list[Reader]:
+        """Return the open read transactions of all processes, pins included."""
+        if self._map is None:
+            return []
+        slots = self._map[self._first : self._first + self._handle.info()["num_readers"] * _SLOT.size]
+        fields = enumerate(_SLOT.iter_unpack(slots[: len(slots) // _SLOT.size * _SLOT.size]))
+        return [
+            Reader(self._first + number * _SLOT.size, txn, pid, label)
+            for number, (txn, pid, label) in fields
+            if pid and txn != (1 << 64) - 1
+        ]
+
+    def begin(self, label: int) -> "lmdb.Transaction[bytes]":
+        """Begin a read transaction, and label its slot, if it can be found."""
+        pid, former = os.getpid(), set[Reader]()
+        for _ in range(_TRIES if self._map else 0):
+            txn = self._handle.begin()
+            number = txn.id()
+            new = [
+                one
+                for one in self.readers()
+                if one.pid == pid and one.txn == number and not one.label & ~_THREAD and one not in former
+            ]
+            if len(new) == 1:
+                self._write(new[0].place + _LABEL_AT, _LABEL.pack(label))
+                return txn
+            txn.abort()  # other threads of this process read the same commit
+            former = set(self.readers())
+        return self._handle.begin()
+
+    def free(self, reader: Reader, last: int) -> None:
+        """Stop keeping pages for a transaction through which nothing is read, such as a pin of a stopped process.
+
+        The caller holds LMDB's write lock; ``last`` is the last commit. The process may end the transaction at any
+        moment, and a reader take over the slot: it can only have begun at the last commit, so that is put back then.
+        """
+        self._write(reader.place, _NO_TXN)
+        assert self._map is not None, "readers() has found it there"
+        _, pid, label = _SLOT.unpack(self._map[reader.place : reader.place + _SLOT.size])
+        if (pid, label) != (reader.pid, reader.label):
+            self._write(reader.place, _LABEL.pack(last))
+
+    def _write(self, place: int, number: bytes) -> None:
+        assert self._map is not None, "a place was found in it"
+        self._map[place : place + len(number)] = number
