@@ -184,6 +184,28 @@ def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
     assert keys_in_next_boot(path) == [b"at the end", b"key"]
 
 
+def test_stopped_holder_of_the_checkpoint_lock_is_waited_for_once_by_all_processes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_LOCK_PATIENCE", SHORT)
+    open_store(path).close()
+    with open(f"{path}-checkpoint", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        in_child(lambda: open_store(path, checkpoint_interval=LONG).flush())
+        monkeypatch.setattr(checkpoint, "_LOCK_PATIENCE", PATIENCE)
+        with open_store(path, checkpoint_interval=LONG) as store:
+            for _ in range(3):
+                store.set(b"key", b"value")
+                store.flush()  # would take a minute each
+                assert covered(store) == last_commit(store)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            store.set(b"key", b"later")
+            store.flush()
+            sidecar = Sidecar(path)
+            assert not sidecar.is_lock_stuck()
+            sidecar.close()
+
+
 def test_write_after_the_checkpoint_of_another_process_pins_that_and_makes_none(path: str) -> None:
     source = "import sys; from lmdbresults import open_store; store = open_store(sys.argv[1]); store.flush()"
     with open_store(path, checkpoint_interval=LONG) as store:

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.support.boots import in_boot, keys_in, keys_in_next_boot
 from tests.support.covering import LONG, SHORT, covered, last_commit, readers, wait_until, write_and_stay
-from tests.support.processes import FORKS_WITH_THREADS, child, in_child, in_children
+from tests.support.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, in_children
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
@@ -195,6 +196,84 @@ def test_a_process_that_is_stopped_is_not_waited_for(path: str) -> None:
             store.set(b"key", b"value")
             wait_until(lambda: covered(store) == last_commit(store))
             os.kill(other.pid, signal.SIGCONT)
+
+
+def keep_the_gil(path: str, started: int) -> None:
+    """Store something, which pins a checkpoint; then run C code that does not release the GIL."""
+    store = open_store(path, checkpoint_interval=LONG)
+    store.set(b"written", b"value")
+    os.write(started, b".")
+    sum(range(10**11))
+
+
+def be_stopped(path: str, started: int) -> None:
+    """Store something, which pins a checkpoint; then stop."""
+    store = open_store(path, checkpoint_interval=LONG)
+    store.set(b"written", b"value")
+    os.write(started, b".")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(PATIENCE)
+
+
+@pytest.mark.parametrize("hold_pin", [be_stopped, keep_the_gil])
+def test_file_stays_small_beside_a_process_that_holds_a_pin_and_does_not_run(
+    path: str, hold_pin: Callable[[str, int], None]
+) -> None:
+    ours, theirs = os.pipe()
+    with child(hold_pin, path, theirs) as other:
+        os.read(ours, 1)
+        with open_store(path, checkpoint_interval=SHORT, checkpoint_bytes=1 << 20) as store:
+            for number in range(4000):  # 100 MB of pages
+                store.set(b"%d" % (number % 10), b"value" * 100)
+            stats = store.stats()
+            assert stats.file_size <= stats.live_size + (8 << 20)
+            os.kill(other.pid, signal.SIGCONT)
+            for number in range(100):
+                store.set(b"%d" % number, b"value")
+            assert store.check(deep=True) == []
+        other.kill()
+    assert len(keys_in_next_boot(path)) == 101
+
+
+def test_full_store_is_not_full_for_ever_beside_a_stopped_pin_holder(path: str) -> None:
+    ours, theirs = os.pipe()
+    open_store(path, max_size=4 << 20).close()
+    with child(be_stopped, path, theirs) as other:
+        os.read(ours, 1)
+        with open_store(path, checkpoint_interval=LONG, max_size=4 << 20) as store:
+            for number in range(1000):
+                store.set(b"%d" % (number % 10), os.urandom(10_000))
+        other.kill()
+
+
+def test_process_that_goes_on_after_its_pin_was_freed_loses_nothing(path: str) -> None:
+    def write_on(started: int, order: int) -> None:
+        store = open_store(path, checkpoint_interval=LONG)
+        store.set(b"first", b"value")
+        os.write(started, b".")
+        os.read(order, 1)
+        for number in range(50):
+            store.set(b"after %d" % number, bytes(300))
+        store.flush()
+        store.set(b"lost", b"value")
+        os._exit(0)
+
+    (ready, told), (order, command) = os.pipe(), os.pipe()
+    with child(write_on, told, order) as other:
+        os.read(ready, 1)
+        os.kill(other.pid, signal.SIGSTOP)
+        in_child(write_much, path)  # makes checkpoints, and frees the pin
+        os.kill(other.pid, signal.SIGCONT)
+        os.write(command, b".")
+        other.wait()
+    assert len(keys_in_next_boot(path)) == 1 + 50 + 10
+
+
+def write_much(path: str) -> None:
+    store = open_store(path, checkpoint_interval=SHORT, checkpoint_bytes=1 << 20)
+    for number in range(1000):
+        store.set(b"%d" % (number % 10), bytes(500))
+    store.flush()
 
 
 def test_a_commit_without_a_pin_is_covered_first(path: str) -> None:
