@@ -3,8 +3,8 @@
 import importlib.util
 import os
 import pickle
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -152,8 +152,9 @@ def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(store: LMDBS
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no permission to create a PID namespace")
     command = [*namespace, sys.executable, "-c"]
-    hold = "import sys; from lmdbresults import open_store\ns = open_store(sys.argv[1], durability='none'); print(s.get(b'k')); input()"
-    second = "import sys; from lmdbresults import open_store\nopen_store(sys.argv[1], durability='none').get(b'k')"
+    opening = "import sys; from lmdbresults import open_store\ns = open_store(sys.argv[1], durability='none')"
+    hold = f"{opening}\nprint(s.get(b'k')); input()"
+    second = f"{opening}\ns.get(b'k')"
     path = store.options.path
     with subprocess.Popen([*command, hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
