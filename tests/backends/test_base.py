@@ -144,9 +144,9 @@ def test_prepare_expires_returns_seconds_of_the_given_type(value, kind, expected
 @interface("prepare_expires", "constructor")
 @pytest.mark.parametrize("expires", [-1, timedelta(seconds=-1), float("nan"), "60", b"60", [60]])
 def test_an_invalid_expiry_raises_when_the_backend_is_made(expires):
-    with pytest.raises(ConfigurationError, match=r"^expires is .* for results that stay"):
+    with pytest.raises(ConfigurationError, match=r"^invalid expires=.* for results that stay"):
         BaseBackend(expires=expires)
-    with pytest.raises(ConfigurationError, match=r"^result_expires is .* for results that stay"):
+    with pytest.raises(ConfigurationError, match=r"^invalid result_expires=.* for results that stay"):
         BaseBackend(App({"result_expires": expires}))
 
 
