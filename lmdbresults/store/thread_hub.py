@@ -43,6 +43,8 @@ class ThreadWait(Wait, Iterator[Values]):
         #: the thread that it has interrupted; `threading.Event` takes a lock of its own for that.
         self._bell = threading.Lock()
         self._bell.acquire()
+        #: Whether it is among the waiting threads of the hub.
+        self.is_waiting = False
 
     def __next__(self) -> Values:
         if self._keys is not None:
@@ -51,6 +53,13 @@ class ThreadWait(Wait, Iterator[Values]):
             raise StopIteration
         self._hub.wait(self, self._next_look())
         return self._take()
+
+    def close(self, *error: object) -> None:
+        if self.is_waiting:  # a signal handler has raised while the thread left
+            self._hub.leave(self)
+        super().close()
+
+    __exit__ = close
 
     def sleep(self, seconds: float) -> None:
         """Sleep until `wake`, which may have come before."""
@@ -99,6 +108,7 @@ class ThreadHub(Hub):
         is_nested = self._reader is not None and is_owned(self._reading)  # in a signal handler
         # The order matters: first among the waiting, then a try. The reader that leaves does it the other way round, so
         # one of the two sees the other.
+        waiter.is_waiting = True
         self._waiting.add(waiter)
         try:
             if not waiter.news and not self._is_closed:
@@ -109,14 +119,21 @@ class ThreadHub(Hub):
                         self._dozing.wake()
                     waiter.sleep(min(until - time.monotonic(), _LONGEST_SLEEP))
         finally:
-            while not is_nested and is_owned(self._reading):
-                self._reading.release()
-            self._waiting.discard(waiter)
-            if self._reader is None:
-                for successor in list(self._waiting)[:1]:
-                    successor.wake()
+            self.leave(waiter)
         if self._is_closed:
             raise closed_while_waiting()
+
+    def leave(self, waiter: ThreadWait) -> None:
+        """Let another thread read, if this one did. May be called again: a signal handler may raise at any step."""
+        if self._reader is waiter:
+            self._reader = None
+        while self._reader is None and is_owned(self._reading):
+            self._reading.release()
+        self._waiting.discard(waiter)
+        if self._reader is None:
+            for successor in list(self._waiting)[:1]:
+                successor.wake()
+        waiter.is_waiting = False
 
     def _read(self, waiter: ThreadWait, until: float) -> None:
         """Read the subscription for all threads until there is something to do for this one."""
