@@ -49,7 +49,7 @@ _REMEMBERED: Final = 64
 #: Seconds until the log tells of a wait.
 _WARN_AFTER: Final = 5.0
 #: Seconds that closing a file, which a fork does too, waits for other processes.
-_CLOSE_TIMEOUT: Final = 0.5
+_CLOSE_TIMEOUT: Final = 1.0
 
 #: A lock of an open file description on Linux, unlike those that a process loses as it closes any descriptor of a file.
 _SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
