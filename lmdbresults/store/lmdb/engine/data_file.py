@@ -13,7 +13,6 @@ from lmdbresults.errors import ForkedStore, NestedTransaction, StoreBusy, StoreC
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
-from lmdbresults.store.lmdb.engine.lock_file import LockFile
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.write_lock import WriteLock
 from lmdbresults.store.lmdb.file import lmdb_errors
@@ -39,7 +38,6 @@ class DataFile:
         self.handle: lmdb.Environment | None = None
         #: Everything that is open; None when all of it is closed.
         self._parts: OpenFile | None = None
-        self._lock_file: LockFile | None = None
         #: The fsync error of an earlier opening of the file.
         self._sync_error: StoreError | None = None
         #: Why this object can never open the file again; None if it can.
@@ -96,8 +94,7 @@ class DataFile:
         """Use what was opened."""
         parts = self._parts
         assert parts is not None, "it was just opened"
-        self._lock_file = LockFile(self.options.path)
-        self.write_lock.attach(self._lock_file, parts.sidecar.data)
+        self.write_lock.attach(parts.lock_file, parts.sidecar.data)
         self.reserve, self.reserve_for_delete = parts.space.reserve, parts.space.reserve_for_delete
         self.checkpoints, self.before_commit = parts.checkpoints, parts.checkpoints.before_commit
         self.checkpoints.sync_errors.failure = self._sync_error
@@ -124,9 +121,6 @@ class DataFile:
             self._sync_error = self._sync_error or self._parts.checkpoints.sync_errors.failure
             self._parts = None
         self.write_lock.detach()
-        if self._lock_file is not None:  # only after LMDB's environment
-            self._lock_file.close()
-            self._lock_file = None
 
     def retire(self) -> bool:
         """Close the file for good. Return whether another object may open it: not if a fork left it unusable."""
@@ -153,7 +147,7 @@ class DataFile:
         if self._parts is not None:
             self._parts.sidecar.close()  # otherwise the child keeps the locks of a parent that is killed
             _leak(self._parts)
-            self._parts = self._lock_file = self.handle = None
+            self._parts = self.handle = None
             self._refuse_writes()  # of a transaction that the child has inherited
             self._unusable = ForkedStore(
                 f"{self.options.path} was in use when this process was forked, inside a transaction or by code outside "

@@ -16,6 +16,7 @@ from lmdbresults.store.lmdb.engine.space import Space
 from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
+from lmdbresults.store.lmdb.file.lock_file import LockFile
 from lmdbresults.store.lmdb.file.reader_table import ReaderTable
 from lmdbresults.store.lmdb.types import AcquireWriter
 
@@ -29,8 +30,8 @@ class OpenFile(NamedTuple):
     """LMDB's environment."""
     sidecar: Sidecar
     """The checkpoints on disk."""
-    readers: ReaderTable
-    """LMDB's reader table."""
+    lock_file: LockFile
+    """LMDB's lock file."""
     checkpoints: Durability
     """What limits the loss when power fails."""
     space: Space
@@ -44,7 +45,7 @@ class OpenFile(NamedTuple):
         finally:
             self.checkpoints.is_closed = True
             self.handle.close()
-            self.readers.close()  # only after LMDB's environment
+            self.lock_file.close()  # only after LMDB's environment
             self.space.close()
             self.sidecar.close()
 
@@ -108,24 +109,24 @@ def look_inside(options: Options, has_lock: bool) -> None:
 
 def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire_writer: AcquireWriter) -> OpenFile:
     handle = _map(options)
-    readers = None
+    lock_file = None
     try:
         if _has_readers_from_before_exec(handle):
             handle = _map(options)
         check_format(handle, options.path)
-        readers = ReaderTable(handle, options.path)
+        lock_file = LockFile(options.path)
         durability: Durability
         if is_guarded and boot.boot_id():
-            durability = Checkpoints(handle, readers, sidecar, options, acquire_writer)
+            durability = Checkpoints(handle, ReaderTable(handle, lock_file), sidecar, options, acquire_writer)
         else:
             handle.reader_check()  # not where there are pins: none may be cleared while a writer relies on it
             durability = UnsyncedFile(handle, sidecar, options)
         _mark_as_ours(handle, durability)
-        return OpenFile(handle, sidecar, readers, durability, Space(handle, options, durability))
+        return OpenFile(handle, sidecar, lock_file, durability, Space(handle, options, durability))
     except BaseException:  # as above
         handle.close()
-        if readers is not None:
-            readers.close()
+        if lock_file is not None:
+            lock_file.close()
         raise
 
 

@@ -2,7 +2,7 @@
 
 LMDB's lock is a mutex. Threads that wait for it sleep in C: signal handlers do not run, no deadline holds, the hub of
 gevent stands still, and going to sleep and waking up takes as long as a commit. So a writer looks at the mutex first
-(lock_file.py), and asks LMDB only when it is free:
+(file/lock_file.py), and asks LMDB only when it is free:
 
 - The threads of a process queue at a Python lock, so that at most one of them deals with other processes.
 - Alone, a process only looks: 0.05 µs a write.
@@ -30,8 +30,8 @@ from typing import Any, Final
 from lmdbresults.errors import StoreBusy
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.process.identity import describe
-from lmdbresults.store.lmdb.engine.lock_file import UNKNOWN, LockFile
 from lmdbresults.store.lmdb.engine.signal_safe import Block, SpecialMethod, Steps, lend
+from lmdbresults.store.lmdb.file.lock_file import UNKNOWN, LockFile
 
 __all__ = ["WriteLock"]
 

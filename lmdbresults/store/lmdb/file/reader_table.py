@@ -5,14 +5,12 @@ its thread. LMDB never reads the thread, so a slot is labelled there: as a *pin*
 the time at which a long read began.
 """
 
-import mmap
 import os
 import struct
-import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
+from lmdbresults.store.lmdb.file.lock_file import LockFile
 
 if TYPE_CHECKING:
     import lmdb
@@ -23,8 +21,6 @@ __all__ = ["PIN", "Reader", "ReaderTable", "began_now"]
 _SLOT: Final = struct.Struct("=Qi4xQ40x")
 _LABEL: Final = struct.Struct("=Q")
 _LABEL_AT: Final = 16
-#: Where the first slot is, by machine: after two mutexes, each in cache lines of its own.
-_FIRST_SLOT: Final = {"x86_64": 128, "aarch64": 192}
 #: The number in the slot of a transaction that has ended.
 _NO_TXN: Final = _LABEL.pack((1 << 64) - 1)
 
@@ -61,30 +57,12 @@ def began_now() -> int:
 
 
 class ReaderTable:
-    """The reader table of a file that is open in this process. Close it only after LMDB's environment.
+    """The reader table of a file that is open in this process."""
 
-    Closing a descriptor of the lock file drops the locks of the whole process on it, as POSIX says.
-    """
-
-    def __init__(self, handle: "lmdb.Environment", path: str) -> None:
+    def __init__(self, handle: "lmdb.Environment", lock_file: LockFile) -> None:
         self._handle = handle
-        self._descriptor = -1
-        self._map: mmap.mmap | None = None
-        known = sys.platform == "linux" and sys.maxsize > 1 << 32
-        #: 0 on a system of which it is not known: then no slot is labelled.
-        self._first = _FIRST_SLOT.get(os.uname().machine, 0) if known else 0
-        if self._first:
-            self._descriptor = os.open(path + LOCK_SUFFIX, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._map = mmap.mmap(self._descriptor, 0)
-
-    def close(self) -> None:
-        """Close the lock file. May be called again."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        #: None on a system where the layout of the table is not known: then no slot is labelled.
+        self._map, self._first = lock_file.map, lock_file.first_reader
 
     def readers(self) -> list[Reader]:
         """Return the open read transactions of all processes, pins included."""

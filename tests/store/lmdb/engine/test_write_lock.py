@@ -16,11 +16,12 @@ import pytest
 
 from lmdbresults import LMDBStore, errors, open_store
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.lmdb.engine import lock_file, write_lock
-from lmdbresults.store.lmdb.engine.lock_file import UNKNOWN
+from lmdbresults.store.lmdb.engine import write_lock
+from lmdbresults.store.lmdb.file import lock_file
+from lmdbresults.store.lmdb.file.lock_file import UNKNOWN
 from tests.support.processes import FORKS_WITH_THREADS, in_child, in_children, in_thread, run_script
 
-linux = pytest.mark.skipif(write_lock._SET_LOCK is None or not lock_file._place(), reason="Linux with glibc only")
+linux = pytest.mark.skipif(write_lock._SET_LOCK is None or not lock_file._places()[0], reason="Linux with glibc only")
 pytestmark = [linux, pytest.mark.filterwarnings(FORKS_WITH_THREADS)]
 
 WRITE = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from lmdbresults.store.lmdb.file.lock_file import LockFile
 from lmdbresults.store.lmdb.file.reader_table import PIN, ReaderTable, began_now
 
 
@@ -22,10 +23,10 @@ def handle(tmp_path: Path) -> Iterator[lmdb.Environment]:
 
 @pytest.fixture
 def table(handle: lmdb.Environment) -> Iterator[ReaderTable]:
-    table = ReaderTable(handle, handle.path())
-    yield table
+    lock_file = LockFile(handle.path())
+    yield ReaderTable(handle, lock_file)
     handle.close()
-    table.close()
+    lock_file.close()
 
 
 def commit(handle: lmdb.Environment) -> None:
@@ -114,9 +115,8 @@ def test_reader_that_takes_over_a_slot_as_it_is_freed_stays_protected(
 
 
 def test_on_an_unknown_system_nothing_is_labelled(handle: lmdb.Environment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmdbresults.store.lmdb.file.reader_table._FIRST_SLOT", {})
-    table = ReaderTable(handle, handle.path())
+    monkeypatch.setattr("lmdbresults.store.lmdb.file.lock_file._PLACES", {})
+    table = ReaderTable(handle, LockFile(handle.path()))
     with table.begin(PIN) as txn:
         assert txn.id() == 1
         assert table.readers() == []
-    table.close()
