@@ -37,14 +37,14 @@ class PlainFromCommit(Plain):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.committed = 0
-        wakes: Any = self.backend.store._wakes
-        send = wakes.send
+        notifier: Any = self.backend.store._notifier
+        send = notifier.send
 
         def send_from_now(*changes: Any) -> None:
             self.committed = now()
             send(*changes)
 
-        wakes.send = send_from_now
+        notifier.send = send_from_now
 
 
 class RedisFromPublish(RedisPubSub):

@@ -83,14 +83,21 @@ class MemoryStore(Store):
             finally:
                 txn.end()
             expired = _sweep(records, self._clock())
-            self._commit(records, {**txn.changed, **dict.fromkeys(expired, False)})
+            self._commit(records, {**txn.changed, **dict.fromkeys(expired, False)}, txn.for_one)
 
-    def _commit(self, records: dict[bytes, Record], changed: Mapping[bytes, bool]) -> None:
-        """Publish the records of a transaction, and notify of its changes; True marks an interim value."""
+    def _commit(
+        self, records: dict[bytes, Record], changed: Mapping[bytes, bool], for_one: Iterable[bytes] = ()
+    ) -> None:
+        """Publish the records of a transaction, and notify of its changes; True marks an interim value.
+
+        Of each topic in ``for_one``, one subscriber is woken.
+        """
         self._records = records
         self._moment += 1
         for subscription in list(self._subscriptions):
             subscription.tell(changed)
+        for topic in for_one:
+            any(subscription.tell({topic: False}) for subscription in list(self._subscriptions))
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -162,13 +169,14 @@ class _Subscription(Subscription):
         for key in keys:
             self._keys.pop(key, None)
 
-    def tell(self, changed: Mapping[bytes, bool]) -> None:
-        """Note the keys that have changed, and whether to an interim value. The store's writer lock is held."""
-        for key, interim in changed.items():
-            every_change = self._keys.get(key)
-            if every_change or (every_change is False and not interim):
-                self._changed.append(key)
-                self.ring()
+    def tell(self, changed: Mapping[bytes, bool]) -> bool:
+        """Note which of the keys that have changed, maybe to an interim value, are followed; return whether any is."""
+        keys = self._keys
+        followed = [key for key, interim in changed.items() if key in keys and (keys[key] or not interim)]
+        self._changed += followed
+        if followed:
+            self.ring()
+        return bool(followed)
 
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
         with suppress(OSError):  # for nothing is left, or it is closed
@@ -243,6 +251,8 @@ class _Write(_Read, WriteTransaction):
         super().__init__(records, clock)
         #: The keys that have changed; True marks an interim value.
         self.changed: dict[bytes, bool] = {}
+        #: Topics of which one subscriber is to be woken.
+        self.for_one: list[bytes] = []
 
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
@@ -281,7 +291,10 @@ class _Write(_Read, WriteTransaction):
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self._open()
-        self.changed[topic] = False
+        if one:
+            self.for_one.append(topic)
+        else:
+            self.changed[topic] = False
 
 
 def _sweep(records: dict[bytes, Record], now: float, limit: int | None = None) -> list[bytes]:

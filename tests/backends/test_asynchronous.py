@@ -67,7 +67,7 @@ async def turns(count: int = 5) -> None:
 
 
 async def registered(backend: LMDBBackend, count: int) -> None:
-    while registrations(backend) != count:
+    while sum(len(subscription._keys) for subscription in backend.store._subscriptions) != count:
         await asyncio.sleep(0)
 
 
@@ -478,10 +478,10 @@ def test_a_backend_without_messages_is_looked_at_again_and_again():
 
 @interface("wait_for_async")
 def test_it_looks_again_where_sockets_are_impossible(lmdb, monkeypatch):
-    def impossible(box: bytes) -> None:
+    def impossible(box: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(lmdb.store._wakes, "bind", impossible)
+    monkeypatch.setattr(lmdb.store._folder, "bind", impossible)
 
     async def work() -> Any:
         asyncio.get_running_loop().call_later(0.1, lmdb.mark_as_done, "id", 42)

@@ -23,7 +23,7 @@ from celery.result import AsyncResult, GroupResult, ResultSet
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import consumer as celery_consumer
 from lmdbresults.store import following
-from lmdbresults.store.lmdb.records import waiters
+from tests.support import waits
 from tests.support.celery_tasks import OwnError, add, progress, settings_for
 from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
 from tests.support.processes import FORKS_WITH_THREADS, Child, run_script
@@ -74,15 +74,15 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def registrations(app: Celery) -> list[tuple[bytes, bytes]]:
-    """What is registered in the file."""
-    return app.backend.store._environment.read(waiters.page, b"", 100_000)[0]  # type: ignore[no-any-return]
+def registrations(app: Celery) -> int:
+    """How many keys are followed in all processes."""
+    return waits.registrations(app.backend.store.options.path)
 
 
 def until_waited_for(app: Celery, *results: AsyncResult) -> None:
     """Return once a thread waits for results."""
     keys = {app.backend.get_key_for_task(result.id) for result in results}
-    wait_for(lambda: keys <= app.backend.result_consumer.hub.subscription._registered.keys())
+    wait_for(lambda: keys <= waits.followed(app.backend.result_consumer.hub.subscription))
 
 
 def left_behind(app: Celery) -> list[Any]:
@@ -403,7 +403,7 @@ def test_adding_ten_thousand_results_neither_reads_nor_writes(app: Celery) -> No
 def test_groups_that_nobody_asks_are_not_listened_to(app: Celery) -> None:
     results = ResultSet(pending(app, 100), app=app)
     app.backend.result_consumer.drain_events(timeout=0)
-    assert registrations(app) == []
+    assert registrations(app) == 0
     del results
     assert left_behind(app) == []
 
@@ -419,7 +419,7 @@ def test_a_result_may_go_inside_a_transaction(app: Celery) -> None:
     [result] = pending(app)
     result.then(print, weak=True)
     app.backend.result_consumer.drain_events(timeout=0)
-    assert len(registrations(app)) == 1
+    assert registrations(app) == 1
     with app.backend.store.write() as txn:
         txn.set(b"key", b"value")
         del result
@@ -472,7 +472,7 @@ def test_ten_thousand_waits_leave_nothing_behind(app: Celery, threads: Any) -> N
         for each in [threads.submit(wait_many, number) for number in range(10)]:
             each.result()
     assert left_behind(app) == []
-    assert (len(hub.subscription._registered), len(hub.subscription._keys)) == (0, 0)
+    assert len(hub.subscription._keys) == 0
     assert [*map(len, app.backend._pending_results), len(app.backend._pending_messages)] == [0, 0, 0]
     if descriptors:
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # a transaction's thread may hold one
@@ -500,8 +500,7 @@ def test_processes_that_are_forked_after_waiting_wait_for_themselves(app: Celery
 
     results = pending(app, 3)
     children = [Child(child, result.id) for result in results]
-    keys = [app.backend.get_key_for_task(result.id) for result in results]
-    wait_for(lambda: all(any(place.endswith(key) for place, _ in registrations(app)) for key in keys))
+    wait_for(lambda: registrations(app) == 2 + 3)
     for result in [*results, during, told]:
         app.backend.mark_as_done(result.id, 42)
     assert got.result(PATIENCE) == 42
@@ -534,7 +533,7 @@ consumer = app.backend.result_consumer
 result = app.AsyncResult(uuid())
 
 def interrupt(number):
-    while app.backend.get_key_for_task(result.id) not in consumer.hub.subscription._registered:
+    while app.backend.get_key_for_task(result.id) not in consumer.hub.subscription._keys.values():
         time.sleep(0.001)
     time.sleep(0.05)
     os.kill(os.getpid(), number)
@@ -549,7 +548,7 @@ for number, error in [
     except error:
         print("interrupted")
     thread.join()
-    assert (consumer.hub._followers, consumer.hub.subscription._registered) == ({}, {})
+    assert (consumer.hub._followers, consumer.hub.subscription._keys) == ({}, {})
 threading.Timer(0.1, app.backend.mark_as_done, (result.id, 42)).start()
 print(result.get())
 """
@@ -579,7 +578,7 @@ told, got = [], {}
 
 def registered(*results):
     keys = {app.backend.get_key_for_task(each.id) for each in results}
-    while not keys <= consumer.hub.subscription._registered.keys():
+    while not keys <= set(consumer.hub.subscription._keys.values()):
         sleep(0.001)
 
 def until(condition):
@@ -634,7 +633,7 @@ print(os.wait()[1], late.get())
 late = first = second = results = group = waits = each = None
 gc.collect()
 consumer.drain_events(timeout=0)
-print(len(consumer.callbacks), len(consumer.hub._followers), len(consumer.hub.subscription._registered))
+print(len(consumer.callbacks), len(consumer.hub._followers), len(consumer.hub.subscription._keys))
 app.backend.close()
 """
 
@@ -652,7 +651,7 @@ def test_a_backend_that_is_closed_leaves_nothing_in_the_folder(app: Celery, tmp_
     with pytest.raises(exceptions.TimeoutError):
         pending(app)[0].get(timeout=0.01)
     app.backend.close()
-    assert [path.name for path in tmp_path.iterdir() if "wake" in path.name] == []
+    assert waits.sockets(app.backend.store.options.path) == []
 
 
 # -- a real worker ---------------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store import following, thread_hub
 from lmdbresults.store.base import Store
-from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import MemoryStore
 from tests.support.processes import FORKS_WITH_THREADS, in_child

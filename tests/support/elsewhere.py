@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lmdbresults.backends import LMDBBackend, open_backend
-from lmdbresults.store.lmdb.records import waiters
+from tests.support import waits
+from tests.support.waits import sockets
+
+__all__ = ["HOUR", "Elsewhere", "elsewhere", "registrations", "sockets"]
 
 #: As an interval: a wake-up that is missed hangs, and the test times out.
 HOUR = 3600.0
@@ -80,15 +83,8 @@ def await_registrations(backend: LMDBBackend, count: int) -> None:
 
 
 def registrations(backend: LMDBBackend) -> int:
-    """Return how many registrations there are in the file."""
-    environment = backend.store._environment  # type: ignore[attr-defined]
-    return len(environment.read(waiters.page, b"", 100_000)[0])
-
-
-def sockets(path: str) -> list[str]:
-    """Return what lies in the folder of sockets beside the file."""
-    folder = Path(path + "-wake")
-    return os.listdir(folder) if folder.exists() else []
+    """Return how many keys are followed in all processes."""
+    return waits.registrations(backend._options.path)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """What the tests of waiting share: a wait without a timeout, and threads that must end."""
 
+import os
 import select
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lmdbresults import LMDBStore
 from lmdbresults.store.base import Subscription
-from lmdbresults.store.lmdb.notify import registrations as watching
+from lmdbresults.store.lmdb.notify.folder import FOLDER_SUFFIX
+from lmdbresults.store.lmdb.notify.marks import HEADER_BYTES
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
 #: Seconds that are never over: what hangs runs into the timeout of the test.
@@ -61,6 +64,21 @@ def folder_of(store: LMDBStore) -> Path:
     return Path(store.options.path + "-wake")
 
 
-def registrations(store: LMDBStore) -> int:
-    found, _ = store._environment.read(watching.waiters.page, b"", 10_000)
-    return len(found)
+def followed(subscription: Any) -> set[bytes]:
+    """Return the keys that a subscription follows."""
+    return set(subscription._keys.values())
+
+
+def sockets(path: str) -> list[str]:
+    """Return the names of the sockets beside a data file."""
+    folder = Path(path + FOLDER_SUFFIX)
+    return sorted(name for name in os.listdir(folder) if name.isdigit()) if folder.exists() else []
+
+
+def registrations(path: str) -> int:
+    """Return how many keys are followed in all processes, about, if there are many."""
+    try:
+        marks = next(Path(path + FOLDER_SUFFIX).glob("marks-*")).read_bytes()[HEADER_BYTES:]
+    except (FileNotFoundError, StopIteration):
+        return 0
+    return -((marks.count(0) - len(marks)) // 2)  # a key has two marks, which it may share

@@ -4,9 +4,8 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -21,16 +20,15 @@ from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
 from lmdbresults.store.lmdb.maintenance.check import Problem, check, repair, repairable
-from lmdbresults.store.lmdb.notify.registrations import Registrations, clear_dead
-from lmdbresults.store.lmdb.notify.sockets import WakeFolder
+from lmdbresults.store.lmdb.notify.folder import WakeFolder
+from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
 from lmdbresults.store.lmdb.records import records
 from lmdbresults.store.lmdb.records.expiry import SweepAlong
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
-from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Scope, Writing
-from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.lmdb.types import Change, Transaction
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -85,7 +83,8 @@ class LMDBStore(Store):
         self._environment: Environment = environments.acquire(options)
         self._scope = Scope(self._prefix, self._clock, self._environment.file)
         self._sweeping = SweepAlong()
-        self._wakes = WakeFolder(self._environment.path, options.mode)
+        self._folder = WakeFolder(self._environment.path, options.mode)
+        self._notifier = Notifier(self._folder)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -171,11 +170,17 @@ class LMDBStore(Store):
         return Block(self._write())
 
     def _write(self) -> Steps[None]:
-        txn = Writing(self._scope, ENDED)
+        txn, moment = Writing(self._scope, ENDED), 0
+
+        def before_commit() -> None:
+            nonlocal moment
+            self._sweep_along(txn._raw, txn)
+            moment = txn._raw.id()
+
         try:
-            failure = yield from self._environment.lend(True, txn.begin, lambda: self._sweep_along(txn._raw, txn))
+            failure = yield from self._environment.lend(True, txn.begin, before_commit)
             if failure is None:
-                self._wakes.send(txn.news)
+                self._notifier.send(txn.changes, moment)
             elif isinstance(failure, StoreFull):
                 self._reclaim()  # a block cannot be run again, but the caller's next try finds more space
         except StoreFull:
@@ -185,23 +190,24 @@ class LMDBStore(Store):
             txn.end()
         yield 0
 
-    def _apply(self, verb: Callable[..., Result], *args: Any, durably: bool = True) -> Result:
-        """Run a method of `Writing` in a transaction of its own. For ``durably`` see `Environment.write`."""
+    def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
+        """Run a method of `Writing` in a transaction of its own, and tell of its changes."""
         result: Result
         try:
-            result, news = self._environment.write(self._run, verb, args, durably=durably)
+            result, changes, moment = self._environment.write(self._run, verb, args)
         except StoreFull:
-            attempt = partial(self._environment.write, durably=durably)
-            result, news = self._make_room_for(attempt, self._run, verb, args)
-        if news:
-            self._wakes.send(news)
+            result, changes, moment = self._make_room_for(self._environment.write, self._run, verb, args)
+        if changes:
+            self._notifier.send(changes, moment)
         return result
 
-    def _run(self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result, list[News]]:
+    def _run(
+        self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]
+    ) -> tuple[Result, list[Change], int]:
         txn = Writing(self._scope, raw)
         result = verb(txn, *args)
         self._sweep_along(raw, txn)
-        return result, txn.news
+        return result, txn.changes, raw.id()
 
     def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
         """Return what the attempt returns. If there is no space, sweep and try again until there is nothing to sweep.
@@ -229,17 +235,16 @@ class LMDBStore(Store):
         and waiters have left.
         """
         self._environment.clear_dead_readers()
-        with suppress(StoreFull):  # the waiters can wait: expired records make room
-            clear_dead(self._environment, self._wakes)
+        self._notifier.clear_dead()
         return self._sweeper().run(limit, max_seconds)
 
     def _sweeper(self) -> Sweeper:
-        return Sweeper(self._environment, self._clock, self._wakes.send)
+        return Sweeper(self._environment, self._clock, self._notifier.send)
 
     def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
         sweeping = self._sweeping
         if not sweeping.looked_at <= (now := self._clock()) < sweeping.look_again_at:
-            sweeping.run(raw, now, txn.changes, txn.news)
+            sweeping.run(raw, now, txn.added, txn.changes)
 
     def _reclaim(self) -> bool:
         """Free space: expired records, and pages that a checkpoint or killed readers keep from reuse.
@@ -258,7 +263,7 @@ class LMDBStore(Store):
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def subscribe(self) -> Subscription:
-        subscription = LMDBSubscription(Registrations(self), self._wakes, self.mget)
+        subscription = LMDBSubscription(self._folder, self._prefix, self.mget, self._notifier.pass_on, self._clock)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -331,6 +336,7 @@ class LMDBStore(Store):
         gate.refuse_in_transaction()
         for subscription in list(self._subscriptions):
             subscription.close()
+        self._notifier.close()
         environment, self._environment = self._environment, CLOSED
         if environment is CLOSED:  # closed by another thread meanwhile
             return

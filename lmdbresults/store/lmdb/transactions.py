@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
-from lmdbresults.store.lmdb.records import records, waiters
-from lmdbresults.store.lmdb.records.layout import CHUNK_BYTES, place_of
+from lmdbresults.store.lmdb.records import records
+from lmdbresults.store.lmdb.records.layout import CHUNK_BYTES
 from lmdbresults.store.lmdb.records.scan import ordered, scan
-from lmdbresults.store.lmdb.records.waiters import News
-from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, SHORT_VALUE, Change, Transaction
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
-from lmdbresults.store.values import deadline_of
+from lmdbresults.store.values import NEVER, deadline_of
 
 __all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing"]
 
@@ -87,15 +86,15 @@ class Reading(ReadTransaction):
 class Writing(Reading, WriteTransaction):
     """A write transaction."""
 
-    __slots__ = ("changes", "news")
+    __slots__ = ("added", "changes")
 
     def __init__(self, scope: Scope, raw: Transaction) -> None:
         self._scope = scope
         self._raw = raw
         #: Records and chunks that were added: the sweep along the way must keep up with them.
-        self.changes = 0
-        #: What to send once this is committed.
-        self.news: list[News] = []
+        self.added = 0
+        #: What to tell subscribers once this is committed.
+        self.changes: list[Change] = []
 
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
@@ -115,20 +114,27 @@ class Writing(Reading, WriteTransaction):
             value = bytes(memoryview(value))  # bytes() would take an int for a length
         size = len(value)
         space.reserve(self._raw, len(key) + size + _RECORD_COST)
-        self.changes += 1 + size // CHUNK_BYTES
+        self.added += 1 + size // CHUNK_BYTES
         deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
-        return records.put(self._raw, key, value, deadline, now, self.news, keep_prefix, interim)
+        is_stored = records.put(self._raw, key, value, deadline, now, keep_prefix)
+        if is_stored:
+            sent = value if size <= SHORT_VALUE and not interim else None
+            self.changes.append((key, INTERIM if interim else FINAL, sent, deadline))
+        return is_stored
 
     def delete(self, key: bytes) -> bool:
         self._scope.space.reserve_for_delete(self._raw)
-        return records.remove(self._raw, self._scope.prefix + key, self._scope.clock(), self.news)
+        key = self._scope.prefix + key
+        self.changes.append((key, FINAL, None, NEVER))  # also of an expired record, which a sweep will not meet now
+        return records.remove(self._raw, key, self._scope.clock())
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         key, now = self._scope.prefix + key, self._scope.clock()
         deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
         self._scope.space.reserve(self._raw, len(key) + _RECORD_COST)
-        self.changes += 1
-        return records.increment(self._raw, key, by, deadline, now, self.news)
+        self.added += 1
+        self.changes.append((key, FINAL, None, NEVER))
+        return records.increment(self._raw, key, by, deadline, now)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._scope.clock()
@@ -136,7 +142,8 @@ class Writing(Reading, WriteTransaction):
         return records.expire(self._raw, self._scope.prefix + key, deadline_of(ttl, now), now)
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
-        self.news += waiters.take(self._raw, place_of(self._scope.prefix + topic), interim=False)
+        self._raw.id()  # raises, once the transaction has ended
+        self.changes.append((self._scope.prefix + topic, ONE if one else FINAL, None, NEVER))
 
 
 class _Gone:

@@ -5,17 +5,15 @@ from typing import NamedTuple
 
 from lmdbresults.errors import RecordDamaged, quoted
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
-from lmdbresults.store.lmdb.records import chunks, waiters
+from lmdbresults.store.lmdb.records import chunks
 from lmdbresults.store.lmdb.records.expiry_index import due_at, index_key, place_in
 from lmdbresults.store.lmdb.records.layout import (
     CHUNK,
     DOOMED,
     HASHED,
     INDEX,
-    IS_AWAITED,
     IS_CHUNKED,
     RECORD,
-    VACANT,
     key_at,
     place_of,
     unpack,
@@ -53,8 +51,6 @@ def check(txn: Transaction, now: float = 0.0) -> Iterator[Problem]:
         elif region == INDEX:
             if not _has_record(txn, place) and not _is_left_by_a_sweep(txn, place, now):
                 yield Problem(f"The index entry {quoted(place)} has no record.", orphan=place)
-        elif region == waiters.REGION:
-            yield from _check_registration(txn, place, data)
         elif place != FORMAT_KEY:
             yield Problem(f"The key {quoted(place)} is of a kind that this version does not know.")
 
@@ -75,10 +71,8 @@ def _repair(txn: Transaction, problem: Problem) -> bool:
         return bool(record and record.indexed and txn.put(index_key(record.indexed, problem.unindexed), b""))
     place = problem.orphan
     assert place is not None, "other problems cannot be repaired"
-    # An entry or a registration may have got its record since. A chunk cannot: ids are never reused.
+    # An entry may have got its record since. A chunk cannot: ids are never reused.
     if place.startswith(INDEX) and _has_record(txn, place):
-        return False
-    if place.startswith(waiters.REGION) and not any(_check_registration(txn, place, txn.get(place, b""))):
         return False
     return txn.delete(place)
 
@@ -94,7 +88,7 @@ def _check_record(txn: Transaction, place: bytes, data: bytes, chunk_groups: set
     except RecordDamaged as damage:
         yield Problem(str(damage))
         return
-    if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline != VACANT:
+    if bool(record.indexed) != bool(record.deadline) or record.indexed > record.deadline:
         yield Problem(
             f"The record under {quoted(key)} expires at {record.deadline}, but its index entry is for {record.indexed}."
         )
@@ -115,12 +109,3 @@ def _has_record(txn: Transaction, index_key: bytes) -> bool:
 def _is_left_by_a_sweep(txn: Transaction, index_key: bytes, now: float) -> bool:
     place = place_in(index_key)
     return place != b"" and due_at(index_key) <= now and txn.get(place) is None
-
-
-def _check_registration(txn: Transaction, entry_key: bytes, entry: bytes) -> Iterator[Problem]:
-    if not waiters.is_sound(entry_key, entry):
-        yield Problem(f"The registration {quoted(entry_key)} is damaged.", orphan=entry_key)
-        return
-    _, record = record_at(txn, entry[1:])
-    if record is None or not record.flags & IS_AWAITED:
-        yield Problem(f"The registration {quoted(entry_key)} has no record that refers to it.", orphan=entry_key)

@@ -16,7 +16,6 @@ from lmdbresults.store.lmdb.records.layout import (
     CHUNK,
     HASHED,
     INDEX,
-    IS_AWAITED,
     IS_CHUNKED,
     LONGEST_KEY,
     RECORD,
@@ -128,7 +127,7 @@ class SalvageWriter:
     def _put(self, txn: Transaction, key: bytes, place: bytes, record: Record, present: Record | None) -> None:
         if present is not None and present.indexed:
             txn.delete(index_key(present.indexed, place))
-        write(txn, key, place, record._replace(indexed=record.deadline, flags=record.flags & ~IS_AWAITED))
+        write(txn, key, place, record._replace(indexed=record.deadline))
         if record.deadline:
             txn.put(index_key(record.deadline, place), b"")
 

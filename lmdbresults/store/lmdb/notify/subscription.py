@@ -1,285 +1,220 @@
-"""Subscriptions of an `LMDBStore`: a socket (sockets.py), and what is registered in the file under its name."""
+"""Subscriptions to an `LMDBStore`: a box (box.py), and the keys that it follows."""
 
-import os
 import socket
-import struct
 import threading
+import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
-from itertools import islice
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
-from lmdbresults.errors import DiskFailed, StoreClosed, StoreFull
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import Sent, Subscription
-from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, HEAD_BYTES, INTERIM, VALUE, head_at
-from lmdbresults.store.lmdb.notify.registrations import Registrations
-from lmdbresults.store.lmdb.notify.sockets import WakeFolder
-from lmdbresults.store.lmdb.records.waiters import BOX_BYTES
+from lmdbresults.store.lmdb.notify.box import Box
+from lmdbresults.store.lmdb.notify.folder import WakeFolder
+from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, messages_in
+from lmdbresults.store.lmdb.records.layout import place_of
+from lmdbresults.store.lmdb.types import INTERIM, ONE
 
 __all__ = ["LMDBSubscription"]
 
-Item = TypeVar("Item")
-
-#: Registrations made under one hold of the write lock: a few milliseconds.
-_BATCH: Final = 500
+#: Seconds after which to look again whether the box has lost its name, or to try again to get one.
+_VERIFY_EVERY: Final = 1.0
 
 
 class LMDBSubscription(Subscription):
-    """A subscription whose socket is made when there is something to wait for; a child makes its own.
-
-    What is taken for registered is so in the file. The reverse may fail: then a key is registered once more, or its
-    registration is left to the next change. No lock is held over a transaction, so that a key may be used up while
-    another thread is about to note that it has just registered it; whoever uses a key up therefore says so to all who
-    register at that moment.
-    """
+    """A subscription whose box is made when there is something to follow. A forked child makes its own."""
 
     def __init__(
         self,
-        registrations: Registrations,
         folder: WakeFolder,
+        prefix: bytes,
         look: Callable[[list[bytes]], list[bytes | None]],
+        pass_on: Callable[[bytes], object],
+        clock: Callable[[], float],
     ) -> None:
-        self._look = look
-        self._registrations = registrations
         self._folder = folder
-        self._socket: socket.socket | None = None
-        #: Connected to it, so that it can be reached though it has lost its name. Shutting it down would do as well,
-        #: had a socket with a timeout not a loop in C that is never left then.
-        self._ringer: socket.socket | None = None
+        self._prefix = prefix
+        self._look = look
+        self._pass_on = pass_on
+        self._clock = clock
+        self._box: Box | None = None
+        #: What closes a box. One that was left is closed by the thread that reads, which may still be waiting at it.
+        self._finalizers: dict[Box, weakref.finalize[[], LMDBSubscription]] = {}
         self._is_closed = False
-        self._start_anew()
+        self._reset()
         gate.watch_forks(self)
 
-    def _start_anew(self) -> None:
-        #: Guards the making of the socket. No transaction is begun while it is held.
-        self._opening = threading.RLock()
-        self._box = os.urandom(BOX_BYTES)
-        self._is_impossible = False
-        #: Of the socket, so that it is set only when it changes.
-        self._timeout = 0.0
-        #: Datagrams read since the last look for the marker of a full queue.
-        self._unchecked = 0
-        #: A socket that has lost its name, until nobody can be reading it.
-        self._nameless: socket.socket | None = None
-        #: The key behind each topic, until it is forgotten: a message may come in between.
+    def _reset(self) -> None:
+        #: Guards keys and marks. Reentrant because a signal handler may subscribe.
+        self._lock = threading.RLock()
+        #: The keys that are followed by their places, and the places of those with interim values.
         self._keys: dict[bytes, bytes] = {}
-        #: What is registered, and whether every change was asked for.
-        self._registered: dict[bytes, bool] = {}
-        #: What may be registered, or used up by a message that got lost in an exception.
-        self._in_doubt: set[bytes] = set()
-        #: For each thread that is registering, the keys that were used up since it began.
-        self._in_progress: dict[int, set[bytes]] = {}
+        self._every_change: set[bytes] = set()
+        #: Whether a message may have been missed, so that any key may have changed.
+        self._has_missed = False
+        self._verify_at = 0.0
 
     def before_fork(self) -> None:
-        """Nothing to do: the socket stays the parent's."""
+        """Nothing to do: the box stays the parent's."""
 
     def after_fork_in_child(self) -> None:
-        """Leave the socket to the parent."""
-        receiver, self._socket, self._ringer = self._socket, None, None
-        if receiver is not None:
-            self._finalizer()
-        self._start_anew()
+        """Leave the box to the parent."""
+        self._box = None
+        self._close_boxes()
+        self._reset()
 
-    # -- registrations ---------------------------------------------------------------------------------------------
+    # -- keys ------------------------------------------------------------------------------------------------------
 
     def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
         keys = list(keys)
-        wanted = [key for key in keys if self._registered.get(key) not in (True, every_change)]
-        used_up: set[bytes] = set()
-        self._in_progress[id(used_up)] = used_up
-        try:
-            if wanted and self._is_open():
-                for batch in _batches(wanted, _BATCH):
-                    self._register(batch, every_change, used_up)
-        except StoreFull:
-            pass  # whoever waits looks again and again
-        finally:
-            self._in_progress.pop(id(used_up), None)
+        with self._lock:
+            if keys and not self._is_closed:
+                self._verify()
+                for key in keys:
+                    self._follow(key, every_change)
         return dict(zip(keys, self._look(keys), strict=True))
 
-    def _register(self, keys: list[bytes], every_change: bool, used_up: set[bytes]) -> None:
-        box = self._box
-        self._keys.update((self._registrations.topic_of(key), key) for key in keys)  # the news may come at once
-        try:
-            self._registrations.watch(keys, box, every_change)
-            self._note(keys, every_change)
-        except StoreFull:
-            raise
-        except BaseException:  # of a signal handler, perhaps after the commit: `remove` has to take them back
-            self._note(keys, every_change)
-            raise
-        # The order matters: whoever uses keys up says so first, and then takes from what is registered.
-        if box != self._box:
-            used_up.update(keys)
-        for key in list(used_up):
-            self._registered.pop(key, None)
-
-    def _note(self, keys: Iterable[bytes], every_change: bool) -> None:
-        for key in keys:
-            self._registered[key] = every_change or self._registered.get(key, False)
+    def _follow(self, key: bytes, every_change: bool) -> None:
+        place = place_of(self._prefix + key)
+        is_known, had_every_change = place in self._keys, place in self._every_change
+        if is_known and had_every_change >= every_change:
+            return
+        # First the mark: an exception in between leaves one too many, which is harmless.
+        self._mark(place, every_change)
+        self._keys[place] = key
+        if every_change:
+            self._every_change.add(place)
+        if is_known:
+            self._unmark(place, had_every_change)
 
     def remove(self, keys: Iterable[bytes]) -> None:
-        keys = list(keys)
-        registered = [key for key in keys if key in self._registered or key in self._in_doubt]
-        try:
-            for batch in _batches(registered, _BATCH):
-                with suppress(StoreFull, DiskFailed):  # then they last until their life has ended
-                    self._registrations.unwatch(batch, self._box)
-        finally:
-            self._use_up(registered)
-            self._in_doubt.difference_update(registered)
+        with self._lock:
             for key in keys:
-                self._keys.pop(self._registrations.topic_of(key), None)
+                place = place_of(self._prefix + key)
+                if self._keys.pop(place, None) is not None:
+                    had_every_change = place in self._every_change
+                    self._every_change.discard(place)
+                    self._unmark(place, had_every_change)
 
-    def _use_up(self, keys: Collection[bytes]) -> None:
-        """Note that keys are registered no more."""
-        if self._in_progress:
-            for used_up in list(self._in_progress.values()):
-                used_up.update(keys)
-        for key in keys:
-            self._registered.pop(key, None)
+    def _mark(self, place: bytes, every_change: bool) -> None:
+        try:
+            if self._box is not None:
+                self._box.mark(place, every_change)
+        except OSError:  # the disk is full
+            self._leave()
 
-    def _use_up_all(self) -> None:
-        self._use_up(list(self._keys.values()))
+    def _unmark(self, place: bytes, every_change: bool) -> None:
+        try:
+            if self._box is not None:
+                self._box.unmark(place, every_change)
+        except OSError:
+            self._leave()
+
+    # -- the box ---------------------------------------------------------------------------------------------------
+
+    def _verify(self) -> None:
+        """Get a box if there is none, or another one if writers cannot find it any more. At most once a second."""
+        if (now := time.monotonic()) < self._verify_at:
+            return
+        self._verify_at = now + _VERIFY_EVERY
+        try:
+            if self._box is not None and not self._box.is_reachable():
+                self._leave()
+            if self._box is None:
+                self._open(Box(self._folder))
+        except OSError:  # no permission, no folder, no such sockets: one can still look again and again
+            self._leave()
+
+    def _open(self, box: Box) -> None:
+        self._finalizers[box] = weakref.finalize(self, box.close)
+        self._box = box
+        for place in self._keys:
+            box.mark(place, place in self._every_change)
+        self._has_missed = bool(self._keys)
+
+    def _leave(self) -> None:
+        """Leave a box to be closed. The thread that waits for a message looks at everything."""
+        box, self._box = self._box, None
+        if box is not None:
+            self._has_missed = True
+            box.ring()
+
+    def _close_boxes(self) -> None:
+        """Close the boxes that were left."""
+        for box in list(self._finalizers):
+            if box is not self._box:
+                self._finalizers.pop(box)()
 
     # -- messages --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+        with self._lock:
+            if self._keys:
+                self._verify()
+            if len(self._finalizers) > 1 or self._box is None:
+                self._close_boxes()
+            box = self._box
         changed: dict[bytes, Sent | None] = {}
         try:
-            datagram = self._datagram(timeout)
-            while datagram is not None:
-                self._unchecked += 1
-                self._take(datagram, changed)
-                # Nothing else is waited for, and what did not fit the queue would still be ahead of us: the usual case.
-                if datagram and not self._registered and self._unchecked < self._folder.queue_length:
-                    return changed
-                datagram = self._datagram(0)
-            return changed if self._is_all() else None
+            if box is not None:
+                self._read(box, 0.0 if self._has_missed else timeout, changed)
         except BaseException:  # of a signal handler: what has been read until then is lost
-            self._in_doubt.update(self._registered)
-            self._use_up_all()
+            self._has_missed = True
             raise
+        if not self._has_missed:
+            return None if self._is_closed else changed
+        with self._lock:  # or a change that was missed meanwhile would be forgotten
+            self._has_missed = False
+        return None
 
-    def _is_all(self) -> bool:
-        """Return whether what was read is all there was. If not, nobody knows which keys are used up."""
-        nameless, self._nameless = self._nameless, None
-        if nameless is not None:
-            nameless.close()
-        elif not self._is_closed and not (self._unchecked and self._has_overflown()):
-            return True
-        self._use_up_all()
-        return False
-
-    def _has_overflown(self) -> bool:
-        self._unchecked = 0
-        return self._folder.has_overflown(self._box)
+    def _read(self, box: Box, timeout: float, changed: dict[bytes, Sent | None]) -> None:
+        datagram = self._datagram(box.receiver, timeout)
+        while datagram is not None:
+            self._take(datagram, changed)
+            # The rest can wait if nothing else is followed: the usual case, in which this saves a system call.
+            datagram = None if len(changed) == len(self._keys) else self._datagram(box.receiver, 0.0)
+        if box.has_lost():
+            self._has_missed = True
 
     def _take(self, datagram: bytes, changed: dict[bytes, Sent | None]) -> None:
         """Add what a datagram says to what has changed."""
-        start, end = 0, len(datagram)
-        try:
-            while start < end:
-                topic, kind, moment, deadline, length = head_at(datagram, start)
-                value = start + HEAD_BYTES
-                start = value + length
-                key = self._keys.get(topic)
-                if key is None:  # it was forgotten since
-                    continue
-                if kind != INTERIM:
-                    self._use_up((key,))
-                    self._in_doubt.add(key)  # it may have been added again meanwhile
-                is_there = kind == VALUE and start <= end and (not deadline or self._registrations.clock() < deadline)
-                changed[key] = (moment, datagram[value:start]) if is_there else None
-        except struct.error:  # nobody of ours has sent it
-            return
+        for place, kind, moment, deadline, value in messages_in(datagram):
+            key = self._keys.get(place)
+            if key is None:
+                if kind == ONE:
+                    self._pass_on(place)
+            elif kind != INTERIM or place in self._every_change:
+                is_valid = value is not None and (not deadline or self._clock() < deadline)
+                changed[key] = (moment, value) if is_valid and value is not None else None
 
-    def _datagram(self, timeout: float) -> bytes | None:
-        """Return what arrives first; None if nothing does, or nothing can any more."""
-        receiver = self._socket
-        if receiver is None:
-            return None
-        if self._nameless is not None:  # looked at after the socket, which is another one by now if this is missed
-            timeout = 0.0
-        if timeout != self._timeout:
+    def _datagram(self, receiver: socket.socket, timeout: float) -> bytes | None:
+        """Return what arrives first; None if nothing does in time."""
+        if timeout != receiver.gettimeout():
             receiver.settimeout(timeout)
-            self._timeout = timeout
         try:
             return receiver.recv(DATAGRAM_BYTES)
         except (BlockingIOError, TimeoutError):
             return None
         except OSError:
-            if receiver is self._socket:
+            if receiver.fileno() >= 0:
                 raise
             return None  # it was closed meanwhile
 
     def fileno(self) -> int:
-        receiver = self._socket
-        return -1 if receiver is None else receiver.fileno()
+        box = self._box
+        return -1 if box is None else box.receiver.fileno()
 
     def ring(self) -> None:
-        _ring(self._ringer)
-
-    # -- the socket ------------------------------------------------------------------------------------------------
-
-    def _is_open(self) -> bool:
-        """Return whether there is a socket that can be reached; make it, if that is possible."""
-        with self._opening:
-            if self._socket is not None and not self._folder.holds(self._box):
-                self._leave(self._socket)
-            if self._socket is None and not self._is_impossible and not self._is_closed:
-                self._open()
-            return self._socket is not None
-
-    def _open(self) -> None:
-        try:
-            receiver, ringer = self._folder.bind(self._box)
-        except OSError:
-            self._is_impossible = True  # of no permission, no folder, no such sockets: one can still look again
-        else:
-            self._timeout, self._unchecked = 0.0, 0
-            self._socket, self._ringer = receiver, ringer
-            self._finalizer = weakref.finalize(self, _abandon, self._folder, self._box, os.getpid(), receiver, ringer)
-
-    def _leave(self, nameless: socket.socket) -> None:
-        """Give up a socket whose name somebody has removed, and have whoever reads it look at everything."""
-        ringer, self._ringer = self._ringer, None
-        self._socket = None
-        self._box = os.urandom(BOX_BYTES)
-        self._use_up_all()
-        self._nameless = nameless
-        _ring(ringer)
+        box = self._box
+        if box is not None:
+            box.ring()
 
     def close(self) -> None:
-        with self._opening:
+        with self._lock:
             self._is_closed = True
-            receiver, self._socket = self._socket, None
-        if receiver is not None:
-            self.ring()
-            try:
-                with suppress(StoreClosed):
-                    self.remove(list(self._registered))
-            finally:
-                self._finalizer()
-
-
-def _ring(ringer: socket.socket | None) -> None:
-    if ringer is not None:
-        with suppress(OSError):  # a full queue is readable already
-            ringer.send(b"")
-
-
-def _abandon(folder: WakeFolder, box: bytes, owner: int, *sockets: socket.socket) -> None:
-    """Remove what a mailbox leaves behind, unless this is a child of the process that made it."""
-    for each in sockets:
-        each.close()
-    if os.getpid() == owner:
-        folder.unbind(box)
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+            self._keys, box = {}, self._box
+            if box is not None:
+                while (datagram := self._datagram(box.receiver, 0.0)) is not None:
+                    self._take(datagram, {})  # which passes on what was for one subscriber
+                self._leave()
+            self._close_boxes()

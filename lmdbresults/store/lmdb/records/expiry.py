@@ -13,12 +13,12 @@ from itertools import islice
 from typing import Final
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.lmdb.records import chunks, waiters
+from lmdbresults.store.lmdb.records import chunks
 from lmdbresults.store.lmdb.records.expiry_index import due_at, first_due, index, next_deadline, place_in
-from lmdbresults.store.lmdb.records.layout import DOOMED, IS_AWAITED, IS_CHUNKED, RECORD, VACANT, Record, unpack_head
+from lmdbresults.store.lmdb.records.layout import DOOMED, IS_CHUNKED, RECORD, Record, unpack_head
 from lmdbresults.store.lmdb.records.records import record_at, write
-from lmdbresults.store.lmdb.records.waiters import News
-from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.lmdb.types import FINAL, Change, Transaction
+from lmdbresults.store.values import NEVER
 
 __all__ = ["SweepAlong", "drop", "in_order_of_the_tree", "reap", "sweep"]
 
@@ -67,7 +67,7 @@ def _is_plain(place: bytes, data: bytes, now: float) -> bool:
         deadline, _, flags = unpack_head(place[1:], data)
     except RecordDamaged:
         return False
-    return not flags and VACANT < deadline <= now
+    return not flags and NEVER < deadline <= now
 
 
 def drop(txn: Transaction, index_keys: Sequence[bytes]) -> Sequence[bytes]:
@@ -80,8 +80,8 @@ def drop(txn: Transaction, index_keys: Sequence[bytes]) -> Sequence[bytes]:
     return index_keys
 
 
-def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News]) -> tuple[int, bool]:
-    """Delete up to ``limit`` expired records; return how many, and whether there may be more.
+def sweep(txn: Transaction, now: float, limit: int, budget: int, changes: list[Change]) -> tuple[int, bool]:
+    """Delete up to ``limit`` expired records; return how many, and whether there may be more. Add to the changes.
 
     ``budget`` bounds the work: each entry of the index and each chunk of a large value costs one.
     """
@@ -90,13 +90,13 @@ def sweep(txn: Transaction, now: float, limit: int, budget: int, news: list[News
     for index_key in due:
         if budget <= 0 or removed >= limit:
             break
-        gone, cost = _sweep_one(txn, index_key, now, budget, news)
+        gone, cost = _sweep_one(txn, index_key, now, budget, changes)
         removed += gone
         budget -= cost
     return removed, bool(due)
 
 
-def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, news: list[News]) -> tuple[int, int]:
+def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, changes: list[Change]) -> tuple[int, int]:
     """Delete an entry of the index and its record, if that has expired; return how many records went, and the cost."""
     place = place_in(index_key)
     key, record = record_at(txn, place)
@@ -106,17 +106,16 @@ def _sweep_one(txn: Transaction, index_key: bytes, now: float, budget: int, news
     if not record.is_expired(now):  # it was given a later deadline since
         write(txn, key, place, record._replace(indexed=index(txn, place, None, record.deadline)))
         return 0, 1
-    if record.flags & IS_AWAITED:  # a waiter registers again
-        news += waiters.take(txn, place, interim=False)
+    changes.append((key, FINAL, None, NEVER))
     if not record.flags & IS_CHUNKED:
         txn.delete(place)
-        return int(record.deadline != VACANT), 1
+        return 1, 1
     chunks_gone, rest = chunks.shorten(txn, record.body, budget)
     if rest is None:
         txn.delete(place)
     else:  # half a value must stay expired even if the clock is set back
         indexed = index(txn, place, None, DOOMED)
-        write(txn, key, place, Record(DOOMED, indexed, record.flags & ~IS_AWAITED, rest))
+        write(txn, key, place, Record(DOOMED, indexed, record.flags, rest))
     return int(rest is None), chunks_gone + 1
 
 
@@ -128,9 +127,9 @@ class SweepAlong:
         #: back.
         self.looked_at = self.look_again_at = -math.inf
 
-    def run(self, txn: Transaction, now: float, changes: int, news: list[News]) -> None:
+    def run(self, txn: Transaction, now: float, added: int, changes: list[Change]) -> None:
         """Sweep more than the transaction has added."""
-        budget = _SWEEP_PER_WRITE + 2 * changes
-        _, more = sweep(txn, now, budget, budget, news)
+        budget = _SWEEP_PER_WRITE + 2 * added
+        _, more = sweep(txn, now, budget, budget, changes)
         self.looked_at = now
         self.look_again_at = now if more else min(next_deadline(txn), now + _LOOK_AGAIN)

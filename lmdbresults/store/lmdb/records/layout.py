@@ -6,7 +6,6 @@ LMDB's) says what is there:
     k <key>                      a record
     h <BLAKE2b of the key>       a record whose key is too long for LMDB; the value begins with the key
     p <id> <number>              a chunk of a large value (chunks.py)
-    w <topic> <box>              a registration of a waiter (waiters.py)
     x <deadline> <k... or h...>  an entry of the expiry index (expiry_index.py); no value
 
 The value of a record is a checksum of all that follows, seeded with that of the key; the deadline; the deadline of the
@@ -28,13 +27,11 @@ __all__ = [
     "DOOMED",
     "HASHED",
     "INDEX",
-    "IS_AWAITED",
     "IS_CHUNKED",
     "IS_HASHED",
     "LARGEST_WHOLE",
     "LONGEST_KEY",
     "RECORD",
-    "VACANT",
     "Record",
     "damaged",
     "fits_beside",
@@ -54,11 +51,9 @@ CHUNK_BYTES: Final = 4 * 4096 - 16
 
 #: Sentinel deadline of a large value that a sweep is deleting in steps: before any present time.
 DOOMED: Final = 5e-324
-#: Sentinel deadline of a record that does not exist, but is waited for. Its entry in the index says how long it stays.
-VACANT: Final = 1e-323
 
-#: Flags: the body begins with the key; the body is the descriptor of chunks; waiters are registered.
-IS_HASHED, IS_CHUNKED, IS_AWAITED = 1, 2, 4
+#: Flags: the body begins with the key; the body is the descriptor of chunks.
+IS_HASHED, IS_CHUNKED = 1, 2
 
 _HEAD: Final = struct.Struct(">IddB")
 _CHECKED_HEAD: Final = struct.Struct(">ddB")

@@ -5,11 +5,10 @@ Functions take a transaction of LMDB and know nothing of environments; the clock
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
-from lmdbresults.store.lmdb.records import chunks, waiters
+from lmdbresults.store.lmdb.records import chunks
 from lmdbresults.store.lmdb.records.expiry_index import index, index_key
 from lmdbresults.store.lmdb.records.layout import (
     BODY,
-    IS_AWAITED,
     IS_CHUNKED,
     IS_HASHED,
     LARGEST_WHOLE,
@@ -24,7 +23,6 @@ from lmdbresults.store.lmdb.records.layout import (
     unpack,
     unpack_head,
 )
-from lmdbresults.store.lmdb.records.waiters import News
 from lmdbresults.store.lmdb.types import Transaction
 from lmdbresults.store.values import NEVER, add_to_counter
 
@@ -110,11 +108,9 @@ def put(
     value: bytes,
     deadline: float,
     now: float,
-    news: list[News],
     keep_prefix: bytes | None = None,
-    interim: bool = False,
 ) -> bool:
-    """Store a value that expires at ``deadline`` (0: never) and return True; add what is to be sent to ``news``.
+    """Store a value that expires at ``deadline`` (0: never) and return True.
 
     A present value that begins with ``keep_prefix`` is kept: then return False. Every value begins with b"".
     """
@@ -134,9 +130,6 @@ def put(
     body, flags = (value, flags) if fits else (chunks.cut(txn, value), flags | IS_CHUNKED)
     if former is not None and former.flags & IS_CHUNKED:
         chunks.drop(txn, former.body)
-    if former is None or former.flags & IS_AWAITED:  # a damaged record may have been awaited
-        news += waiters.take(txn, place, interim, value, deadline)
-        flags |= IS_AWAITED if interim else 0
     txn.put(place, pack(key, deadline, index(txn, place, former, deadline), flags, body))
     return True
 
@@ -149,13 +142,11 @@ def _begins_with(txn: Transaction, present: Record, prefix: bytes, now: float) -
     return body.startswith(prefix)
 
 
-def remove(txn: Transaction, key: bytes, now: float, news: list[News]) -> bool:
+def remove(txn: Transaction, key: bytes, now: float) -> bool:
     """Delete a record with all that belongs to it; return whether there was one that had not expired."""
     place = place_of(key)
     former = sound_record(txn, key, place)
     existed = txn.delete(place)
-    if existed and (former is None or former.flags & IS_AWAITED):  # a damaged record may have been awaited
-        news += waiters.take(txn, place, interim=False)
     if former is None:
         return existed
     if former.flags & IS_CHUNKED:
@@ -175,7 +166,7 @@ def expire(txn: Transaction, key: bytes, deadline: float, now: float) -> bool:
     return True
 
 
-def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now: float, news: list[News]) -> int:
+def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now: float) -> int:
     """Add to a counter, which starts at 0, and return it. A deadline of None keeps the present one.
 
     Raises `NotACounter`.
@@ -186,12 +177,12 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
     else:
         value, kept = b"" if found.flags & IS_CHUNKED else found.body, found.deadline  # b"" is not a counter either
     count = add_to_counter(key, value, by)
-    put(txn, key, b"%d" % count, kept if deadline is None else deadline, now, news)
+    put(txn, key, b"%d" % count, kept if deadline is None else deadline, now)
     return count
 
 
 def write(txn: Transaction, key: bytes, place: bytes, record: Record) -> None:
-    """Write a record as it is: its entry in the index, its chunks and its waiters are the caller's."""
+    """Write a record as it is: its entry in the index and its chunks are the caller's."""
     txn.put(place, pack(key, *record))
 
 

@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.records import expiry, expiry_index
-from lmdbresults.store.lmdb.records.waiters import News
-from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.lmdb.records.expiry_index import place_in
+from lmdbresults.store.lmdb.types import FINAL, Change, Transaction
+from lmdbresults.store.values import NEVER
 
 __all__ = ["Sweeper"]
 
@@ -37,7 +38,10 @@ class Sweeper:
     """One sweep of one store."""
 
     def __init__(
-        self, environment: Environment, clock: Callable[[], float], notify: Callable[[list[News]], object]
+        self,
+        environment: Environment,
+        clock: Callable[[], float],
+        notify: Callable[[Iterable[Change], int], object],
     ) -> None:
         self._environment = environment
         self._clock = clock
@@ -73,7 +77,9 @@ class Sweeper:
         """Delete records in the order of the tree, then their entries in the order of the index."""
         reaped: set[bytes] = set()
         for part in expiry.in_order_of_the_tree(due):
-            reaped.update(self._batches.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until))
+            gone = self._batches.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until)
+            reaped.update(gone)
+            self._notify(((place_in(index_key)[1:], FINAL, None, NEVER) for index_key in gone), 0)
             if time.monotonic() >= until:
                 break
         # No record can have been stored meanwhile that expires at one of these times, which are past.
@@ -82,13 +88,13 @@ class Sweeper:
 
     def sweep(self, limit: int, most: int = _LARGEST_BATCH) -> tuple[int, bool]:
         """Delete up to ``limit`` records in one batch; return how many, and whether there may be more."""
-        removed, more, news = self._batches.run(lambda raw, size: self._sweep(raw, limit, size), most)
-        self._notify(news)
+        removed, more, changes = self._batches.run(lambda raw, size: self._sweep(raw, limit, size), most)
+        self._notify(changes, 0)
         return removed, more
 
-    def _sweep(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[News]]:
-        news: list[News] = []
-        return *expiry.sweep(raw, self._clock(), limit, budget, news), news
+    def _sweep(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[Change]]:
+        changes: list[Change] = []
+        return *expiry.sweep(raw, self._clock(), limit, budget, changes), changes
 
 
 class Batches:

@@ -1,66 +1,93 @@
-"""Values that come with the message: which do, and which of them are not believed."""
+"""The bytes of messages, and the values that come with them."""
 
 import os
 import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
+from lmdbresults.store.subscriptions import Hub, Listener
 
 from lmdbresults import LMDBStore
 from lmdbresults.store.base import Subscription, WriteTransaction
-from lmdbresults.store.lmdb.notify import messages
-from lmdbresults.store.lmdb.notify.sockets import WakeFolder
-from lmdbresults.store.lmdb.records import waiters
+from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, Message, messages_in, pack
+from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.records.layout import place_of
-from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
+from lmdbresults.store.lmdb.types import FINAL, SHORT_VALUE, Change
 from lmdbresults.testing import FakeClock
-from tests.support.waits import FOREVER, folder_of
+from tests.support.waits import FOREVER, folder_of, is_absent, sockets
 
 pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture
-def subscription(store: LMDBStore) -> Iterator[Subscription]:
-    subscription = store.subscribe()
-    yield subscription
-    subscription.close()
+def listener(hub: Hub) -> Iterator[Listener]:
+    with Listener(hub) as listener:
+        yield listener
 
 
 @pytest.fixture
-def posted(monkeypatch: pytest.MonkeyPatch) -> list[waiters.News]:
+def kept_back(monkeypatch: pytest.MonkeyPatch) -> list[Change]:
     """What was to be sent, and is not."""
-    posted: list[waiters.News] = []
-    monkeypatch.setattr(WakeFolder, "send", lambda folder, news: posted.extend(news))
-    return posted
+    kept: list[Change] = []
+    monkeypatch.setattr(Notifier, "send", lambda notifier, changes, moment: kept.extend(changes))
+    return kept
 
 
 def send(store: LMDBStore, datagram: bytes) -> None:
     """Send a datagram to the only socket beside the file."""
-    (name,) = folder_of(store).iterdir()
+    [name] = sockets(store.options.path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(datagram, str(name))
+        sender.sendto(datagram, str(folder_of(store) / name))
 
 
-class TestWhatComes:
+class TestBytes:
+    """What a datagram is made of."""
+
+    def test_messages_are_read_as_they_were_written(self) -> None:
+        messages = [
+            Message(b"kkey", FINAL, 7, 60.5, b"value"),
+            Message(b"k", 0, 1 << 60, 0.0, b""),
+            Message(b"h" * 33, 2, 0, 0.0, None),
+        ]
+        datagram = b"".join(pack(each.place, *each[1:]) for each in messages)
+        assert list(messages_in(datagram)) == messages
+
+    def test_the_longest_message_fits_a_datagram(self) -> None:
+        assert len(pack(place_of(b"k" * 501), FINAL, 1 << 60, 1.0, bytes(SHORT_VALUE))) <= DATAGRAM_BYTES
+
+    def test_a_datagram_that_is_cut_anywhere_yields_the_messages_before(self) -> None:
+        first, second = pack(b"kfirst", FINAL, 1, 0.0, b"value"), pack(b"ksecond", FINAL, 2)
+        for length in range(len(second)):
+            assert [each.place for each in messages_in(first + second[:length])] == [b"kfirst"]
+
+
+class TestValuesThatCome:
     """With a message."""
 
     @pytest.mark.parametrize("key", [b"key", b"k" * 600])
     @pytest.mark.parametrize("ttl", [None, 60.0])
-    def test_a_small_value_does(
+    def test_a_small_value_comes(
         self, store: LMDBStore, subscription: Subscription, key: bytes, ttl: float | None
     ) -> None:
         subscription.add([key])
         store.set(key, b"done", ttl)
         assert subscription.receive(FOREVER) == {key: (store.moment(), b"done")}
 
-    @pytest.mark.parametrize("size", [2049, 20_000])
-    def test_a_large_value_does_not(self, store: LMDBStore, subscription: Subscription, size: int) -> None:
+    def test_a_small_value_of_a_transaction_comes(self, store: LMDBStore, subscription: Subscription) -> None:
+        subscription.add([b"key", b"other"])
+        store.update(lambda txn: txn.set(b"key", b"done"))
+        assert subscription.receive(FOREVER) == {b"key": (store.moment(), b"done")}
+        with store.write() as txn:
+            txn.set(b"other", b"done")
+        assert subscription.receive(FOREVER) == {b"other": (store.moment(), b"done")}
+
+    @pytest.mark.parametrize("size", [SHORT_VALUE + 1, 20_000])
+    def test_a_large_value_does_not_come(self, store: LMDBStore, subscription: Subscription, size: int) -> None:
         subscription.add([b"key"])
         store.set(b"key", bytes(size))
         assert subscription.receive(FOREVER) == {b"key": None}
 
-    def test_an_interim_value_does_not(self, store: LMDBStore, subscription: Subscription) -> None:
+    def test_an_interim_value_does_not_come(self, store: LMDBStore, subscription: Subscription) -> None:
         subscription.add([b"key"], every_change=True)
         store.set(b"key", b"...", interim=True)
         assert subscription.receive(FOREVER) == {b"key": None}
@@ -76,16 +103,14 @@ class TestWhatComes:
         store.sweep()
         assert subscription.receive(FOREVER) == {b"deleted": None, b"expired": None}
 
-    def test_many_values_of_one_transaction_all_do(self, store: LMDBStore, subscription: Subscription) -> None:
+    def test_many_values_of_one_transaction_all_come(self, store: LMDBStore, subscription: Subscription) -> None:
         keys = [b"%d" % number for number in range(9)]
         subscription.add(keys)
-        with store.write() as txn:
-            for key in keys:
-                txn.set(key, key * 1000)
+        store.update(lambda txn: [txn.set(key, key * 1000) for key in keys])
         assert subscription.receive(FOREVER) == {key: (store.moment(), key * 1000) for key in keys}
 
     def test_nothing_comes_of_a_transaction_that_is_undone(
-        self, store: LMDBStore, subscription: Subscription, posted: list[waiters.News]
+        self, store: LMDBStore, subscription: Subscription, kept_back: list[Change]
     ) -> None:
         def set_and_fail(txn: WriteTransaction) -> None:
             txn.set(b"key", b"done")
@@ -94,90 +119,66 @@ class TestWhatComes:
         subscription.add([b"key"])
         with pytest.raises(LookupError):
             store.update(set_and_fail)
-        assert posted == []
+        assert kept_back == []
 
 
-class TestWhatIsBelieved:
-    """Of what has come."""
+class TestValuesThatAreAccepted:
+    """Of those that have come."""
 
-    def test_none_that_has_expired_on_its_way(
-        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
+    def test_a_value_is_returned_once(self, store: LMDBStore, listener: Listener) -> None:
+        listener.listen([b"key"], is_absent)
+        store.set(b"key", b"done")
+        assert listener.wait(FOREVER) == {b"key"}
+        assert (listener.sent(b"key"), listener.sent(b"key")) == (b"done", None)
+
+    def test_a_value_that_has_expired_on_its_way_is_refused(
+        self, store: LMDBStore, listener: Listener, clock: FakeClock
     ) -> None:
-        subscription.add([b"key"])
+        listener.listen([b"key"], is_absent)
         store.set(b"key", b"done", ttl=1.0)
         clock.advance(1.0)
-        assert subscription.receive(FOREVER) == {b"key": None}
+        assert listener.wait(FOREVER) == {b"key"}
+        assert listener.sent(b"key") is None
 
-    def test_none_that_was_committed_before_the_wait_began(
-        self, store: LMDBStore, hub: ThreadHub, posted: list[waiters.News]
+    def test_a_value_that_was_committed_before_the_wait_began_is_refused(
+        self, store: LMDBStore, hub: Hub, kept_back: list[Change]
     ) -> None:
-        """Its writer was held up between the commit and the message; meanwhile the value was forgotten."""
-        with ThreadWait(hub, [b"key"]) as wait:
-            next(wait)
+        """Its writer was held up between the commit and the message; meanwhile the value was deleted."""
+        with Listener(hub) as first:
+            first.listen([b"key"], is_absent)
             store.set(b"key", b"old")
-            [news] = posted
+            moment = store.moment()
             store.delete(b"key")
-        with ThreadWait(hub, [b"key"]) as wait:
-            next(wait)
-            send(store, news.message)
-            assert next(wait) == {b"key": None}
+        with Listener(hub) as second:
+            second.listen([b"key"], is_absent)
+            send(store, pack(place_of(b"key"), FINAL, moment, 0.0, b"old"))
+            assert second.wait(FOREVER) == {b"key"}
+            assert second.sent(b"key") is None
+            assert second.listen([b"key"], is_absent) == []
+
+    def test_a_later_message_without_a_value_replaces_the_value(
+        self, store: LMDBStore, hub: Hub, listener: Listener
+    ) -> None:
+        listener.listen([b"key"], is_absent)
+        store.set(b"key", b"done")
+        assert listener.wait(FOREVER) == {b"key"}
+        hub._tell({b"key": None})
+        assert listener.sent(b"key") is None
 
     @pytest.mark.parametrize(
         "datagram",
         [
             b"!",
             os.urandom(3000),
-            bytes(35),
-            struct.pack(">16sBQdH", waiters.topic_of(place_of(b"key")), messages.VALUE, 1 << 60, 0.0, 500) + b"short",
-            messages.message(waiters.topic_of(place_of(b"another")), False, 1 << 60, b"forged"),
+            bytes(DATAGRAM_BYTES),
+            pack(place_of(b"key"), FINAL, 1 << 60, 0.0, bytes(500))[:-1],
+            pack(place_of(b"another"), FINAL, 1 << 60, 0.0, b"forged"),
+            pack(b"", 255, 0),
         ],
     )
-    def test_what_nobody_of_ours_has_sent_does_no_harm(
-        self, store: LMDBStore, subscription: Subscription, datagram: bytes
-    ) -> None:
+    def test_a_foreign_datagram_is_ignored(self, store: LMDBStore, subscription: Subscription, datagram: bytes) -> None:
         subscription.add([b"key"])
         send(store, datagram)
-        assert subscription.receive(0) in ({}, {b"key": None})
-        assert set(subscription.add([b"key"]).values()) == {None}
+        assert subscription.receive(0) == {}
         store.set(b"key", b"done")
         assert subscription.receive(FOREVER) == {b"key": (store.moment(), b"done")}
-
-
-class TestLines:
-    """Sockets that are kept connected to those who were woken."""
-
-    def test_there_are_few_however_many_wait(self, store: LMDBStore) -> None:
-        before = len(os.listdir("/proc/self/fd"))
-        for number in range(50):
-            subscription = store.subscribe()
-            subscription.add([b"%d" % number])
-            store.set(b"%d" % number, b"done")
-            assert subscription.drain() == {b"%d" % number}
-            subscription.close()
-        assert len(os.listdir("/proc/self/fd")) <= before + 18
-
-    def test_one_to_a_box_that_is_gone_is_given_up(self, store: LMDBStore, subscription: Subscription) -> None:
-        subscription.add([b"first", b"second"])
-        store.set(b"first", b"done")
-        subscription._finalizer()  # as if its process had been killed
-        store.set(b"second", b"done")
-        assert store._wakes._lines == {}
-        assert not folder_of(store).exists()
-
-
-def test_a_full_queue_is_noticed_though_only_one_key_is_waited_for(
-    store: LMDBStore, subscription: Subscription
-) -> None:
-    """The marker is looked for at least once in as many messages as a queue takes."""
-    keys = [b"%d" % number for number in range(40)]
-    subscription.add([*keys, b"key"])
-    for key in keys:
-        store.set(key, b"done")
-    store.set(b"key", b"done")
-    subscription._registered.clear()  # as if nothing was waited for but what has been read
-    received = []
-    while (changed := subscription.receive(0)) is not None:
-        received.append(changed)
-        assert changed
-    assert len(received) < store._wakes.queue_length
-    assert subscription.add([b"key"]) == {b"key": b"done"}

@@ -1,0 +1,184 @@
+"""The file of marks: which box follows which keys. Processes share it without waiting for each other.
+
+    8 bytes at random: others after every change of a state
+    from 1024 on: the state of each box
+    from 2048 on: for each box, whether a message to it was lost
+    from 65536 on, for each group of 32 boxes: 2**17 rows of 32 bytes, one byte for each box
+
+A key has two rows, by its hash. The owner of a box marks a key by setting its own byte in both rows; a writer reads the
+rows, and so learns of all boxes that follow the key, however many there are. Different keys may share rows, so a writer
+may send a message without reason: for a box that follows 10,000 keys, at 2 % of all writes. Room on the disk is
+allocated first: to touch a mapped page that finds none would end the process.
+
+No wake-up is lost: a subscriber marks, then looks into the data file; a writer commits, then looks for marks. Each ends
+the former by a system call before it begins the latter, so one of the two sees the other.
+
+Only the owner of a box writes its marks. A lock of the kernel on its byte says which process that is, and ends with it.
+No process ever waits for that lock.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import sys
+from contextlib import suppress
+from typing import Final
+from zlib import crc32
+
+__all__ = ["ALIVE", "BOXES", "DEAD", "EVERY_CHANGE", "FOLLOWED", "FREE", "HEADER_BYTES", "Marks", "rows_of"]
+
+BOXES: Final = 1024
+#: States of a box: not in use, and without marks; in use; its owner was killed, and its marks are still there.
+FREE, ALIVE, DEAD = 0, 1, 2
+#: Marks: a key of this row is followed; one of them with its interim values.
+FOLLOWED, EVERY_CHANGE = 1, 2
+
+_STATES, _LOST = 1024, 2048
+#: The largest page of a processor that Linux runs on, as a group must begin at a page.
+HEADER_BYTES: Final = 1 << 16
+_GROUP: Final = 32
+_NO_MARKS: Final = bytes(_GROUP)
+_ROW_BITS: Final = 17
+_LAST_ROW: Final = (1 << _ROW_BITS) - 1
+_HASH_SHIFT: Final = 32 - _ROW_BITS
+_GROUP_BYTES: Final = _GROUP << _ROW_BITS
+
+#: A lock of an open file description, unlike those that a process loses as it closes any descriptor of a file.
+_SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
+#: ``struct flock``: type, whence, start, length, process id.
+_FLOCK: Final = struct.Struct("@hhqqi")
+
+
+def rows_of(place: bytes) -> tuple[int, int]:
+    """Return the rows of the key at a place."""
+    hashed = crc32(place)
+    return hashed & _LAST_ROW, hashed >> _HASH_SHIFT
+
+
+class Marks:
+    """The file of marks under one descriptor, which it owns, and with it the locks that were taken. Linux only."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        #: What is mapped, by its position: the header at 0, and groups.
+        self._mapped: dict[int, mmap.mmap] = {}
+        #: The version of the states that was seen last; for each group with boxes in use, its first box and its rows.
+        self._version = b""
+        self._groups: list[tuple[int, mmap.mmap]] = []
+        try:
+            if _SET_LOCK is None:
+                raise OSError(errno.ENOSYS, "no locks of open file descriptions")
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            self._header = self._map(0, HEADER_BYTES)
+        except BaseException:
+            self.close()
+            raise
+
+    def _map(self, start: int, length: int) -> mmap.mmap:
+        if start not in self._mapped:
+            if os.fstat(self.descriptor).st_size < start + length:
+                os.posix_fallocate(self.descriptor, start, length)  # harmless if another process does so as well
+            mapped = mmap.mmap(self.descriptor, length, prot=mmap.PROT_READ, offset=start)
+            self._mapped.setdefault(start, mapped)
+        return self._mapped[start]
+
+    def _rows(self, box: int) -> mmap.mmap:
+        return self._map(HEADER_BYTES + box // _GROUP * _GROUP_BYTES, _GROUP_BYTES)
+
+    def close(self) -> None:
+        """Close the file, which releases the locks unless a forked child has inherited it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        for mapped in self._mapped.values():  # each has a duplicate of the descriptor, locks included
+            mapped.close()
+
+    def __del__(self) -> None:  # another thread may be using it as it is dropped
+        self.close()
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[int]:
+        """Return the boxes that are in use."""
+        return [box for box in range(BOXES) if self.state(box) == ALIVE]
+
+    def state(self, box: int) -> int:
+        """Return the state of a box."""
+        return self._header[_STATES + box]
+
+    def set_state(self, box: int, state: int) -> None:
+        """Set the state of a box. The caller has its lock."""
+        self._write(_STATES + box, state)
+        os.pwrite(self.descriptor, os.urandom(8), 0)
+
+    def has_lost(self, box: int) -> bool:
+        """Return whether a message to a box was lost."""
+        return self._header[_LOST + box] != 0
+
+    def set_lost(self, box: int, lost: bool) -> None:
+        """Note that a message to a box was lost, or that its owner looks at everything."""
+        self._write(_LOST + box, lost)
+
+    def _write(self, position: int, value: int) -> None:
+        os.pwrite(self.descriptor, value.to_bytes(1, "little"), position)
+
+    # -- marks -----------------------------------------------------------------------------------------------------
+
+    def allocate(self, box: int) -> None:
+        """Have room for the marks of a box."""
+        self._rows(box)
+
+    def mark(self, box: int, row: int, marks: int) -> None:
+        """Set what a box follows in a row."""
+        self._write(HEADER_BYTES + box // _GROUP * _GROUP_BYTES + row * _GROUP + box % _GROUP, marks)
+
+    def groups(self) -> list[tuple[int, mmap.mmap]]:
+        """Return what `followers` looks at: nothing if no box is in use."""
+        version = self._header[:8]
+        if version != self._version:
+            starts = sorted({box // _GROUP * _GROUP for box in self.alive()})
+            with suppress(OSError):  # of a file that was cut short, on a full disk
+                self._groups = [(start, self._rows(start)) for start in starts]
+            self._version = version
+        return self._groups
+
+    def followers(self, place: bytes, wanted: int, groups: list[tuple[int, mmap.mmap]]) -> list[int]:
+        """Return the boxes in use whose marks for a key include ``wanted``."""
+        hashed = crc32(place)
+        first = (hashed & _LAST_ROW) * _GROUP
+        boxes: list[int] = []
+        for start, rows in groups:
+            row = rows[first : first + _GROUP]
+            if row != _NO_MARKS:
+                second = (hashed >> _HASH_SHIFT) * _GROUP
+                both = zip(row, rows[second : second + _GROUP], strict=True)
+                boxes += [box for box, (one, two) in enumerate(both, start) if one & two & wanted]
+        return [box for box in boxes if self.state(box) == ALIVE] if boxes else boxes
+
+    def clear(self, box: int) -> None:
+        """Clear all marks of a box. The caller has its lock."""
+        for row, marks in enumerate(self._rows(box)[box % _GROUP :: _GROUP]):
+            if marks:
+                self.mark(box, row, 0)
+
+    # -- locks -----------------------------------------------------------------------------------------------------
+
+    def lock(self, box: int) -> bool:
+        """Take the lock of a box, if no other descriptor has it; return whether this one has it now."""
+        try:
+            self._set_lock(box, fcntl.F_WRLCK)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def unlock(self, box: int) -> None:
+        """Release the lock of a box."""
+        self._set_lock(box, fcntl.F_UNLCK)
+
+    def _set_lock(self, box: int, kind: int) -> None:
+        assert _SET_LOCK is not None, "or there would be no marks"
+        fcntl.fcntl(self.descriptor, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, box, 1, 0))
