@@ -6,20 +6,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from lmdbresults.store.lmdb.notify.sockets import WakeFolder
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store import following, thread_hub
 from lmdbresults.store.base import Store
+from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import MemoryStore
 from tests.support.processes import FORKS_WITH_THREADS, in_child
-from tests.support.waits import FOREVER, threads, until, wait_for
+from tests.support.waits import FOREVER, sockets, threads, until, wait_for
 
 pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
 
@@ -244,7 +243,7 @@ class TestEnds:
         assert len(closed) == 5
         store.close()
         hub.close()
-        assert not Path(path + "-wake").exists()
+        assert sockets(path) == []
 
     @pytest.mark.usefixtures("no_second_look")
     def test_ten_thousand_waits_leave_nothing(self, store: LMDBStore, hub: ThreadHub) -> None:
@@ -278,7 +277,7 @@ class TestSecondLook:
         self, store: LMDBStore, hub: ThreadHub, monkeypatch: pytest.MonkeyPatch, count: int
     ) -> None:
         monkeypatch.setattr(following, "LOOK_EVERY", 0.01)
-        monkeypatch.setattr(WakeFolder, "send", lambda folder, news: None)
+        monkeypatch.setattr(Notifier, "send", lambda notifier, changes, moment: None)
         with threads(count, lambda number: wait_for(hub, [b"%d" % number])):
             until(lambda: len(hub._waiting) == count)
             for number in range(count):

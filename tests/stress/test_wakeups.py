@@ -1,23 +1,25 @@
 """The hunt for lost wake-ups: producers and waiters in processes, with a pause now and then at every step.
 
-The law: no wait hangs though nobody looks again just in case. What is counted is results: keys that one process waits
-for and another one sets. And with the second look, whoever is killed, by kill -9, keeps nobody else waiting.
+The law: no wait hangs although no waiter looks again by itself, while other waiters and writers are killed by kill -9.
+What is counted is results: keys that one process waits for and another one sets.
 """
 
 import os
 import random
+import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store import following
-from lmdbresults.store.lmdb.records import waiters
+from lmdbresults.store.lmdb.notify.box import Box
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
-from tests.support.processes import FORKS_WITH_THREADS, Child, in_children
+from tests.support.processes import FORKS_WITH_THREADS, Child
+from tests.support.waits import registrations, sockets
 
 #: Results that are waited for, in all; set LMDBRESULTS_STRESS_RESULTS for more, LMDBRESULTS_STRESS_SEED to repeat.
 RESULTS = int(os.environ.get("LMDBRESULTS_STRESS_RESULTS", "2000"))
@@ -54,17 +56,15 @@ def now_and_then(chance: random.Random, step: Callable[..., Any]) -> Callable[..
 
 
 def harass(chance: random.Random, store: LMDBStore, hub: ThreadHub | None = None) -> None:
-    """Put pauses around everything between a change and whoever waits for it."""
-    store._wakes.send = now_and_then(chance, store._wakes.send)
+    """Put pauses around everything between a change and the thread that waits for it."""
+    steps: list[tuple[Any, tuple[str, ...]]] = [(store._notifier, ("send", "_tell", "_reach"))]
     if hub is not None:
-        subscription = hub.subscription
-        for owner, names in (
-            (subscription, ("add", "remove", "receive", "_datagram", "_register")),
-            (subscription._registrations, ("watch", "unwatch")),
-            (hub, ("follow", "unfollow", "_read", "_take")),
-        ):
-            for name in names:
-                setattr(owner, name, now_and_then(chance, getattr(owner, name)))
+        steps.append((hub, ("follow", "unfollow", "_read", "_take")))
+        steps.append((hub.subscription, ("add", "remove", "receive", "_look", "_datagram", "_mark", "_unmark")))
+        steps.append((Box, ("_write", "has_lost")))
+    for owner, names in steps:
+        for name in names:
+            setattr(owner, name, now_and_then(chance, getattr(owner, name)))
 
 
 def wait_for_all(hub: ThreadHub, keys: list[bytes]) -> int:
@@ -114,22 +114,60 @@ def test_no_wake_up_is_lost(path: str, capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("tests.support.processes.PATIENCE", 60 + RESULTS / 100)
     results = RESULTS // WAITERS // ROUND * ROUND
     begun = time.monotonic()
-    lost = sum(in_children(PRODUCERS + WAITERS, run, path, results))
+    processes = [Child(run, number, path, results) for number in range(PRODUCERS + WAITERS)]
+    try:
+        with others_are_killed(path) as kills:
+            lost = sum(each.join() or 0 for each in processes)
+    finally:
+        for each in processes:
+            each.close()
     with capsys.disabled():
-        print(f"\n  {WAITERS * results} results in {time.monotonic() - begun:.1f} s, {lost} lost, seed {SEED}")
+        seconds = time.monotonic() - begun
+        print(f"\n  {WAITERS * results} results in {seconds:.1f} s, {lost} lost, {len(kills)} kills, seed {SEED}")
     assert lost == 0
+    leaves_nothing(path)
+
+
+def leaves_nothing(path: str) -> None:
+    """Check that a sweep clears what killed processes have left."""
     with open_store(path, durability="none") as store:
+        store.sweep()
         assert store.check() == []
-        assert store._environment.read(waiters.page, b"", 10) == ([], None)
-    assert not Path(path + "-wake").exists()
+    assert (registrations(path), sockets(path)) == (0, [])
+
+
+@contextmanager
+def others_are_killed(path: str) -> Iterator[list[int]]:
+    """Run waiters and writers that are killed at random moments, and replaced, during the block."""
+    chance, ended, kills = random.Random(SEED), threading.Event(), list[int]()
+    works = [(work, number) for work in (wait_on, write_on) for number in range(2)]
+
+    def kill() -> None:
+        doomed = [Child(work, path, number) for work, number in works]
+        while not ended.wait(chance.random() * 0.1):
+            victim = chance.randrange(len(doomed))
+            doomed[victim].close()
+            kills.append(doomed[victim].pid)
+            doomed[victim] = Child(works[victim][0], path, works[victim][1])
+        for each in doomed:
+            each.close()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield kills
+    finally:
+        ended.set()
+        thread.join()
 
 
 def wait_on(path: str, number: int) -> None:
-    """Wait for one result after another, until killed."""
+    """Wait for some results after others, until killed; also for those that the waiters of the hunt wait for."""
     with open_store(path, durability="none") as store:
         hub, turn = ThreadHub(store, lambda: None), 0
         while True:
             keys = [b"killed %d/%d/%d" % (number, turn, each) for each in range(5)]
+            keys += [key_of(number, int(store.get(b"round %d" % number) or 0) + each) for each in range(ROUND)]
             with ThreadWait(hub, keys, time.monotonic() + 0.02) as wait:
                 next(wait)
                 store.set(b"asked %d" % number, b"%d" % turn)
@@ -138,7 +176,7 @@ def wait_on(path: str, number: int) -> None:
 
 
 def write_on(path: str, number: int) -> None:
-    """Set what those ask for who are killed, until killed."""
+    """Set what the waiters that are killed ask for, until killed."""
     with open_store(path, durability="none") as store:
         while True:
             for asker in range(WAITERS):
@@ -147,47 +185,43 @@ def write_on(path: str, number: int) -> None:
                     store.set(b"killed %d/%d/%d" % (asker, turn, each), b"done", ttl=60.0)
 
 
-def wait_in_peace(path: str, count: int) -> int:
+def wait_in_turn(path: str, count: int) -> int:
     with open_store(path, durability="none") as store:
         hub = ThreadHub(store, lambda: None)
         for number in range(count):
             store.set(b"wanted", b"%d" % number)
-            with ThreadWait(hub, [key := b"peace %d" % number]) as wait:
+            with ThreadWait(hub, [key := b"turn %d" % number]) as wait:
                 while not next(wait).get(key):
                     pass
         hub.close()
     return count
 
 
-def write_in_peace(path: str, count: int) -> None:
+def write_in_turn(path: str) -> None:
+    """Set what is wanted, until killed."""
     with open_store(path, durability="none") as store:
-        number = -1
-        while number < count - 1:
+        while True:
             wanted = int(store.get(b"wanted") or -1)
-            if wanted > number:
-                number = wanted
-                store.set(b"peace %d" % number, b"done")
+            if wanted >= 0:
+                store.add(b"turn %d" % wanted, b"done")
 
 
-def test_who_is_killed_keeps_nobody_waiting(path: str) -> None:
-    chance, count = random.Random(SEED), max(RESULTS // 4, 200)
-    works = [(wait_on, number) for number in range(2)] + [(write_on, number) for number in range(2)]
-    peaceful = [Child(wait_in_peace, path, count), Child(write_in_peace, path, count)]
-    doomed = [Child(work, path, number) for work, number in works]
+def test_a_writer_that_is_killed_before_it_sends_makes_a_wait_no_longer_than_a_look(path: str) -> None:
+    """Waiters look again: here every hundredth of a second."""
+    chance, count = random.Random(SEED), max(RESULTS // 10, 200)
+
+    def wait() -> int:
+        following.LOOK_EVERY = 0.01  # type: ignore[misc]
+        return wait_in_turn(path, count)
+
+    waiter, writer = Child(wait), Child(write_in_turn, path)
     try:
         for _ in range(40):
-            time.sleep(chance.random() * 0.1)
-            victim = chance.randrange(len(doomed))
-            doomed[victim].close()
-            work, number = works[victim]
-            doomed[victim] = Child(work, path, number)
-        assert peaceful[0].join() == count
-        peaceful[1].join()
+            time.sleep(chance.random() * 0.05)
+            writer.close()
+            writer = Child(write_in_turn, path)
+        assert waiter.join() == count
     finally:
-        for each in peaceful + doomed:
-            each.close()
-    with open_store(path, durability="none") as store:
-        store.sweep()
-        assert store._environment.read(waiters.page, b"", 10) == ([], None)
-        assert not Path(path + "-wake").exists()
-        assert store.check() == []
+        waiter.close()
+        writer.close()
+    leaves_nothing(path)

@@ -50,7 +50,6 @@ def test_repair_deletes_orphaned_data_and_rebuilds_index_entries(path: str, cloc
     with raw(path) as txn:
         txn.delete(b"klost")  # leaves its chunks and its index entry
         txn.delete(next(place for place in places(txn, b"x") if place.endswith(b"unindexed")))
-        txn.put(b"w" + bytes(24), b"f")
     with reopened(path, clock) as store:
         kept = dict(store.scan())
         problems = store.check()

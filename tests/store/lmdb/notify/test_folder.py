@@ -7,11 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lmdbresults.store.subscriptions import Hub
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
+from lmdbresults.store.thread_hub import ThreadHub
 from tests.support.processes import child, in_child
 from tests.support.waits import FOREVER, folder_of, registrations, sockets, threads, until, wait_for
 
@@ -88,7 +88,7 @@ def test_a_path_may_be_longer_than_an_address(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
     with open_store(folder / "results.lmdb", durability="none") as store:
-        hub = Hub(store)
+        hub = ThreadHub(store, lambda: None)
         with threads(1, lambda _: wait_for(hub, [b"key"])):
             until(lambda: hub.subscription.fileno() >= 0)
             hub.subscription.ring()
@@ -101,7 +101,7 @@ class TestForeignFiles:
     """What the owner of the folder, or a cleaner, may have done there."""
 
     @pytest.mark.parametrize("obstacle", ["file", "link"])
-    def test_without_a_folder_a_waiter_polls(self, store: LMDBStore, hub: Hub, obstacle: str) -> None:
+    def test_without_a_folder_a_waiter_polls(self, store: LMDBStore, hub: ThreadHub, obstacle: str) -> None:
         folder = folder_of(store)
         elsewhere = folder.with_name("elsewhere")
         elsewhere.mkdir()
@@ -112,7 +112,7 @@ class TestForeignFiles:
         else:
             folder.symlink_to(elsewhere)
         with threads(1, lambda _: wait_for(hub, [b"key"])):
-            until(lambda: hub._listeners)
+            until(lambda: hub._followers)
             store.set(b"key", b"done")
         assert hub.subscription.fileno() == -1
         store.sweep()

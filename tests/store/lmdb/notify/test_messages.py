@@ -2,10 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator
 
 import pytest
-from lmdbresults.store.subscriptions import Hub, Listener
 
 from lmdbresults import LMDBStore
 from lmdbresults.store.base import Subscription, WriteTransaction
@@ -13,16 +11,11 @@ from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, Message, mess
 from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.records.layout import place_of
 from lmdbresults.store.lmdb.types import FINAL, SHORT_VALUE, Change
+from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import FakeClock
-from tests.support.waits import FOREVER, folder_of, is_absent, sockets
+from tests.support.waits import FOREVER, folder_of, sockets
 
 pytestmark = pytest.mark.timeout(30)
-
-
-@pytest.fixture
-def listener(hub: Hub) -> Iterator[Listener]:
-    with Listener(hub) as listener:
-        yield listener
 
 
 @pytest.fixture
@@ -125,45 +118,27 @@ class TestValuesThatCome:
 class TestValuesThatAreAccepted:
     """Of those that have come."""
 
-    def test_a_value_is_returned_once(self, store: LMDBStore, listener: Listener) -> None:
-        listener.listen([b"key"], is_absent)
-        store.set(b"key", b"done")
-        assert listener.wait(FOREVER) == {b"key"}
-        assert (listener.sent(b"key"), listener.sent(b"key")) == (b"done", None)
-
     def test_a_value_that_has_expired_on_its_way_is_refused(
-        self, store: LMDBStore, listener: Listener, clock: FakeClock
+        self, store: LMDBStore, subscription: Subscription, clock: FakeClock
     ) -> None:
-        listener.listen([b"key"], is_absent)
+        subscription.add([b"key"])
         store.set(b"key", b"done", ttl=1.0)
         clock.advance(1.0)
-        assert listener.wait(FOREVER) == {b"key"}
-        assert listener.sent(b"key") is None
+        assert subscription.receive(FOREVER) == {b"key": None}
 
     def test_a_value_that_was_committed_before_the_wait_began_is_refused(
-        self, store: LMDBStore, hub: Hub, kept_back: list[Change]
+        self, store: LMDBStore, hub: ThreadHub, kept_back: list[Change]
     ) -> None:
         """Its writer was held up between the commit and the message; meanwhile the value was deleted."""
-        with Listener(hub) as first:
-            first.listen([b"key"], is_absent)
+        with ThreadWait(hub, [b"key"]) as wait:
+            next(wait)
             store.set(b"key", b"old")
             moment = store.moment()
             store.delete(b"key")
-        with Listener(hub) as second:
-            second.listen([b"key"], is_absent)
+        with ThreadWait(hub, [b"key"]) as wait:
+            next(wait)
             send(store, pack(place_of(b"key"), FINAL, moment, 0.0, b"old"))
-            assert second.wait(FOREVER) == {b"key"}
-            assert second.sent(b"key") is None
-            assert second.listen([b"key"], is_absent) == []
-
-    def test_a_later_message_without_a_value_replaces_the_value(
-        self, store: LMDBStore, hub: Hub, listener: Listener
-    ) -> None:
-        listener.listen([b"key"], is_absent)
-        store.set(b"key", b"done")
-        assert listener.wait(FOREVER) == {b"key"}
-        hub._tell({b"key": None})
-        assert listener.sent(b"key") is None
+            assert next(wait) == {b"key": None}
 
     @pytest.mark.parametrize(
         "datagram",

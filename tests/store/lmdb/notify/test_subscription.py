@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from lmdbresults.store.subscriptions import Hub
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify.marks import Marks
+from lmdbresults.store.thread_hub import ThreadHub
 from tests.store.lmdb.notify.test_marks import keys_with_the_same_rows
 from tests.support.processes import FORKS_WITH_THREADS, child, in_child
 from tests.support.waits import (
@@ -183,13 +183,13 @@ class TestThreads:
         store.set(b"key", b"...", interim=True)
         assert subscription.drain() == {b"key"}
 
-    def test_a_wait_leaves_nothing_behind(self, store: LMDBStore, hub: Hub) -> None:
+    def test_a_wait_leaves_nothing_behind(self, store: LMDBStore, hub: ThreadHub) -> None:
         keys = [b"%d" % number for number in range(100)]
         with threads(1, lambda _: wait_for(hub, keys)):
             until(lambda: len(followed(hub.subscription)) == 100)
             for key in keys:
                 store.set(key, b"done")
-        assert (hub._listeners, followed(hub.subscription), registrations(store.options.path)) == ({}, set(), 0)
+        assert (hub._followers, followed(hub.subscription), registrations(store.options.path)) == ({}, set(), 0)
 
 
 class TestSharedRows:
