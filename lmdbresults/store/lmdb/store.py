@@ -13,7 +13,7 @@ import lmdb
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import KEEP, Keep, Progress, ReadTransaction, Store, Subscription, WriteTransaction
+from lmdbresults.store.base import Progress, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
@@ -27,7 +27,16 @@ from lmdbresults.store.lmdb.records import records
 from lmdbresults.store.lmdb.records.expiry import SweepAlong
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.records.sweeper import Sweeper
-from lmdbresults.store.lmdb.transactions import CLOSED, ENDED, Reading, Scope, Writing
+from lmdbresults.store.lmdb.transactions import (
+    CLOSED,
+    ENDED,
+    Reading,
+    Scope,
+    Writing,
+    run_put,
+    run_update,
+    run_view,
+)
 from lmdbresults.store.lmdb.types import Change, Transaction
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
@@ -81,8 +90,7 @@ class LMDBStore(Store):
         self._clock = options.clock
         self._prefix = options.global_keyprefix.encode()
         self._environment: Environment = environments.acquire(options)
-        self._scope = Scope(self._prefix, self._clock, self._environment.file)
-        self._sweeping = SweepAlong()
+        self._scope = Scope(self._prefix, self._clock, self._environment.file, SweepAlong())
         self._folder = WakeFolder(self._environment.path, options.mode)
         self._notifier = Notifier(self._folder)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
@@ -105,19 +113,7 @@ class LMDBStore(Store):
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self._apply(Writing.put, key, value, ttl, keep_prefix or None, interim)
-
-    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self._apply(Writing.add, key, value, ttl)
-
-    def delete(self, key: bytes) -> bool:
-        return self._apply(Writing.delete, key)
-
-    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
-        return self._apply(Writing.incr, key, by, ttl)
-
-    def expire(self, key: bytes, ttl: float | None) -> bool:
-        return self._apply(Writing.expire, key, ttl)
+        return self._write(run_put, key, value, ttl, keep_prefix or None, interim)
 
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         return scan(self._environment.read, self._prefix, prefix, self._clock, head)
@@ -130,21 +126,23 @@ class LMDBStore(Store):
     # -- transactions --------------------------------------------------------------------------------------------
 
     def view(self, operation: Callable[[ReadTransaction], Result]) -> Result:
-        result: Result = self._environment.read(self._view, operation)
-        return result
-
-    def _view(self, raw: Transaction, operation: Callable[[ReadTransaction], Result]) -> Result:
-        txn = Reading(self._scope, raw)
-        try:
-            result = operation(txn)
-        finally:
-            txn.end()
-            gate.detect_fork()
-        self._environment.file.require_usable()
+        result: Result = self._environment.read(run_view, self._scope, operation)
+        self._environment.file.require_usable()  # not in a child that the operation has forked
         return result
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result: Result = self._apply(_until_end, operation)
+        result: Result = self._write(run_update, operation)
+        return result
+
+    def _write(self, step: Callable[..., tuple[Result, list[Change], int]], *args: Any) -> Result:
+        """Run a step of transactions.py in a transaction of its own, and notify of what it has changed."""
+        result: Result
+        try:
+            result, changes, moment = self._environment.write(step, self._scope, *args)
+        except StoreFull:
+            result, changes, moment = self._retry_with_space(self._environment.write, step, self._scope, *args)
+        if changes:
+            self._notifier.send(changes, moment)
         return result
 
     def read(self) -> AbstractContextManager[ReadTransaction]:
@@ -152,9 +150,9 @@ class LMDBStore(Store):
 
         Raises `NestedTransaction` inside another transaction of this thread on the same file.
         """
-        return Block(self._read())
+        return Block(self._read_block())
 
-    def _read(self) -> Steps[None]:
+    def _read_block(self) -> Steps[None]:
         txn = Reading(self._scope, ENDED)
         try:
             yield from self._environment.lend(False, txn.begin)
@@ -167,15 +165,14 @@ class LMDBStore(Store):
 
         Other writers wait meanwhile. Raises `NestedTransaction` like `read`, and `StoreFull`.
         """
-        return Block(self._write())
+        return Block(self._write_block())
 
-    def _write(self) -> Steps[None]:
+    def _write_block(self) -> Steps[None]:
         txn, moment = Writing(self._scope, ENDED), 0
 
         def before_commit() -> None:
             nonlocal moment
-            self._sweep_along(txn._raw, txn)
-            moment = txn._raw.id()
+            moment = txn.finish()
 
         try:
             failure = yield from self._environment.lend(True, txn.begin, before_commit)
@@ -190,26 +187,7 @@ class LMDBStore(Store):
             txn.end()
         yield 0
 
-    def _apply(self, verb: Callable[..., Result], *args: Any) -> Result:
-        """Run a method of `Writing` in a transaction of its own, and tell of its changes."""
-        result: Result
-        try:
-            result, changes, moment = self._environment.write(self._run, verb, args)
-        except StoreFull:
-            result, changes, moment = self._make_room_for(self._environment.write, self._run, verb, args)
-        if changes:
-            self._notifier.send(changes, moment)
-        return result
-
-    def _run(
-        self, raw: Transaction, verb: Callable[..., Result], args: tuple[Any, ...]
-    ) -> tuple[Result, list[Change], int]:
-        txn = Writing(self._scope, raw)
-        result = verb(txn, *args)
-        self._sweep_along(raw, txn)
-        return result, txn.changes, raw.id()
-
-    def _make_room_for(self, attempt: Callable[..., Any], *args: Any) -> Any:
+    def _retry_with_space(self, attempt: Callable[..., Any], *args: Any) -> Any:
         """Return what the attempt returns. If there is no space, sweep and try again until there is nothing to sweep.
 
         If LMDB itself finds no space although some is reserved, a reader keeps old pages from reuse. It is given time
@@ -240,11 +218,6 @@ class LMDBStore(Store):
 
     def _sweeper(self) -> Sweeper:
         return Sweeper(self._environment, self._clock, self._notifier.send)
-
-    def _sweep_along(self, raw: Transaction, txn: "Writing") -> None:
-        sweeping = self._sweeping
-        if not sweeping.looked_at <= (now := self._clock()) < sweeping.look_again_at:
-            sweeping.run(raw, now, txn.added, txn.changes)
 
     def _reclaim(self) -> bool:
         """Free space: expired records, and pages that a checkpoint or killed readers keep from reuse.
@@ -345,15 +318,6 @@ class LMDBStore(Store):
         except NestedTransaction:
             self._environment = environment
             raise
-
-
-def _until_end(txn: Writing, operation: Callable[[WriteTransaction], Result]) -> Result:
-    """Run an operation, which may keep the transaction, or fork."""
-    try:
-        return operation(txn)
-    finally:
-        txn.end()
-        gate.detect_fork()
 
 
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
+from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.lmdb.records import records
+from lmdbresults.store.lmdb.records.expiry import SweepAlong
 from lmdbresults.store.lmdb.records.layout import CHUNK_BYTES
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, SHORT_VALUE, Change, Transaction
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 from lmdbresults.store.values import NEVER, deadline_of
 
-__all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing"]
+__all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing", "run_put", "run_update", "run_view"]
 
+Result = TypeVar("Result")
 T = TypeVar("T", bound="Reading")
 
 #: Bytes that a record takes besides key and value: its head, its entry in the expiry index, the nodes of both.
@@ -39,6 +42,7 @@ class Scope(NamedTuple):
     """Begins every key in the file, and no key that the caller sees."""
     clock: Callable[[], float]
     space: Space
+    sweeping: SweepAlong
 
 
 class Reading(ReadTransaction):
@@ -99,28 +103,15 @@ class Writing(Reading, WriteTransaction):
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self.put(key, value, ttl, keep_prefix or None, interim)
+        return self._put(key, value, ttl, keep_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self.put(key, value, ttl, b"")
+        return self._put(key, value, ttl, b"", False)
 
-    def put(
-        self, key: bytes, value: bytes, ttl: float | None, keep_prefix: bytes | None, interim: bool = False
-    ) -> bool:
-        """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none."""
-        prefix, clock, space = self._scope
-        key, now = prefix + key, clock()
-        if type(value) is not bytes:
-            value = bytes(memoryview(value))  # bytes() would take an int for a length
-        size = len(value)
-        space.reserve(self._raw, len(key) + size + _RECORD_COST)
-        self.added += 1 + size // CHUNK_BYTES
-        deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
-        is_stored = records.put(self._raw, key, value, deadline, now, keep_prefix)
-        if is_stored:
-            sent = value if size <= SHORT_VALUE and not interim else None
-            self.changes.append((key, INTERIM if interim else FINAL, sent, deadline))
-        return is_stored
+    def _put(self, key: bytes, value: bytes, ttl: float | None, keep_prefix: bytes | None, interim: bool) -> bool:
+        added = _put(self._raw, self._scope, self._scope.clock(), self.changes, key, value, ttl, keep_prefix, interim)
+        self.added += added
+        return added > 0
 
     def delete(self, key: bytes) -> bool:
         self._scope.space.reserve_for_delete(self._raw)
@@ -141,9 +132,89 @@ class Writing(Reading, WriteTransaction):
         self._scope.space.reserve_for_delete(self._raw)
         return records.expire(self._raw, self._scope.prefix + key, deadline_of(ttl, now), now)
 
+    def finish(self) -> int:
+        """Sweep along what has expired, if it is time for that; return the number of the transaction."""
+        sweeping, now = self._scope.sweeping, self._scope.clock()
+        if not sweeping.looked_at <= now < sweeping.look_again_at:
+            sweeping.run(self._raw, now, self.added, self.changes)
+        return self._raw.id()
+
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self._raw.id()  # raises, once the transaction has ended
         self.changes.append((self._scope.prefix + topic, ONE if one else FINAL, None, NEVER))
+
+
+def _put(
+    raw: Transaction,
+    scope: Scope,
+    now: float,
+    changes: list[Change],
+    key: bytes,
+    value: bytes,
+    ttl: float | None,
+    keep_prefix: bytes | None,
+    interim: bool,
+) -> int:
+    """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none.
+
+    Return how many records and chunks were added.
+    """
+    key = scope.prefix + key
+    if type(value) is not bytes:
+        value = bytes(memoryview(value))  # bytes() would take an int for a length
+    size = len(value)
+    scope.space.reserve(raw, len(key) + size + _RECORD_COST)
+    deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
+    if not records.put(raw, key, value, deadline, now, keep_prefix):
+        return 0
+    if interim:
+        changes.append((key, INTERIM, None, deadline))
+    else:
+        changes.append((key, FINAL, value if size <= SHORT_VALUE else None, deadline))
+    return 1 + size // CHUNK_BYTES
+
+
+# -- steps in a transaction of their own: they return a result, what has changed, the number of the transaction --------
+
+
+def run_put(
+    raw: Transaction,
+    scope: Scope,
+    key: bytes,
+    value: bytes,
+    ttl: float | None,
+    keep_prefix: bytes | None,
+    interim: bool,
+) -> tuple[bool, list[Change], int]:
+    """Do `Writing.set`, for which no object is needed: results are stored by this."""
+    now, sweeping = scope.clock(), scope.sweeping
+    changes: list[Change] = []
+    added = _put(raw, scope, now, changes, key, value, ttl, keep_prefix, interim)
+    if not sweeping.looked_at <= now < sweeping.look_again_at:
+        sweeping.run(raw, now, added, changes)
+    return added > 0, changes, raw.id()
+
+
+def run_update(
+    raw: Transaction, scope: Scope, operation: Callable[[WriteTransaction], Result]
+) -> tuple[Result, list[Change], int]:
+    """Run an operation, which may keep the transaction, or fork."""
+    txn = Writing(scope, raw)
+    try:
+        return operation(txn), txn.changes, txn.finish()
+    finally:
+        txn.end()
+        gate.detect_fork()
+
+
+def run_view(raw: Transaction, scope: Scope, operation: Callable[[ReadTransaction], Result]) -> Result:
+    """Run an operation over a snapshot, which it may keep, and may fork."""
+    txn = Reading(scope, raw)
+    try:
+        return operation(txn)
+    finally:
+        txn.end()
+        gate.detect_fork()
 
 
 class _Gone:

@@ -24,6 +24,7 @@ __all__ = [
     "BODY",
     "CHUNK",
     "CHUNK_BYTES",
+    "DEADLINE",
     "DOOMED",
     "HASHED",
     "INDEX",
@@ -59,6 +60,8 @@ _HEAD: Final = struct.Struct(">IddB")
 _CHECKED_HEAD: Final = struct.Struct(">ddB")
 #: Where the body begins.
 BODY: Final = _HEAD.size
+#: In the key of an entry of the index.
+DEADLINE: Final = struct.Struct(">d")
 _KEY_LENGTH: Final = struct.Struct(">I")
 #: Longer values are cut into chunks,
 LARGEST_WHOLE: Final = CHUNK_BYTES - BODY
