@@ -2,8 +2,8 @@
 
     python examples/celery_demo.py
 
-The application is in demo_tasks.py. This is its client: it starts a worker (which forks two processes to work in),
-sends it tasks, waits for their results, and at the end opens the file in which they lie.
+The application is in demo_tasks.py. This is its client: it starts a worker (with two pool processes), sends tasks,
+waits for their results, and finally opens the result file.
 """
 
 import os
@@ -25,7 +25,7 @@ from celery import chord, group
 import lmdbresults
 
 PATIENCE = 30  # seconds to wait for any one result
-TIME_LIMIT = 55  # seconds for everything, should a wait fail to end
+TIME_LIMIT = 55  # seconds for the whole demo
 WORKER = "-m celery --app demo_tasks worker --concurrency 2 --loglevel WARNING"
 WORKER += " --without-gossip --without-mingle --without-heartbeat"
 
@@ -42,7 +42,7 @@ def failing_task() -> None:
     result = demo_tasks.divide.delay(1, 0)
     try:
         result.get(timeout=PATIENCE)
-    except ZeroDivisionError as error:  # the class it had in the worker
+    except ZeroDivisionError as error:  # the same class as in the worker
         say("a task that fails", f"{type(error).__name__}: {error}, {result.state}", started)
     place = result.traceback.rindex("  File ")
     print(textwrap.indent(result.traceback[place:].rstrip(), "    | "))
@@ -76,7 +76,7 @@ def chord_of_100() -> None:
 
 
 def look_into(path: Path) -> None:
-    """Any process may open the file, with or without Celery."""
+    """Open the file without Celery."""
     started = time.monotonic()
     with lmdbresults.open_store(path) as store:
         tasks = sum(1 for _ in store.scan(b"celery-task-meta-"))
@@ -106,7 +106,7 @@ def running_worker(folder: Path) -> Iterator[None]:
 
 
 def stop(worker: subprocess.Popen[bytes]) -> None:
-    """Ask it to finish, which takes Celery some seconds; if it does not, end it and the processes it forked."""
+    """Stop a worker: ask it to finish, which takes some seconds, and kill it with its pool processes if it does not."""
     worker.terminate()
     try:
         code = worker.wait(timeout=20)
@@ -119,7 +119,7 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 
 def demo(folder: Path) -> None:
     demo_tasks.configure(folder)
-    # Nobody is there yet, so it waits. It also makes the queue: this broker minds if worker and client do so at once.
+    # Sent before the worker starts. This creates the queue, which client and worker must not do at the same time.
     first = demo_tasks.add.delay(1, 1)
     started = time.monotonic()
     with running_worker(folder):

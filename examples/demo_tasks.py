@@ -1,10 +1,10 @@
 """The application of the demo: what a worker and its clients share.
 
-`result_backend` is the one setting that has to do with lmdbresults. The tasks are ordinary Celery tasks, and the broker
-(at the end) is whatever you have: here a folder of files, so that the demo needs no server at all.
+Only the setting `result_backend` concerns lmdbresults. The tasks are ordinary Celery tasks. The broker can be any: here
+it is a folder of files, so that the demo needs no server.
 """
 
-# Celery and kombu count as untyped, and so does what is decorated with or derived from what is theirs.
+# Celery and kombu have no type annotations.
 # mypy: disallow-untyped-decorators=False, disallow-subclassing-any=False
 
 import os
@@ -23,9 +23,9 @@ def configure(folder: Path) -> None:
     """Keep results and messages in `folder`."""
     app.conf.update(
         result_backend=f"lmdb://{folder}/results.lmdb",  # an absolute path: three slashes, lmdb:///...
-        result_expires=3600,  # seconds; nothing else has to run for results to expire
+        result_expires=3600,  # seconds; expiry needs no other process
         broker_connection_retry_on_startup=True,
-        worker_enable_remote_control=False,  # no broadcasts: one queue is all that this broker has to carry
+        worker_enable_remote_control=False,  # no broadcasts: this broker has only one queue
         **broker_in(folder / "broker"),
     )
 
@@ -54,10 +54,10 @@ def copy_rows(self: Task, rows: int) -> str:
 
 
 class FileChannel(filesystem.Channel):
-    """Kombu's file broker, with each message put into the queue whole.
+    """Kombu's file broker, with atomic writes.
 
-    The original creates a file in the queue's folder and then writes to it. A worker that looks in between takes an
-    empty message, which is lost and ends the worker: one in 100 on a busy machine. So write elsewhere, then rename.
+    The original creates a file in the queue's folder and then writes to it. A worker that reads it in between gets an
+    empty message and exits: one in 100 on a busy machine. So write the file elsewhere, then rename it.
     """
 
     def _put(self, queue: str, payload: object, **kwargs: object) -> None:
@@ -71,14 +71,14 @@ class FileTransport(filesystem.Transport):
 
 
 def broker_in(folder: Path) -> dict[str, object]:
-    """Settings for a broker that is three folders in `folder`: no server, one machine, and fit for a demo only."""
+    """Return settings for a broker of three folders in `folder`: for a demo only."""
     queue, taken, control = folder / "queue", folder / "taken", folder / "control"
     for each in queue, taken, control:
         each.mkdir(parents=True, exist_ok=True)
     options = {
         "data_folder_in": str(queue),
         "data_folder_out": str(queue),
-        "store_processed": True,  # otherwise messages travel through the system's temporary folder
+        "store_processed": True,  # otherwise messages go through the system's temporary folder
         "processed_folder": str(taken),
         "control_folder": str(control),
         "polling_interval": 0.01,  # seconds; the default is a whole one
@@ -90,5 +90,5 @@ def broker_in(folder: Path) -> dict[str, object]:
     }
 
 
-if "DEMO_FOLDER" in os.environ:  # a worker is told on its way in; its client calls configure() itself
+if "DEMO_FOLDER" in os.environ:  # set for the worker; the client calls configure()
     configure(Path(os.environ["DEMO_FOLDER"]))

@@ -1,4 +1,4 @@
-"""The examples do what they show."""
+"""The examples run and print what they promise."""
 
 import multiprocessing
 import subprocess
@@ -11,17 +11,17 @@ from lmdbresults import open_store
 from tests.support.processes import PATIENCE, run_script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-POOL_SAYS = "the square of 7: 49\nthe sum of 100 squares: 328350\n"
+POOL_OUTPUT = "the square of 7: 49\nthe sum of 100 squares: 328350\n"
 
 
-def test_the_pool_runs_by_itself() -> None:
+def test_the_pool_example_runs() -> None:
     command = [sys.executable, "-W", "error", EXAMPLES / "pool.py"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (ended.stdout, ended.stderr, ended.returncode) == (POOL_SAYS, "", 0)
+    assert (ended.stdout, ended.stderr, ended.returncode) == (POOL_OUTPUT, "", 0)
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_the_pool_works_however_its_processes_are_started(method: str, path: str) -> None:
+def test_the_pool_example_works_with_every_start_method(method: str, path: str) -> None:
     ended = run_script(
         """
 import multiprocessing, sys
@@ -35,7 +35,7 @@ pool.main(path)
         EXAMPLES,
         path,
     )
-    assert (ended.stdout, ended.stderr, ended.returncode) == (POOL_SAYS, "", 0)
+    assert (ended.stdout, ended.stderr, ended.returncode) == (POOL_OUTPUT, "", 0)
     with open_store(path) as store:
         assert len(list(store.scan(b"celery-task-meta-"))) == 102
         assert store.check() == []

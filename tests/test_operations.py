@@ -1,4 +1,4 @@
-"""docs/operations.md: each command runs and prints what is shown, each configuration parses, each name exists."""
+"""docs/operations.md: commands print the shown output, configurations are valid, names exist."""
 
 import configparser
 import os
@@ -24,19 +24,19 @@ def blocks(kind: str) -> list[str]:
 
 
 def commands_and_outputs() -> Iterator[tuple[str, str]]:
-    """Yield each block of commands with the output that the text shows for it; "" if it shows none."""
+    """Yield each block of commands with the output shown below it, or ""."""
     pattern = r"```(?:sh|python)\n(.*?)```(?:\n\n```text\n(.*?)```)?"
     yield from re.findall(pattern, TEXT, flags=re.DOTALL)
 
 
 def masked(output: str) -> str:
-    """Return an output without its figures, which differ between machines and file systems."""
+    """Return output without figures, which differ between machines and file systems."""
     return re.sub(r"\d+", "N", output)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[[str], str]:
-    """Run a block as it stands in the text, with folders below a temporary one and this interpreter's command."""
+    """Run a block with its folders moved into a temporary one, and with the command of this interpreter."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "lmdbresults").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lmdbresults "$@"\n')
@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.timeout(300)
-def test_every_block_runs_in_the_order_of_the_text_and_prints_what_is_shown(run, tmp_path: Path):
+def test_every_block_runs_and_prints_the_shown_output(run, tmp_path: Path):
     for block, shown in commands_and_outputs():
         assert masked(run(block)) == masked(shown), block
     path = tmp_path / "var/lib/app/results.lmdb"
@@ -66,7 +66,7 @@ def test_every_block_runs_in_the_order_of_the_text_and_prints_what_is_shown(run,
             assert store.get(b"invoice:7") == b"paid"
 
 
-def test_every_command_that_is_named_exists(run):
+def test_every_named_command_exists(run):
     named = set(re.findall(r"lmdbresults ([a-z]+)", "".join(blocks("sh"))))
     assert named == {"backup", "check", "rewrite", "salvage", "stats"}
     for name in named:
@@ -87,7 +87,7 @@ def test_the_systemd_unit_is_valid(tmp_path: Path):
         assert "app.service" not in done.stderr
 
 
-def test_the_containers_share_what_they_must():
+def test_the_containers_share_pid_namespace_volumes_and_user():
     yaml = pytest.importorskip("yaml")
     services = yaml.safe_load(*blocks("yaml"))["services"]
     assert services["web"]["pid"] == "service:worker"
@@ -95,6 +95,6 @@ def test_the_containers_share_what_they_must():
     assert services["web"]["user"] == services["worker"]["user"]
 
 
-def test_every_error_that_is_named_exists():
+def test_every_named_error_exists():
     named = set(re.findall(r"`([A-Z]\w+[a-z])`", re.sub(r"`(KillMode|MemoryMax|LimitAS|Runtime\w+)[^`]*`", "", TEXT)))
     assert named <= {*errors.__all__, *lmdbresults.__all__}

@@ -1,8 +1,8 @@
-"""Celery with Redis as its broker, for chords whose workers are killed: what is not acknowledged is delivered again.
+"""Celery with Redis as its broker, for chords whose workers are killed: unacknowledged messages are redelivered.
 
-Nearly: a message that a worker pops from Redis is registered as not acknowledged a moment later. If it is killed in
-between, or Redis hands the message to a connection whose worker is dead, the message is gone. That is kombu's; `Sent`
-tells such losses from ours.
+Except for some: a message that a worker pops from Redis is recorded as unacknowledged a moment later. If the worker is
+killed in between, or Redis sends the message to the connection of a dead worker, kombu loses it. `Sent` tells these
+losses from lost results.
 """
 
 import re
@@ -15,19 +15,19 @@ from celery.signals import before_task_publish
 
 from tests.support.celery_tasks import echo, settings_for
 
-#: Seconds after which Redis delivers again what a worker had that has died.
+#: Seconds after which Redis redelivers the messages of a dead worker.
 VISIBILITY = 3
 
 
 def settings_with_redis(folder: Path, broker: str) -> dict[str, Any]:
-    """Return the settings of an application whose tasks survive those who run them."""
+    """Return the settings of an application whose tasks survive their workers."""
     return {
         **settings_for(folder),
         "broker_url": broker,
         "broker_transport": None,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY,
-            "unacked_restore_interval": 1,  # kombu looks every ten seconds, and does something one time in ten
+            "unacked_restore_interval": 1,  # kombu checks every ten seconds, and restores one time in ten
             "unacked_restore_throttle": 1,
         },
         "task_acks_late": True,
@@ -37,13 +37,13 @@ def settings_with_redis(folder: Path, broker: str) -> dict[str, Any]:
 
 
 def make_chord(app: Celery, number: int, parts: int) -> Any:
-    """Return a chord whose body returns the list that it gets: its number and the place, for each part."""
+    """Return a chord whose body returns its list: the number of the chord and the index, for each part."""
     header = [echo.s([number, index]) for index in range(parts)]
     return chord(header, echo.s(), app=app)
 
 
 class Sent:
-    """What a client has sent, to be sent again if the broker has lost it: on its way to a worker, or back."""
+    """The messages that a client has sent, to be sent again if the broker has lost them."""
 
     def __init__(self, app: Celery, folders: Iterable[Path]) -> None:
         self._app, self._folders = app, list(folders)
@@ -58,9 +58,9 @@ class Sent:
         return set(re.findall(r"Task \w+\[([^]]+)\] received", logs))
 
     def send_lost_again(self) -> int:
-        """Send again what has come to no end, now that nothing happens any more; return how many there were.
+        """Send the tasks without a result again, once nothing changes any more; return how many.
 
-        What has a result is not sent again: it has to have been counted.
+        A task with a result must have been counted, and is not sent again.
         """
         backend = self._app.backend
         lost = [id_ for id_ in self._messages if backend.store.get(backend.get_key_for_task(id_)) is None]
@@ -70,7 +70,7 @@ class Sent:
         return len(lost)
 
     def lost_by_workers(self) -> set[str]:
-        """Return the ids of tasks that workers have sent, and none has received."""
+        """Return the ids of tasks that a worker has sent and no worker has received."""
         logs = [folder / "acknowledged.published" for folder in self._folders]
         published = {id_ for log in logs if log.exists() for id_ in log.read_text().split()}
         return published - self._received()

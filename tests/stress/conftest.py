@@ -1,4 +1,4 @@
-"""Redis as a broker, where it is installed: private to a test, on a Unix socket."""
+"""Redis as a broker if it is installed: private to a test, on a Unix socket."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ if find_spec("celery") is None and os.environ.get("CI") != "true":
 
 @pytest.fixture
 def redis_broker(tmp_path_factory: Any) -> Iterator[str]:
-    """The URL of a Redis that runs during the test."""
+    """The URL of a Redis server that runs during the test."""
     pytest.importorskip("celery")
     pytest.importorskip("redis")
     from benchmarks.servers import Unavailable, redis_server

@@ -1,7 +1,7 @@
-"""A queue that delivers at least once, in a folder, and plain worker processes on it.
+"""A queue in a folder that delivers at least once, and plain worker processes.
 
-A message is a file. It is taken by renaming it into the folder of its taker, and deleted when it is done; what a dead
-taker has left there is delivered again.
+A message is a file. A worker takes it by renaming it into its own folder, and deletes it when it is done. The messages
+of a dead worker are redelivered.
 """
 
 import json
@@ -55,7 +55,7 @@ class QueueApp(App):
 
 
 def work(folder: Path, point: str | None, flag: Path) -> None:
-    """Run what is delivered until the file ``stop`` appears."""
+    """Run tasks until the file ``stop`` exists."""
     if point is not None:
         die_at(point, flag)
     app, mine = QueueApp(folder), folder / f"taken-{os.getpid()}"
@@ -71,16 +71,16 @@ def work(folder: Path, point: str | None, flag: Path) -> None:
 
 
 class Pool:
-    """Plain processes; one that has died is replaced, and what it had taken is delivered again."""
+    """Plain worker processes. A dead one is replaced, and its messages are redelivered."""
 
     def __init__(self, folder: Path, point: str, *, size: int = 2, redelivers: bool = True) -> None:
         self.folder, self._redelivers = folder, redelivers
-        #: How many have died.
+        #: The number of dead workers.
         self.replaced = 0
         self.workers = [Child(work, folder, point, folder / "flag") for _ in range(size)]
 
-    def look_after(self) -> None:
-        """Replace the dead."""
+    def replace_dead(self) -> None:
+        """Replace dead workers."""
         for worker in list(self.workers):
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
@@ -94,8 +94,8 @@ class Pool:
                 self.workers.append(Child(work, self.folder, None, self.folder / "flag"))
 
     def close(self) -> None:
-        """End all of them, in good order if they can."""
-        self.look_after()
+        """Stop all workers."""
+        self.replace_dead()
         (self.folder / "stop").touch()
         for worker in self.workers:
             try:

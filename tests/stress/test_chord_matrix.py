@@ -1,7 +1,7 @@
-"""kill -9 at every step of the end of a chord, by every kind of worker: the body runs, with the right list.
+"""kill -9 at every step of the end of a chord, for each kind of worker: the body runs with the right list.
 
-A table of all cells is printed at the end. What is not delivered again ("waiter") is taken over by a process that does
-nothing but wait. This is about processes that die, not about power loss.
+Prints a table at the end. In the column "waiter" nothing is redelivered: a waiting process takes the chord over. These
+tests are about dead processes, not about power failures.
 """
 
 import os
@@ -22,20 +22,20 @@ pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 FULL = os.environ.get("LMDBRESULTS_FULL") == "1"
 PARTS = 6
-#: Seconds after which a chord is taken never to end.
+#: Seconds within which a chord must end.
 PATIENCE = 30.0
-#: A part that dies before it is counted is nobody's but the queue's.
+#: Before this point the chord is not claimed yet, and only the queue can redeliver the part.
 CLAIMED = POINTS[POINTS.index("chord claimed") :]
-#: What came of a cell, by fault point and kind of worker.
+#: Outcomes by fault point and kind of worker.
 Table = dict[tuple[str, str], str]
 
 
-def wait_for(condition: Callable[[], Any], look_after: Callable[[], object] = lambda: None) -> Any:
-    """Return what a condition returns once that is true."""
+def wait_for(condition: Callable[[], Any], meanwhile: Callable[[], object] = lambda: None) -> Any:
+    """Return the value of a condition once it is true."""
     deadline = time.monotonic() + PATIENCE
     while not (result := condition()):
         assert time.monotonic() < deadline, "this takes too long"
-        look_after()
+        meanwhile()
         time.sleep(0.01)
     return result
 
@@ -52,28 +52,26 @@ def table(request: Any) -> Iterator[Table]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_plain_processes(tmp_path: Path, point: str, table: Table) -> None:
+def test_a_chord_survives_a_killed_plain_worker(tmp_path: Path, point: str, table: Table) -> None:
     app = QueueApp(tmp_path)
     pool = Pool(tmp_path, point)
     try:
         app.chord([app.signature("same", (n,)) for n in range(PARTS)], app.signature("gather").set(task_id="body"))
-        wait_for(lambda: (tmp_path / "flag").exists() and app.results.get_state("body") == "SUCCESS", pool.look_after)
-        wait_for(lambda: pool.replaced, pool.look_after)  # the flag comes just before the kill
-        wait_for(lambda: not leftovers(app.store), lambda: (pool.look_after(), app.results.cleanup()))
+        wait_for(lambda: (tmp_path / "flag").exists() and app.results.get_state("body") == "SUCCESS", pool.replace_dead)
+        wait_for(lambda: pool.replaced, pool.replace_dead)  # the flag is set just before the kill
+        wait_for(lambda: not leftovers(app.store), lambda: (pool.replace_dead(), app.results.cleanup()))
     finally:
         pool.close()
     assert_right(app, point, "plain", table)
 
 
 @pytest.mark.parametrize("point", CLAIMED)
-def test_plain_processes_whose_queue_delivers_once_and_a_client_that_waits(
-    tmp_path: Path, point: str, table: Table
-) -> None:
+def test_a_waiting_client_takes_over_the_chord_of_a_killed_worker(tmp_path: Path, point: str, table: Table) -> None:
     app = QueueApp(tmp_path)
     pool = Pool(tmp_path, point, size=1, redelivers=False)
     try:
         result = app.chord([app.signature("same", (n,)) for n in range(PARTS)], app.signature("gather"))
-        wait_for(lambda: pool.replaced, pool.look_after)
+        wait_for(lambda: pool.replaced, pool.replace_dead)
         assert result.get(timeout=PATIENCE) == [*range(PARTS)]
         app.results.cleanup()
     finally:
@@ -101,7 +99,9 @@ def assert_right(app: QueueApp, point: str, kind: str, table: Table, body: str =
     [False, pytest.param(True, marks=pytest.mark.skipif(not FULL, reason="the long form: LMDBRESULTS_FULL=1"))],
     ids=["child", "worker"],
 )
-def test_celery(tmp_path: Path, redis_broker: str, point: str, kills_all: bool, table: Table) -> None:
+def test_a_chord_survives_a_killed_celery_worker(
+    tmp_path: Path, redis_broker: str, point: str, kills_all: bool, table: Table
+) -> None:
     from tests.stress.celery_chords import make_chord, settings_with_redis
     from tests.support.celery_tasks import make_app
     from tests.support.celery_workers import Worker
@@ -120,7 +120,7 @@ def test_celery(tmp_path: Path, redis_broker: str, point: str, kills_all: bool, 
             worker.kill()
             worker = start()
         key = app.backend.get_key_for_task("body")
-        wait_for(lambda: app.backend.store.get(key))  # reading this way takes nothing over
+        wait_for(lambda: app.backend.store.get(key))  # this read does not recover chords
         wait_for(lambda: not leftovers(app.backend.store))
         assert app.AsyncResult("body").get(timeout=0) == [[0, index] for index in range(PARTS)]
         assert app.backend.store.check() == []

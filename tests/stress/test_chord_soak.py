@@ -1,7 +1,7 @@
-"""Chords through several Celery workers, of which pool processes and whole workers are killed at random meanwhile.
+"""Chords through several Celery workers while pool processes and whole workers are killed at random.
 
-``LMDBRESULTS_SOAK_SECONDS`` says for how long something is killed, ``LMDBRESULTS_SOAK_CHORDS`` how many chords of 50
-parts there are: 200 and 120 seconds is the long form. All of them have to end, with the right list.
+``LMDBRESULTS_SOAK_SECONDS``: how long processes are killed; ``LMDBRESULTS_SOAK_CHORDS``: the number of chords of 50
+parts. The long form is 120 seconds and 200 chords. Each chord must end with the right list.
 """
 
 import os
@@ -24,12 +24,12 @@ SECONDS = float(os.environ.get("LMDBRESULTS_SOAK_SECONDS", "6"))
 CHORDS = int(os.environ.get("LMDBRESULTS_SOAK_CHORDS", "10"))
 PARTS = 50
 WORKERS = 2
-#: Seconds for which nothing may change once nobody is killed any more.
+#: Seconds without a change after which the test stops waiting.
 PATIENCE = 30.0
 
 
 class Fleet:
-    """Some workers; what is killed of them is counted and replaced."""
+    """Several workers. Killed processes are counted and replaced."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], choose: random.Random) -> None:
         self._settings, self._choose = settings, choose
@@ -42,15 +42,15 @@ class Fleet:
     def _start(self, folder: Path) -> Worker:
         return Worker(folder, self._settings)
 
-    def kill_something(self) -> None:
-        """Kill a process of a pool, or one time in eight a whole worker."""
+    def kill_one(self) -> None:
+        """Kill a pool process, or one time in eight a whole worker."""
         number = self._choose.randrange(WORKERS)
         if self._choose.random() < 1 / 8:
             self._workers[number].kill()
             self._workers[number] = self._start(self.folders[number])
             self.killed["workers"] += 1
         else:
-            with suppress(AssertionError):  # none that has stored a result is left
+            with suppress(AssertionError):  # no pool process has stored a result yet
                 self._workers[number].kill_one(self._choose)
                 self.killed["processes"] += 1
 
@@ -60,7 +60,7 @@ class Fleet:
 
 
 def wait_until_nothing_changes(count: Callable[[], int], target: int) -> None:
-    """Wait until a count has come to its target, or has not grown for long."""
+    """Wait until a count has reached its target, or has stopped growing."""
     seen, until = count(), time.monotonic() + PATIENCE
     while seen < target and time.monotonic() < until:
         time.sleep(0.1)
@@ -70,18 +70,18 @@ def wait_until_nothing_changes(count: Callable[[], int], target: int) -> None:
 
 
 def send_and_kill(app: Any, fleet: Fleet, choose: random.Random) -> None:
-    """Send all chords, and kill something between any two of them, and after the last until time is up."""
+    """Send all chords; kill a process after each, and after the last until the time is over."""
     until, sent = time.monotonic() + SECONDS, 0
     while time.monotonic() < until or sent < CHORDS:
         if sent < CHORDS:
             make_chord(app, sent, PARTS).apply_async(task_id=f"body-{sent}")
             sent += 1
         time.sleep(SECONDS / CHORDS / 2 + choose.random() * SECONDS / CHORDS)
-        fleet.kill_something()
+        fleet.kill_one()
 
 
 @pytest.mark.timeout(SECONDS + 600)
-def test_every_chord_ends_right_while_workers_are_killed(
+def test_every_chord_ends_with_the_right_list_while_workers_are_killed(
     tmp_path: Path, redis_broker: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     choose = random.Random(5)
@@ -91,7 +91,7 @@ def test_every_chord_ends_right_while_workers_are_killed(
 
     def ended() -> int:
         keys = [app.backend.get_key_for_task(body) for body in bodies]
-        return sum(value is not None for value in store.mget(keys))  # reading this way takes nothing over
+        return sum(value is not None for value in store.mget(keys))  # this read does not recover chords
 
     try:
         send_and_kill(app, fleet, choose)

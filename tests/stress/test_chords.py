@@ -1,7 +1,7 @@
-"""Many chords at once: eight processes return their parts in random order, some of them twice, some of them failing.
+"""Many chords at once: eight processes return parts in random order; some twice, some failing.
 
-The laws: each body is dispatched once with the right list, or fails once with the right error; of a chord nothing is
-left but the mark of its end, and of that nothing either once its time is up.
+Laws: each body is dispatched once with the right list, or fails once with the right error; an ended chord leaves only
+its end marker, which expires.
 """
 
 import random
@@ -23,14 +23,14 @@ PROCESSES = 8
 
 @dataclass
 class Expected:
-    """What a chord has to come to."""
+    """The expected outcome of a chord."""
 
     values: list[list[int]]
     error: str | None = None
 
 
-def begin(app: HeldApp, rng: random.Random, number: int, size: int) -> tuple[str, Expected]:
-    """Begin one chord, of which one in four has parts that fail; return the id of its body and what it has to do."""
+def start(app: HeldApp, rng: random.Random, number: int, size: int) -> tuple[str, Expected]:
+    """Start a chord, one in four with failing parts; return the id of its body and the expected outcome."""
     failing = set(rng.sample(range(size), rng.randint(1, 3))) if rng.random() < 0.25 else set()
     values = [[number, index] for index in range(size)]
     header = app.parts(*values)
@@ -47,7 +47,7 @@ def begin(app: HeldApp, rng: random.Random, number: int, size: int) -> tuple[str
 
 
 def deliver(path: str, durability: str, tasks: list[Held], go: Barrier) -> tuple[list[Held], list[tuple[str, str]]]:
-    """Run tasks as a worker does; return what it has dispatched, and for which bodies it has called an errback."""
+    """Run tasks like a worker; return what was dispatched, and the bodies whose errback was called."""
     app = HeldApp(result_chord_join_timeout=30.0)
     open_backend(path, app=app, durability=durability)
     go.wait()
@@ -75,11 +75,11 @@ def test_each_body_runs_once_with_the_right_list_or_fails_once_with_the_right_er
 ) -> None:
     rng, app = random.Random(7), HeldApp()
     backend = open_backend(path, app=app, durability=durability)
-    expected = dict(begin(app, rng, number, parts) for number in range(chords))
+    expected = dict(start(app, rng, number, parts) for number in range(chords))
     deliveries = app.held + rng.sample(app.held, len(app.held) // 10)
     rng.shuffle(deliveries)
 
-    histories = deliver_in_processes(path, durability, [deliveries[start::PROCESSES] for start in range(PROCESSES)])
+    histories = deliver_in_processes(path, durability, [deliveries[first::PROCESSES] for first in range(PROCESSES)])
 
     dispatched = [(task["options"]["task_id"], args) for bodies, _ in histories for task, args in bodies]
     failed = [error for _, errors in histories for error in errors]

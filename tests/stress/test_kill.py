@@ -1,7 +1,4 @@
-"""Workers are killed at random moments, by kill -9, and lose nothing that was acknowledged.
-
-This proves what it says: the crash of processes. Power loss is another matter.
-"""
+"""Workers are killed at random moments by kill -9; nothing acknowledged is lost. This does not test power failures."""
 
 import mmap
 import os
@@ -30,7 +27,7 @@ def run_worker(folder: Path, owner: int, seed: int, stop: mmap.mmap, options: di
 
 
 def kill_at_random(folder: Path, seconds: float, chance: random.Random, options: dict[str, object]) -> int:
-    """Keep the workers running for so many seconds, killing one after another; return how many were killed."""
+    """Kill and restart one worker after another for so many seconds; return the number of kills."""
 
     def start(owner: int) -> Child:
         return Child(run_worker, folder, owner, chance.getrandbits(32), stop, options)
@@ -44,7 +41,7 @@ def kill_at_random(folder: Path, seconds: float, chance: random.Random, options:
             owner = chance.randrange(PROCESSES)
             workers[owner].kill()
             if workers[owner].status != -signal.SIGKILL:
-                workers[owner].join()  # it has ended by itself, so it says why
+                workers[owner].join()  # it ended by itself: raise its error
             workers[owner].close()
             workers[owner] = start(owner)
             kills += 1
@@ -57,8 +54,8 @@ def kill_at_random(folder: Path, seconds: float, chance: random.Random, options:
     return kills
 
 
-def see_nothing_lost(folder: Path, store: LMDBStore) -> int:
-    """Compare the store with what was acknowledged; return how many operations were."""
+def assert_nothing_lost(folder: Path, store: LMDBStore) -> int:
+    """Compare the store with the acknowledged operations; return their number."""
     histories = [History(folder / f"history {owner}", owner) for owner in range(PROCESSES)]
     for history in histories:
         history.settle(store)
@@ -79,7 +76,7 @@ def test_nothing_acknowledged_is_lost_when_processes_are_killed(
     try:
         kills = kill_at_random(tmp_path, SECONDS, random.Random(SEED), options)
         with open_store(tmp_path / "results.lmdb", **options) as store:
-            operations = see_nothing_lost(tmp_path, store)
+            operations = assert_nothing_lost(tmp_path, store)
     except BaseException:
         print(f"seed {SEED}; the file and what the workers did are in {tmp_path}")
         raise

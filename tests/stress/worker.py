@@ -1,7 +1,7 @@
-"""A process to be killed: it writes to a store and keeps a history of what it tries and of what was acknowledged.
+"""A worker process to be killed: it writes to a store and keeps a history of its operations and their outcome.
 
-Each worker owns its keys, so its history alone says what they hold; only the operation during which it was killed may
-have happened or not. The next process of the same worker looks which, and checks everything else.
+Each worker owns its keys, so its history says what they hold. Only the operation during which it was killed may have
+happened or not. The next process of the same worker finds out, and checks all other keys.
 """
 
 import json
@@ -23,20 +23,20 @@ Operation = list[Any]
 
 
 def value(owner: int, turn: int, size: int) -> bytes:
-    """What a worker stores in a turn: telling, and cheap to compute again."""
+    """Return the value that a worker stores in a turn."""
     mark = b"%d/%d/%d;" % (owner, turn, size)
     return (mark * (size // len(mark) + 1))[:size]
 
 
 class History:
-    """What a worker tried and got, in a file that survives it, and what its keys must therefore hold."""
+    """The operations of a worker, in a file that survives it, and what its keys must hold."""
 
     def __init__(self, path: Path, owner: int) -> None:
         self.owner = owner
         self.turn = self.acknowledged = self.counted = self.perhaps_counted = 0
         #: Key to value (bytes) or count (int).
         self.expected: dict[bytes, Any] = {}
-        #: The operation of which it is not known whether it happened.
+        #: The operation whose outcome is not known.
         self.open: Operation | None = None
         for entry in _entries(path):
             self._follow(entry)
@@ -61,7 +61,7 @@ class History:
         self.open = None
 
     def after(self, operation: Operation) -> dict[bytes, Any]:
-        """What an operation makes of the keys that it concerns."""
+        """Return the keys of an operation with their values after it."""
         kind, names, turn, size = operation
         keys = [b"%d:%s" % (self.owner, name.encode()) for name in names]
         if kind in ("set", "block", "update"):
@@ -75,7 +75,7 @@ class History:
         return {}
 
     def settle(self, store: LMDBStore) -> None:
-        """See what became of the operation that was interrupted, and that everything else is as acknowledged."""
+        """Find out whether the interrupted operation happened; assert that all else is as acknowledged."""
         if self.open is not None and self.open[0] == "count":
             self.add("perhaps")
         elif self.open is not None:
@@ -91,7 +91,7 @@ class History:
 
 
 def _entries(path: Path) -> Iterator[Operation | str]:
-    """What a history says. A line that is cut off was written by nobody who went on."""
+    """Return the entries of a history. An incomplete last line does not count."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return (json.loads(line) for line in lines)
 
@@ -105,7 +105,7 @@ def _short(wanted: Any) -> str:
 
 
 def work(store: LMDBStore, history: History, seed: int, stop: mmap.mmap) -> None:
-    """Write until the byte that all processes share says stop."""
+    """Write until the shared byte ``stop`` is set."""
     history.settle(store)
     chance = random.Random(seed)
     while not stop[0]:
@@ -148,7 +148,7 @@ def perform(store: LMDBStore, owner: int, operation: Operation) -> None:
             assert txn.mget(keys) == [txn.get(key) for key in keys]
     elif kind == "count":
         store.incr(SHARED)
-    elif kind == "pass by":  # what expires at once, for writers and sweeps to clear away
+    elif kind == "pass by":  # expires at once, for writers and sweeps to remove
         store.set(b"passing %d:%d" % (owner, turn % KEYS), new, ttl=1e-3)
     elif kind == "sweep":
         store.sweep(limit=50)
@@ -158,7 +158,7 @@ def perform(store: LMDBStore, owner: int, operation: Operation) -> None:
 
 
 def totals(histories: list[History]) -> tuple[int, int, int]:
-    """Operations acknowledged; the least and the most that the shared counter may show."""
+    """Return the number of acknowledged operations, and the least and greatest possible shared counter."""
     counted = sum(history.counted for history in histories)
     perhaps = sum(history.perhaps_counted for history in histories)
     return sum(history.acknowledged for history in histories), counted, counted + perhaps

@@ -1,8 +1,9 @@
-"""What a disk has not taken, written anew: the cure after a sync that failed, while the machine is up.
+"""Rewrite: every page of a file is written to the disk again, after an fsync failure and before a reboot.
 
-The system has the pages still, but takes them for written. So all of them are written again, which changes nothing, and
-synced. Pages of which the memory was needed are back as the disk has them: so everything is then read and compared with
-its checksums, before a checkpoint says that it is there. The checkpoint before stays whole all the time.
+After a failed fsync the kernel may still have the pages in memory, but marks them as written, so another fsync does
+nothing. Writing each page again with its own content marks it as changed. A page that the kernel has evicted comes back
+as it is on the disk: so every record is verified afterwards, before a new checkpoint includes it. The old checkpoint
+stays intact meanwhile.
 """
 
 import os
@@ -21,21 +22,21 @@ from lmdbresults.store.lmdb.file.verify import verify
 
 __all__ = ["rewrite"]
 
-#: Bytes that are read and written in one go.
+#: Bytes per read and write.
 _BATCH: Final = 1 << 20
 
 
 def rewrite(options: Options, *, progress: Progress | None = None) -> int:
-    """Write a data file to the disk anew, and go on from there; return how many bytes it has, 0 if none need it.
+    """Write a data file to the disk again and allow writes; return its size in bytes, or 0 if there is nothing to do.
 
-    None need it after a restart of the machine: whoever opens the file puts it in order. Raises `OpenError` if others
-    have it open, `DiskFailed` if the disk fails again, `FileDamaged` if something is gone from memory as well.
+    There is nothing to do after a reboot: opening the file recovers it. Raises `OpenError` if a process has the file
+    open, `DiskFailed` if the disk fails again, `FileDamaged` if a page was no longer in memory.
     """
     found = paths.examine(options.path, options.mode)
     if not found.has_content:
         return 0
     try:
-        if not found.has_sidecar:  # it was deleted, and with it what it said of the disk
+        if not found.has_sidecar:  # it was deleted, and with it the record of the failure
             _look(options, found.has_lock)
             paths.create_sidecar(options.path + paths.CHECKPOINT_SUFFIX, options.mode)
         sidecar = Sidecar(options.path)
@@ -63,7 +64,7 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
     sidecar.ensure_identity(sidecar.head())
     head = sidecar.head()
     last = head.newest
-    assert last is not None, "LMDB has just read it"
+    assert last is not None, "LMDB has opened the file"
     _write_again(sidecar.data, last.end, progress)
     _sync(sidecar, options, is_pinned)
     problems = verify(options.path)
@@ -75,7 +76,7 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
 
 
 def _look(options: Options, has_lock: bool) -> None:
-    """See that the file is ours, and that LMDB can bear it."""
+    """Raise an error if the file is not a store, or if LMDB could not open it safely."""
     paths.check_content(options.path)
     look_inside(options, has_lock)
 
@@ -95,7 +96,7 @@ def _sync(sidecar: Sidecar, options: Options, is_pinned: bool) -> None:
 
 
 def _damaged(is_pinned: bool, options: Options, problem: str) -> FileDamaged:
-    cure = "Take what can be read to a new file by `lmdbresults salvage`"
+    fix = "Write what can be read to a new file with `lmdbresults salvage`"
     if is_pinned:
-        cure += "; or restart the machine, and the file goes back to its last checkpoint"
-    return FileDamaged(f"{options.path}: what the disk has not taken is gone from memory, too. {cure}. {problem}")
+        fix += ", or reboot, and the file goes back to its last checkpoint"
+    return FileDamaged(f"{options.path}: a page that the disk did not accept is no longer in memory. {fix}. {problem}")

@@ -100,7 +100,7 @@ def test_pages_lost_from_memory_are_reported_as_damage(path: str, damage: Callab
     fail(path)
     before, content = checkpoint_of(path), Path(path).read_bytes()
     damage(path)
-    assert "gone from memory" in run_rewrite(path, 1)
+    assert "no longer in memory" in run_rewrite(path, 1)
     assert checkpoint_of(path) == before
     Path(path).write_bytes(content)  # as it is on the disk
     with open_store(path) as store:
