@@ -8,13 +8,15 @@ from lmdbresults.errors import StoreFull
 from lmdbresults.options import Options
 from lmdbresults.store.lmdb.durability.unsynced import Durability
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
+from lmdbresults.store.lmdb.file.btree import freed_pages
+from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile
 
 if TYPE_CHECKING:
     import lmdb
 
 __all__ = ["Space"]
 
-#: What is kept back for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
+#: What is kept for deletes and sweeps, which copy the pages that they touch: an eighth of the map at most.
 _MAX_RESERVE: Final = 64 << 20
 _MIN_RESERVE: Final = 256 << 10
 #: Disk space that is allocated ahead of the data, so that deletes go on when the disk is full.
@@ -26,7 +28,7 @@ _CHECK_EVERY: Final = 512 << 10
 
 
 class Space:
-    """What an open file has room for. Guarded by the writer lock of its environment."""
+    """The space of an open file. Guarded by the write lock of its environment."""
 
     def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Durability) -> None:
         self._handle = handle
@@ -37,16 +39,16 @@ class Space:
         reserve = min(max(self._map_size // 8, _MIN_RESERVE), _MAX_RESERVE)
         self._limit = self._map_size - reserve
         self._check_every = min(_CHECK_EVERY, reserve // 8)
-        #: The transaction in which room was last looked at, and the bytes that it had added by then.
+        #: The transaction of the last check, and the bytes that it had added by then.
         self._transaction, self._added = -1, 0
-        #: Bytes added since room was last looked at, in that transaction or later ones.
+        #: Bytes added since the last check, in that transaction or later ones.
         self._since = 0
-        #: The same and what commits copy.
+        #: The same, and what commits copy.
         self._unchecked = self._check_every
         self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self) -> None:
-        """Close what room is looked for with. Closing twice is fine."""
+        """Close the descriptor. May be called again."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -86,22 +88,21 @@ class Space:
             )
         refusal = self._allocate(min(used + self._added + _HEADROOM, self._map_size), used)
         if refusal is None and fits:
-            self._unchecked = 0  # else the next addition has to look again
-        elif refusal is not None and adds is not None and self._free_pages(live) < adds + _HEADROOM:
+            self._unchecked = 0  # else the next addition must look again
+        elif refusal is not None and adds is not None and self._reusable(used, number - 1) < self._added + _HEADROOM:
             raise lmdb_errors.translate_error(refusal, self._options) from refusal
 
     def _allocate(self, wanted: int, used: int) -> OSError | None:
-        """Have the file system set blocks aside; return why it refused.
+        """Allocate blocks ahead of the data; return the error of the file system if it refuses.
 
-        Only the holder of the write lock may do so, because nobody else lets the file grow.
+        Only the holder of the write lock may do so, because no other process lets the file grow.
         """
         size = os.fstat(self._descriptor).st_size
         if size >= wanted:
             return None
         step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
-        disk = os.fstatvfs(self._descriptor)
-        available = size + disk.f_bavail * disk.f_frsize
-        if available < wanted:  # not left to be found out: a file system may take 50 ms to fail
+        available = size + self._free_on_disk(wanted + step)
+        if available < wanted:  # checked first: a file system may take 50 ms to fail
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for target in (min(wanted + step, self._map_size, available), wanted):
             try:
@@ -112,9 +113,29 @@ class Space:
                 return None
         return refusal
 
-    def _free_pages(self, live: int) -> int:
-        """Return about how many bytes of the file hold no data: what was deleted, and what was allocated ahead."""
-        return os.fstat(self._descriptor).st_size - live
+    def _free_on_disk(self, unknown: int) -> int:
+        """Return the free bytes of the disk, or ``unknown`` if the file system does not tell."""
+        try:
+            disk = os.fstatvfs(self._descriptor)
+        except OSError:
+            return unknown
+        return disk.f_bavail * disk.f_frsize
+
+    def _reusable(self, used: int, last: int) -> int:
+        """Return about how many bytes of the file the next commits can write to.
+
+        These are pages behind the used part, and those that were freed before the oldest reader began. A checkpoint
+        keeps the others until the next one: they are of no use to a delete on a full disk.
+        """
+        lines = [line.split()[-1] for line in self._handle.readers().splitlines()[1:]]
+        oldest = min((int(txn) for txn in lines if txn != "-"), default=last)
+        behind = os.fstat(self._descriptor).st_size - used
+        try:
+            with PageFile(self._options.path) as file:
+                freed = freed_pages(file, file.states()[0])
+                return behind + self._page_size * sum(count for txn, count in freed if txn < min(oldest, last))
+        except (PageDamaged, OSError):
+            return behind
 
 
 def _extend(descriptor: int, size: int, wanted: int) -> None:

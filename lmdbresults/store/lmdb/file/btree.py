@@ -19,7 +19,7 @@ from lmdbresults.store.lmdb.file.pages import (
     offsets_of,
 )
 
-__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "problems_of", "survey"]
+__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "freed_pages", "problems_of", "survey"]
 
 #: What is known of a page: nothing; it belongs to a tree; it is a leaf of the main one; it is listed as free.
 UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
@@ -61,6 +61,19 @@ def survey(file: PageFile, state: State, pages: bytearray) -> Iterator[str]:
             yield f"Page {number} is listed as free, and is {'so twice' if pages[number] == FREE else 'in use'}."
         else:
             pages[number] = FREE
+
+
+def freed_pages(file: PageFile, state: State) -> Iterator[tuple[int, int]]:
+    """Yield the transactions whose freed pages are listed as free, each with their number. Raises `PageDamaged`."""
+    below = [] if state.free.page is None else [(state.free.page, state.free.depth)]
+    while below:
+        number, levels = below.pop()
+        for node in nodes_of(file.page(number), number):
+            if levels > 1:
+                below.append((node.below, levels - 1))
+            else:
+                count = file.value(node._replace(size=_NUMBER.size))[: _NUMBER.size]
+                yield _NUMBER.unpack(node.key)[0], _NUMBER.unpack(count)[0]
 
 
 def damage_at_the_top(file: PageFile) -> str | None:

@@ -70,14 +70,28 @@ def _means_no_room(error: lmdb.Error | OSError, path: str) -> bool:
     code = error.code if isinstance(error, lmdb.Error) else error.errno
     if code != errno.EIO:
         return code in _NO_ROOM
-    # What LMDB says if the disk took only a part of what was to be written.
-    disk = os.statvfs(os.path.dirname(path))
-    return disk.f_bavail * disk.f_frsize < _NEARLY_NOTHING
+    return not _can_grow(path)  # LMDB says EIO if the disk took only a part of what was to be written
+
+
+def _can_grow(path: str) -> bool:
+    """Return whether the limits of the process, its quota and the disk allow a little more."""
+    import resource  # rarely needed
+    import tempfile
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and os.path.getsize(path) + _LITTLE > limit:
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
+            os.posix_fallocate(file.fileno(), 0, _LITTLE)
+    except OSError as error:
+        return error.errno not in _NO_ROOM
+    return True
 
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: Less than a commit may write.
-_NEARLY_NOTHING: Final = 1 << 20
+#: More than a commit may write.
+_LITTLE: Final = 1 << 20
 
 _TRANSLATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
     lmdb.MapFullError: (
