@@ -11,7 +11,7 @@ import time
 from enum import Enum
 from typing import Final, NamedTuple
 
-from lmdbresults.errors import ConfigurationError, FileDamaged, OpenError
+from lmdbresults.errors import ConfigurationError, FileDamaged, LockUnavailable, OpenError
 from lmdbresults.options import Options
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.durability.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar, SidecarState
@@ -109,19 +109,19 @@ def prepare(sidecar: Sidecar, options: Options) -> bool | None:
 
     A process that needs no checkpoints gets them where others need them. None: a damaged file was moved aside, so the
     path is free for a new one. Raises `ConfigurationError` where others use the file without checkpoints, `FileDamaged`
-    if that is what recovery finds, `OpenError`.
+    if that is what recovery finds, `LockUnavailable` where others use it in another PID namespace, `OpenError`.
     """
-    wants_pins, boot_id = options.durability != "none", boot.boot_id()
+    wants_pins, here = options.durability != "none", (boot.boot_id(), boot.pid_namespace())
     for _ in range(_TRIES):
         last = sidecar.read().last
-        is_in_order = last.boot == boot_id and last.is_pinned == wants_pins
+        is_in_order = (last.boot, last.namespace) == here and last.is_pinned == wants_pins
         if not is_in_order and sidecar.try_lock_exclusive():
             _recover(sidecar, options, wants_pins)
         sidecar.lock_shared()  # waits while another process recovers the file
         if not sidecar.is_path_current():
             return None
         last = sidecar.read().last
-        if last.boot == boot_id and (last.is_pinned or not wants_pins):
+        if (last.boot, last.namespace) == here and (last.is_pinned or not wants_pins):
             if last.is_pinned and not wants_pins:
                 logger.info("%s: other processes need checkpoints, so durability='none' makes them too.", options.path)
             return last.is_pinned
@@ -129,6 +129,12 @@ def prepare(sidecar: Sidecar, options: Options) -> bool | None:
 
 
 def _refusal(last: Checkpoint, options: Options) -> ConfigurationError | OpenError:
+    if last.boot == boot.boot_id() and last.namespace != boot.pid_namespace():
+        return LockUnavailable(
+            f"{options.path} is open in another PID namespace, such as that of another container: LMDB and chords tell "
+            "processes by their number. Give the containers one PID namespace (docker run --pid=container:NAME, "
+            "shareProcessNamespace in Kubernetes), or close the file there first."
+        )
     if last.boot == boot.boot_id():
         return ConfigurationError(
             f"{options.path} is open in another process with durability='none', so durability="
@@ -157,7 +163,10 @@ def _recover(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     elif plan.action is Action.VERIFY and not _verify(sidecar, state, options):
         return
     checkpoint = plan.checkpoint._replace(
-        generation=plan.checkpoint.generation + 1, is_pinned=plan.is_pinned, boot=boot.boot_id()
+        generation=plan.checkpoint.generation + 1,
+        is_pinned=plan.is_pinned,
+        boot=boot.boot_id(),
+        namespace=boot.pid_namespace(),
     )
     sidecar.write(checkpoint, state, with_lock=True)
 

@@ -31,7 +31,7 @@ _SLOT_BYTES: Final = 4096
 _SLOTS: Final = 4
 _MAGIC: Final = b"lmdbrcp1"
 #: Magic, and the fields of `Checkpoint` in their order; then a checksum.
-_LAYOUT: Final = struct.Struct(f">8sQQ?d36s16s{META_BYTES}s")
+_LAYOUT: Final = struct.Struct(f">8sQQ?d36sQ16s{META_BYTES}s")
 _CHECKSUM: Final = struct.Struct(">I")
 _BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 #: Follows a checkpoint that is known to be on the disk. It is for the processes of this boot, so it is not synced.
@@ -60,6 +60,8 @@ class Checkpoint(NamedTuple):
     """When, in seconds since the epoch."""
     boot: str
     """In which boot of the machine."""
+    namespace: int
+    """In which PID namespace; 0 if unknown."""
     identity: bytes
     """Of which data file; zeros if that has no identity."""
     meta: bytes
@@ -71,14 +73,14 @@ class Checkpoint(NamedTuple):
         body = data[: _LAYOUT.size]
         if not body.startswith(_MAGIC) or data[_LAYOUT.size : _BYTES] != _CHECKSUM.pack(crc32(body)):
             return None
-        _, generation, txn, is_pinned, made_at, boot_id, identity, page = _LAYOUT.unpack(body)
+        _, generation, txn, is_pinned, made_at, boot_id, namespace, identity, page = _LAYOUT.unpack(body)
         in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
-        return cls(generation, txn, is_pinned, made_at, in_words, identity, page)
+        return cls(generation, txn, is_pinned, made_at, in_words, namespace, identity, page)
 
     def pack(self) -> bytes:
         """Return the bytes of the checkpoint in a slot."""
-        generation, txn, is_pinned, made_at, boot_id, identity, page = self
-        body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot_id.encode(), identity, page)
+        generation, txn, is_pinned, made_at, boot_id, namespace, identity, page = self
+        body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot_id.encode(), namespace, identity, page)
         return body + _CHECKSUM.pack(crc32(body))
 
     def is_of(self, head: Head) -> bool:
@@ -91,7 +93,7 @@ class Checkpoint(NamedTuple):
 
 
 #: What an empty sidecar says.
-NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", bytes(IDENTITY_BYTES), bytes(META_BYTES))
+NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", 0, bytes(IDENTITY_BYTES), bytes(META_BYTES))
 
 
 class SidecarState(NamedTuple):
@@ -177,7 +179,8 @@ class Sidecar:
         former = state.last
         continues = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
         generation = former.generation + (not continues)
-        return Checkpoint(generation, txn, is_pinned, time.time(), boot.boot_id(), identity, page.data)
+        where = boot.boot_id(), boot.pid_namespace()
+        return Checkpoint(generation, txn, is_pinned, time.time(), *where, identity, page.data)
 
     def write(self, checkpoint: Checkpoint, state: SidecarState, *, with_lock: bool) -> None:
         """Make a checkpoint the last one, durably. ``state`` was read under the lock that the caller holds.

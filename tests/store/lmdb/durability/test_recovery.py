@@ -6,6 +6,8 @@ What the disk may have made of the pages is the business of tests/crash; here th
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from lmdbresults import errors, open_store
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from tests.support.boots import in_boot, keys_in, keys_in_next_boot
-from tests.support.processes import FORKS_WITH_THREADS, ChildDied, in_child
+from tests.support.processes import FORKS_WITH_THREADS, PATIENCE, ChildDied, in_child
 from tests.support.stores import picture
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -170,6 +172,40 @@ def test_a_sidecar_that_is_gone_leaves_the_file_as_it_is(path: str) -> None:
     left_behind(path, count=10)
     os.unlink(f"{path}-checkpoint")
     assert len(keys_in_next_boot(path)) == 11
+
+
+# -- PID namespaces ----------------------------------------------------------------------------------------------
+
+
+def run_in_namespace(path: str) -> "subprocess.CompletedProcess[str]":
+    """Open a store, and write to it, in a PID namespace of its own, as in another container."""
+    source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1]).set(b'there', b'value')"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", source, path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if "unshare" in done.stderr:
+        pytest.skip(f"may not make a PID namespace: {done.stderr}")
+    return done
+
+
+@pytest.mark.parametrize("durability", ["checkpoint", "none"])
+def test_file_in_use_in_another_pid_namespace_is_refused_with_the_cure(path: str, durability: str) -> None:
+    with open_store(path, durability=durability) as store:
+        store.set(b"key", b"value")
+        stderr = run_in_namespace(path).stderr
+        assert "is open in another PID namespace" in stderr
+        assert "shareProcessNamespace" in stderr
+        assert store.get(b"there") is None
+
+
+def test_container_that_is_started_again_goes_on_with_its_file(path: str) -> None:
+    for _ in range(2):
+        assert run_in_namespace(path).stderr == ""
+    left_behind(path, count=10)  # killed, in this namespace
+    assert run_in_namespace(path).stderr == ""
+    assert len(keys_in(path)) == 12
 
 
 # -- damage ------------------------------------------------------------------------------------------------------
