@@ -146,7 +146,7 @@ def test_too_many_readers_is_an_error_until_a_slot_is_free_or_its_reader_dead(tm
                 assert store.get(b"key") is None
 
 
-def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(store: LMDBStore) -> None:
+def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(tmp_path: Path) -> None:
     """As in containers: LMDB identifies its readers by their process ids."""
     namespace = ["unshare", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
@@ -155,8 +155,7 @@ def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(store: LMDBS
     opening = "import sys; from lmdbresults import open_store\ns = open_store(sys.argv[1], durability='none')"
     hold = f"{opening}\nprint(s.get(b'k')); input()"
     second = f"{opening}\ns.get(b'k')"
-    path = store.options.path
-    store.close()  # or the holder would be refused, too
+    path = str(tmp_path / "r.lmdb")
     with subprocess.Popen([*command, hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"None\n"
