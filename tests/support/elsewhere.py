@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,7 @@ def serve() -> None:
                 elif name == "await registrations":
                     await_registrations(backend, *args)
                 elif name == "signal":
+                    time.sleep(0.05)  # a waiter marks its keys before it sleeps; a mark that is interrupted may stay
                     os.kill(*args)
                 else:
                     getattr(backend, name)(*args)
