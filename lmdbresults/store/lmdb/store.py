@@ -37,7 +37,7 @@ from lmdbresults.store.lmdb.transactions import (
     run_update,
     run_view,
 )
-from lmdbresults.store.lmdb.types import Change, Transaction
+from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -113,7 +113,14 @@ class LMDBStore(Store):
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self._write(run_put, key, value, ttl, keep_prefix or None, interim)
+        step = (run_put, self._scope, key, value, ttl, keep_prefix or None, interim)
+        try:
+            is_stored, changes, moment = self._environment.write(*step)
+        except StoreFull:
+            is_stored, changes, moment = self._retry_with_space(*step)
+        if changes:
+            self._notifier.send(changes, moment)
+        return is_stored
 
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         return scan(self._environment.read, self._prefix, prefix, self._clock, head)
@@ -131,16 +138,11 @@ class LMDBStore(Store):
         return result
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result: Result = self._write(run_update, operation)
-        return result
-
-    def _write(self, step: Callable[..., tuple[Result, list[Change], int]], *args: Any) -> Result:
-        """Run a step of transactions.py in a transaction of its own, and notify of what it has changed."""
         result: Result
         try:
-            result, changes, moment = self._environment.write(step, self._scope, *args)
+            result, changes, moment = self._environment.write(run_update, self._scope, operation)
         except StoreFull:
-            result, changes, moment = self._retry_with_space(self._environment.write, step, self._scope, *args)
+            result, changes, moment = self._retry_with_space(run_update, self._scope, operation)
         if changes:
             self._notifier.send(changes, moment)
         return result
@@ -187,16 +189,16 @@ class LMDBStore(Store):
             txn.end()
         yield 0
 
-    def _retry_with_space(self, attempt: Callable[..., Any], *args: Any) -> Any:
-        """Return what the attempt returns. If there is no space, sweep and try again until there is nothing to sweep.
+    def _retry_with_space(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Free space and run a step again, until it succeeds or there is nothing left to sweep; return its result.
 
         If LMDB itself finds no space although some is reserved, a reader keeps old pages from reuse. It is given time
         to finish: as long as it may have to wait for the processor.
         """
-        more, until = True, time.monotonic() + _READERS_PATIENCE
+        more, until = self._reclaim(), time.monotonic() + _READERS_PATIENCE
         while True:
             try:
-                return attempt(*args)
+                return self._environment.write(step, *args)
             except StoreFull as full:
                 if not more:
                     if not isinstance(full.__cause__, lmdb.Error) or time.monotonic() > until:
