@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -385,6 +386,7 @@ def test_a_new_store_for_which_the_disk_has_no_room_says_so(disk: Path) -> None:
         with open_store(path, durability="none") as store:
             store.set(b"key", b"value")
             assert store.get(b"key") == b"value"
+        shutil.rmtree(f"{path}-wake")
         for file in disk.glob("*.lmdb*"):
             file.unlink()
 
