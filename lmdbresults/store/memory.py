@@ -95,9 +95,9 @@ class MemoryStore(Store):
         self._records = records
         self._moment += 1
         for subscription in list(self._subscriptions):
-            subscription.tell(changed)
+            subscription.notify(changed)
         for topic in for_one:
-            any(subscription.tell({topic: False}) for subscription in list(self._subscriptions))
+            any(subscription.notify({topic: False}) for subscription in list(self._subscriptions))
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -169,7 +169,7 @@ class _Subscription(Subscription):
         for key in keys:
             self._keys.pop(key, None)
 
-    def tell(self, changed: Mapping[bytes, bool]) -> bool:
+    def notify(self, changed: Mapping[bytes, bool]) -> bool:
         """Note which of the keys that have changed, maybe to an interim value, are followed; return whether any is."""
         keys = self._keys
         followed = [key for key, interim in changed.items() if key in keys and (keys[key] or not interim)]

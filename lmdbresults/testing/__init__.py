@@ -6,7 +6,7 @@ In a test module, subclass `StoreConformance` and say how a store is made::
         def make_store(self, clock):
             return MyStore(clock=clock)
 
-If that takes other fixtures, override the fixture ``store`` instead. A store over a server that cannot be told the time
+If that takes other fixtures, override the fixture ``store`` instead. A store over a server that has a clock of its own
 sleeps::
 
     class TestMyStore(StoreConformance):

@@ -97,7 +97,7 @@ class Writing(Reading, WriteTransaction):
         self._raw = raw
         #: Records and chunks that were added: the sweep along the way must keep up with them.
         self.added = 0
-        #: What to tell subscribers once this is committed.
+        #: What subscribers are notified of once this is committed.
         self.changes: list[Change] = []
 
     def set(

@@ -144,7 +144,7 @@ class Disk:
 
     def step(self, raw: Any, batch: Any) -> Any:
         if len(batch) > self.most:
-            raise StoreFull("There is no room.")
+            raise StoreFull("There is no space.")
         self._count = len(batch)
         return batch
 
