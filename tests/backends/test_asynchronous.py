@@ -61,7 +61,7 @@ def other(path: str, lmdb: LMDBBackend, process: Elsewhere) -> Iterator[Elsewher
 
 
 async def turns(count: int = 5) -> None:
-    """Let whoever can go on do so."""
+    """Let every coroutine that can go on do so."""
     for _ in range(count):
         await asyncio.sleep(0)
 

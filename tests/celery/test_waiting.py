@@ -1,6 +1,6 @@
-"""Waiting for results: who is woken, when it ends, and that nothing of it stays behind.
+"""Waiting for results: what wakes it, when it ends, and that it leaves nothing behind.
 
-The fallback, looking again once a second, is made useless here: a wake-up that is missed hangs, and the test times out.
+Looking again is turned off here: a lost wake-up hangs, and the test times out.
 """
 
 import gc
@@ -344,7 +344,7 @@ def test_a_chord_ends_without_a_socket(application: Any) -> None:
 def test_a_callback_comes_while_another_result_is_waited_for(app: Celery, threads: Any, store_elsewhere: Any) -> None:
     told: list[Any] = []
     task_id = uuid()
-    app.AsyncResult(task_id).then(lambda result: told.append(result.result))  # and nobody holds it
+    app.AsyncResult(task_id).then(lambda result: told.append(result.result))  # and no variable holds it
     gc.collect()
     [other] = pending(app)
     got = threads.submit(other.get)
@@ -400,7 +400,7 @@ def test_adding_ten_thousand_results_neither_reads_nor_writes(app: Celery) -> No
     gc.collect()
 
 
-def test_groups_that_nobody_asks_are_not_listened_to(app: Celery) -> None:
+def test_groups_without_a_callback_are_not_followed(app: Celery) -> None:
     results = ResultSet(pending(app, 100), app=app)
     app.backend.result_consumer.drain_events(timeout=0)
     assert registrations(app) == 0
@@ -408,7 +408,7 @@ def test_groups_that_nobody_asks_are_not_listened_to(app: Celery) -> None:
     assert left_behind(app) == []
 
 
-def test_groups_that_nobody_holds_are_not_kept(app: Celery) -> None:
+def test_groups_that_are_dropped_are_not_kept(app: Celery) -> None:
     for _ in range(500):
         ResultSet(pending(app, 10), app=app)
     assert len(app.backend.result_consumer.callbacks) <= celery_callbacks._FEW
@@ -593,7 +593,7 @@ def until(condition):
 def wait(result):
     got.setdefault(result.id, []).append(result.get())
 
-# a callback, though nobody waits
+# a callback, although nothing waits
 first, second = app.AsyncResult(uuid()), app.AsyncResult(uuid())
 first.then(lambda result: told.append(result.result))
 registered(first)

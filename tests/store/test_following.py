@@ -1,4 +1,4 @@
-"""The core of waiting: who is told what, and when it looks again. Nothing sleeps here, and time is a number."""
+"""The core of waiting: which waiter is told what, and when it looks again. Nothing sleeps here, and time is a number."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -119,7 +119,7 @@ def follow(hub: Hub, *keys: bytes, every_change: bool = False) -> Woken:
     return follower
 
 
-# -- who is told -----------------------------------------------------------------------------------------------------
+# -- which waiter is told --------------------------------------------------------------------------------------------
 
 
 def test_following_a_key_returns_its_value(store: Dict, hub: Hub) -> None:
