@@ -136,6 +136,10 @@ class Disk:
         self.sizes.append(self._count)
         return returned
 
+    @property
+    def file(self) -> "Disk":
+        return self
+
     def reserve_for_delete(self, raw: Any) -> None:
         pass
 
