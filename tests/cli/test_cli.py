@@ -95,7 +95,7 @@ def test_check_rolls_a_file_back_to_its_checkpoint_like_opening_it(tmp_path: Pat
     left_to_go_back(path)
     done = run("check", path)
     assert "no problems" in done.stdout
-    assert "back at its last checkpoint" in done.stderr
+    assert "rolled back to its last checkpoint" in done.stderr
     with open_store(path) as store:
         assert store.get(b"key") == b"durable"
 

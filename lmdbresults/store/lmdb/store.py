@@ -15,6 +15,7 @@ from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import Progress, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.lmdb.engine.environment import Environment
+from lmdbresults.store.lmdb.engine.long_reader import LongReader
 from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
@@ -80,6 +81,8 @@ class Stats:
     """Levels of the tree."""
     readers: int
     """Slots in use in the reader table, over all processes."""
+    oldest_reader: LongReader | None
+    """The read transaction that keeps the most pages from reuse; None if none is open."""
 
 
 class LMDBStore(Store):
@@ -291,9 +294,10 @@ class LMDBStore(Store):
 
     def stats(self) -> Stats:
         """Return figures about the file."""
-        return self._environment.read(self._stats)
+        reader = self._environment.file.oldest_reader()  # before this thread begins to read
+        return self._environment.read(self._stats, reader)
 
-    def _stats(self, raw: Transaction) -> Stats:
+    def _stats(self, raw: Transaction, reader: LongReader | None) -> Stats:
         tree, info = raw.stat(), self._environment.info()
         return Stats(
             path=self.options.path,
@@ -303,6 +307,7 @@ class LMDBStore(Store):
             max_size=info["map_size"],
             depth=tree["depth"],
             readers=info["num_readers"],
+            oldest_reader=reader,
         )
 
     def close(self) -> None:

@@ -9,13 +9,15 @@ from typing import Final, NoReturn
 
 import lmdb
 
-from lmdbresults.errors import ForkedStore, NestedTransaction, StoreBusy, StoreClosed, StoreError
+from lmdbresults.errors import ForkedStore, NestedTransaction, StoreBusy, StoreClosed, StoreError, StoreFull
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
+from lmdbresults.store.lmdb.engine.long_reader import LongReader, oldest_reader
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.write_lock import WriteLock
 from lmdbresults.store.lmdb.file import lmdb_errors
+from lmdbresults.store.lmdb.file.reader_table import ReaderTable, began_now
 from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["RETRIES", "DataFile"]
@@ -173,7 +175,23 @@ class DataFile:
         if isinstance(error, lmdb.PanicError):
             with suppress(NestedTransaction):
                 gate.exclusive(self.close)  # after a fatal error of LMDB only a new handle helps
-        raise lmdb_errors.translate_error(error, self.options) from error
+        translated = lmdb_errors.translate_error(error, self.options)
+        reader = self.oldest_reader() if isinstance(translated, StoreFull) else None
+        if reader is not None:
+            translated = StoreFull(f"{translated} {reader}: end that.")
+        raise translated from error
+
+    def oldest_reader(self) -> LongReader | None:
+        """Return the oldest reader of the file; None if there is none, or the file is closed."""
+        return oldest_reader(self._readers(), self.options.path) if self.handle is not None else None
+
+    def begin_block(self) -> Transaction:
+        """Begin a read transaction that may last, and so tells when it began. The file is open."""
+        return self._readers().begin(began_now())
+
+    def _readers(self) -> ReaderTable:
+        assert self._parts is not None, "the file is open"
+        return ReaderTable(self._parts.handle, self._parts.lock_file)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -124,7 +124,8 @@ class Environment:
         while not is_lent:
             try:
                 with gate.shared(), file.write_lock.acquire() if write else self._read_blocks.lock:
-                    txn = file.open().begin(write=write)
+                    handle = file.open()
+                    txn = handle.begin(write=True) if write else file.begin_block()
                     try:
                         is_lent = True
                         failure = yield from lend(wrap(txn))
