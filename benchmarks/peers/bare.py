@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import lmdb
@@ -122,13 +123,12 @@ class BareWakeUp(BareLMDB):
 
 def template(folder: Path, value: Any) -> tuple[list[Pair], float]:
     """Return what a store's file holds after one result, the record first; and its time to live in seconds."""
-    path = folder / f"template-{time.monotonic_ns()}.lmdb"
-    backend = LMDBBackend(path, options={"durability": "none"})
-    before = set(_pairs(backend, path))
-    backend.store_result(ANY_ID, value, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
-    pairs = [pair for pair in _pairs(backend, path) if pair not in before]
-    for file in folder.glob(f"{path.name}*"):
-        file.rmdir() if file.is_dir() else file.unlink()
+    with TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary, "template.lmdb")
+        backend = LMDBBackend(path, options={"durability": "none"})
+        before = set(_pairs(backend, path))
+        backend.store_result(ANY_ID, value, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
+        pairs = [pair for pair in _pairs(backend, path) if pair not in before]
     return sorted(pairs, key=lambda pair: pair[0].startswith(INDEX)), float(backend.expires)
 
 
