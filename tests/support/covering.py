@@ -1,4 +1,4 @@
-"""What checkpoints cover, and who keeps a pin: for tests."""
+"""What checkpoints cover, and which process keeps a pin: for tests."""
 
 import os
 import time

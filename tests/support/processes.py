@@ -173,7 +173,7 @@ def busy_threads(*works: Callable[[int], object]) -> Iterator[None]:
     failures: list[BaseException] = []
     stop = threading.Event()
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(interval / 10)  # or whoever waits for the threads' end waits for the interpreter mostly
+    sys.setswitchinterval(interval / 10)  # else joining the threads mostly waits for the interpreter
 
     def run(work: Callable[[int], object]) -> None:
         number = 0
