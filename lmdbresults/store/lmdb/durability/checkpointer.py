@@ -1,4 +1,4 @@
-"""The thread that makes checkpoints in time; apart from them, as it outlives the closing of a file around a fork."""
+"""The thread that makes checkpoints in time. It outlives the closing of a file around a fork."""
 
 import math
 import threading
@@ -9,26 +9,26 @@ __all__ = ["Checkpointer"]
 
 
 class Checkpointer:
-    """Calls a function now and then: when it is told to, and whenever the function has asked to be called again.
+    """Calls a function when woken, and whenever the function has asked to be called again.
 
-    The thread is started when there is first something to do. A child of a fork has none, and makes a new keeper.
+    The thread starts at the first `wake`. The child of a fork has no such thread, and makes a new object.
     """
 
     def __init__(self, work: Callable[[], float]) -> None:
         self._work = work
-        #: Released to have the thread go on. No `threading.Event`, as that is written in Python: an exception out of a
-        #: signal handler in the midst of `set` would leave it locked for ever.
+        #: Released to wake the thread. Not a `threading.Event`, which is written in Python: an exception out of a
+        #: signal handler in the middle of `set` would leave it locked for ever.
         self._signal = threading.Lock()
         self._signal.acquire()
         self._is_stopped = False
         self._thread: threading.Thread | None = None
-        #: Held while the thread is started; nobody waits for it.
+        #: Held while the thread is started. No thread waits for it.
         self._starting = threading.Lock()
 
     def wake(self) -> bool:
-        """Have the function called soon; return whether there is a thread to do so.
+        """Have the function called soon; return whether a thread runs that can do so.
 
-        There is none where the system allows no more, or the interpreter ends.
+        None does if the system allows no more threads, or the interpreter ends.
         """
         self._set()
         if not self._is_running() and self._starting.acquire(blocking=False):
@@ -45,12 +45,12 @@ class Checkpointer:
         return self._thread is not None and self._thread.is_alive()
 
     def stop(self) -> None:
-        """Have the thread end soon. It may be waiting for what the caller holds, so that is not waited for."""
+        """Have the thread end soon, without waiting: it may be waiting for a lock of the caller."""
         self._is_stopped = True
         self._set()
 
     def _set(self) -> None:
-        with suppress(RuntimeError):  # it rings already
+        with suppress(RuntimeError):  # it is released already
             self._signal.release()
 
     def _run(self) -> None:

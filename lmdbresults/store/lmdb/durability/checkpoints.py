@@ -159,7 +159,7 @@ class Checkpoints:
             try:
                 until = time.monotonic() + _LOCK_PATIENCE
                 while not (has_lock := self._sidecar.try_lock_checkpoints()):
-                    if self._sidecar.is_lock_stuck():  # as another process has found out
+                    if self._sidecar.read().is_lock_stuck:  # as another process has found out
                         break
                     if time.monotonic() >= until:
                         self._sidecar.note_lock_stuck(True)
@@ -181,9 +181,7 @@ class Checkpoints:
         """Let pages be reused that are kept for an older checkpoint. The caller is in no transaction."""
         self.flush()
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            durable, last = self._sidecar.read().durable, txn.id() - 1
-            if self._has_pin(durable) or durable.txn == last:
-                self._free_pins_below(durable, last)
+            self._free_stale_pins(self._sidecar.read().durable, txn.id() - 1)
 
     def _make(self, has_lock: bool, through: float) -> None:
         """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
@@ -192,10 +190,9 @@ class Checkpoints:
             self._is_new = True
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
             state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
-            if has_lock and self._sidecar.is_lock_stuck():
+            if has_lock and state.is_lock_stuck:
                 self._sidecar.note_lock_stuck(False)
-            if self._has_pin(state.durable):
-                self._free_pins_below(state.durable, number)
+            self._free_stale_pins(state.durable, number)
             if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
                 return
             checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
@@ -205,13 +202,14 @@ class Checkpoints:
                 return
         self._secure(checkpoint, pin, state, with_lock=True)
 
-    def _free_pins_below(self, durable: Checkpoint, last: int) -> None:
-        """Free the pins of all processes below a durable checkpoint, which its own pin protects, if it needs one.
+    def _free_stale_pins(self, durable: Checkpoint, last: int) -> None:
+        """Free the pins of all processes below a durable checkpoint, if its own pin stands or it is the last commit.
 
         The caller holds the write lock, so no writer is between its look for a pin and its commit.
         """
         for reader in self._readers.readers():
-            if reader.label == PIN and reader.txn < durable.txn:
+            is_stale = reader.label == PIN and reader.txn < durable.txn
+            if is_stale and (durable.txn == last or self._has_pin(durable)):
                 self._readers.free(reader, last)
 
     def _secure(

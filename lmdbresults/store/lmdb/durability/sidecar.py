@@ -107,6 +107,8 @@ class SidecarState(NamedTuple):
     """Whether there is content, and none that can be read."""
     is_newer: bool
     """Whether a newer version of this package has written to it."""
+    is_lock_stuck: bool
+    """Whether a process has found the holder of the checkpoint lock stopped."""
     next_slots: tuple[int, int]
     """The slot to write to next for the holder of the checkpoint lock, and for the holder of LMDB's write lock."""
 
@@ -126,7 +128,8 @@ def parse(data: bytes) -> SidecarState:
         # What is not known to be durable is overwritten first: the other one may be all that is on the disk.
         ranks.append((is_durable, found or NO_CHECKPOINT))
     next_slots = int(ranks[1] < ranks[0]), 2 + int(ranks[3] < ranks[2])
-    return SidecarState(last, durable, last is NO_CHECKPOINT and data.count(0) < len(data), is_newer, next_slots)
+    is_garbled = last is NO_CHECKPOINT and data.count(0) < len(data)
+    return SidecarState(last, durable, is_garbled, is_newer, data.startswith(_STUCK, _STUCK_AT), next_slots)
 
 
 EMPTY: Final = parse(b"")
@@ -266,10 +269,6 @@ class Sidecar:
     def unlock_checkpoints(self) -> None:
         """Release the checkpoint lock."""
         fcntl.flock(self._own, fcntl.LOCK_UN)
-
-    def is_lock_stuck(self) -> bool:
-        """Return whether a process has found the holder of the checkpoint lock stopped."""
-        return os.pread(self._own, len(_STUCK), _STUCK_AT) == _STUCK
 
     def note_lock_stuck(self, is_stuck: bool) -> None:
         """Note that the holder of the checkpoint lock is stopped, so that no other process waits for it."""

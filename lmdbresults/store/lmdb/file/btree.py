@@ -1,4 +1,4 @@
-"""Whether the pages of a file make up what LMDB's meta page says: two trees, and every page in one place at most."""
+"""The check of LMDB's trees: whether the pages form the two trees of the meta page, each page in one place at most."""
 
 import struct
 import sys
@@ -21,44 +21,44 @@ from lmdbresults.store.lmdb.file.pages import (
 
 __all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "freed_pages", "problems_of", "survey"]
 
-#: What is known of a page: nothing; it belongs to a tree; it is a leaf of the main one; it is listed as free.
+#: The state of a page: unknown; part of a tree; leaf of the main tree; listed as free.
 UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
 _NUMBER: Final = struct.Struct("=Q")
 #: The deepest tree that LMDB walks.
 _DEEPEST: Final = 32
-#: Flags that say how a tree is ordered; among those of the free pages are also some of the file's.
+#: Flags that say how a tree is ordered. The flags of the free tree include some of the file's.
 _FLAGS_OF_TREES, _INTEGER_KEY = 0x7E, 0x08
-#: How often a file is looked at that others are writing to.
+#: How often a file is read while other processes write to it.
 _TRIES: Final = 16
 
 
 def problems_of(file: PageFile, state: State) -> Iterator[str]:
-    """Yield a sentence for each thing that is not as it should be. Takes a byte of memory for each page.
+    """Yield a sentence per problem. Takes a byte of memory per page.
 
-    What only wastes space is none: pages that are neither in use nor free, and runs that are longer than their value.
-    LMDB leaves both behind where one transaction stores a large value and makes it smaller again.
+    Wasted space is not a problem: pages that are neither in use nor free, and runs that are longer than their value.
+    LMDB leaves both behind when one transaction stores a large value and makes it smaller again.
     """
     needed = (state.last_page + 1) * state.page_size
     if file.size() < needed:
-        yield f"The file has {file.size()} bytes and should have at least {needed}: it was truncated."
+        yield f"The file has {file.size()} bytes and must have at least {needed}: it was truncated."
         return
     yield from survey(file, state, bytearray(state.last_page + 1))
 
 
 def survey(file: PageFile, state: State, pages: bytearray) -> Iterator[str]:
-    """Yield the problems of pages, and note in ``pages``, which begins with zeros, what is known of each."""
+    """Yield the problems of pages, and write the state of each to ``pages``, which holds zeros at first."""
     pages[:2] = bytes((IN_USE, IN_USE))
     if not _has_usual_order(state):
-        yield f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}: those of a store have others."
+        yield f"Its trees have flags {state.free.flags:#x} and {state.main.flags:#x}, unlike those of a store."
         return
     free = _FreeWalk(file, pages, state.free)
     yield from free.problems()
     yield from _Walk(file, pages, state.main).problems()
     for number in free.found:
         if not 2 <= number < len(pages):
-            yield f"Page {number} is listed as free, and there is none of that number."
+            yield f"Page {number} is listed as free, but does not exist."
         elif pages[number]:
-            yield f"Page {number} is listed as free, and is {'so twice' if pages[number] == FREE else 'in use'}."
+            yield f"Page {number} is listed as free {'twice' if pages[number] == FREE else 'and in use'}."
         else:
             pages[number] = FREE
 
@@ -77,7 +77,7 @@ def freed_pages(file: PageFile, state: State) -> Iterator[tuple[int, int]]:
 
 
 def damage_at_the_top(file: PageFile) -> str | None:
-    """Return what is wrong with the pages that opening a file leads through, or None. Others may be writing to it."""
+    """Return what is wrong with the pages that opening a file reads, or None. Other processes may write to it."""
     former = txn = None
     for _ in range(_TRIES):
         try:
@@ -86,7 +86,7 @@ def damage_at_the_top(file: PageFile) -> str | None:
             txn = state.txn
             _require_top(file, state)
         except PageDamaged as damage:
-            if former == txn:  # else its pages may have been used again while they were looked at
+            if former == txn:  # else its pages may have been reused while they were read
                 return str(damage)
         else:
             return None
@@ -95,29 +95,29 @@ def damage_at_the_top(file: PageFile) -> str | None:
 
 def _require_top(file: PageFile, state: State) -> None:
     if not _has_usual_order(state):
-        raise PageDamaged(f"Its trees have the flags {state.free.flags:#x} and {state.main.flags:#x}.")
+        raise PageDamaged(f"Its trees have flags {state.free.flags:#x} and {state.main.flags:#x}.")
     for root in (state.free, state.main):
         if root.pages > state.last_page + 1:
-            raise PageDamaged(f"A tree should have {root.pages} pages, more than the file.")
+            raise PageDamaged(f"A tree has {root.pages} pages, more than the file.")
         _require_first_leaf(file, root, state.last_page)
 
 
 def _has_usual_order(state: State) -> bool:
-    """Return whether the trees are ordered as those of a store: by bytes, and the one of free pages by number."""
+    """Return whether the trees are ordered like those of a store: by bytes, and the free pages by number."""
     return state.main.flags == 0 and state.free.flags & _FLAGS_OF_TREES == _INTEGER_KEY
 
 
 def _require_first_leaf(file: PageFile, root: Root, last_page: int) -> None:
     """Go down to the first leaf of a tree. Raises `PageDamaged`."""
     if root.page is not None and not 0 < root.depth <= _DEEPEST:
-        raise PageDamaged(f"A tree should have {root.depth} levels, which cannot be.")
+        raise PageDamaged(f"A tree has {root.depth} levels, which is impossible.")
     number = root.page or 0
     for level in range(root.depth if root.page is not None else 0, 0, -1):
         if not 2 <= number <= last_page:
-            raise PageDamaged(f"A tree leads to page {number}, of which there is none.")
+            raise PageDamaged(f"A tree leads to page {number}, which does not exist.")
         page = file.page(number)
         if kind_of(page, number) != (BRANCH if level > 1 else LEAF):
-            raise PageDamaged(f"Page {number} is of the wrong kind for its level.")
+            raise PageDamaged(f"Page {number} has the wrong type for its level.")
         if not offsets_of(page, number):
             raise PageDamaged(f"Page {number} has no entries.")
         if level > 1:  # the first entry only: all of them would take longer than opening the file
@@ -141,22 +141,22 @@ class _Walk:
         """Walk the tree and yield its problems."""
         root, name = self._root, self.name
         if root.page is not None and not 0 < root.depth <= _DEEPEST:
-            yield f"The {name} should have {root.depth} levels, which cannot be."
+            yield f"The {name} has {root.depth} levels, which is impossible."
             return
-        if root.pages > len(self._pages):  # by which the room that is left is reckoned; a few more or less do no harm
-            yield f"The {name} should have {root.pages} pages, more than the file."
+        if root.pages > len(self._pages):  # the free space is computed from it, so a few more or less do no harm
+            yield f"The {name} has {root.pages} pages, more than the file."
         if root.page is not None:
             yield from self._below(root.page, root.depth, b"", None)
         if self._entries != root.entries:
-            yield f"The {name} has {self._entries} entries that can be reached, and should have {root.entries}."
+            yield f"The {name} has {self._entries} reachable entries, but its root says {root.entries}."
 
     def _below(self, number: int, levels: int, least: bytes, beyond: bytes | None) -> Iterator[str]:
-        """Yield the problems of a page and all below it, whose keys lie from ``least`` to before ``beyond``."""
+        """Yield the problems of a page and all below it, with keys from ``least`` up to, but without, ``beyond``."""
         try:
             nodes = self._nodes(number, levels > 1)
             keys = [self.order(node.key) for node in nodes]
             if levels > 1:
-                keys[0] = least  # the first key of a branch is left out
+                keys[0] = least  # the first key of a branch is empty
             self._require_order(keys, number, least, beyond)
         except PageDamaged as damage:
             yield str(damage)
@@ -171,14 +171,14 @@ class _Walk:
         self._use(number, 1, IN_USE if is_branch else self.leaf_mark)
         page = self._file.page(number)
         if kind_of(page, number) != (BRANCH if is_branch else LEAF):
-            raise PageDamaged(f"Page {number} of the {self.name} is of the wrong kind for its level.")
+            raise PageDamaged(f"Page {number} of the {self.name} has the wrong type for its level.")
         nodes = list(nodes_of(page, number))
         if len(nodes) < (self.fewest_in_branch if is_branch else 1):
             raise PageDamaged(f"Page {number} of the {self.name} has too few entries: {len(nodes)}.")
         return nodes
 
     def order(self, key: bytes) -> bytes:
-        """Return a key in the form by which the keys of this tree are ordered."""
+        """Return a key in the form that orders the keys of this tree."""
         return key
 
     def _require_order(self, keys: list[bytes], number: int, least: bytes, beyond: bytes | None) -> None:
@@ -197,22 +197,22 @@ class _Walk:
                 yield str(damage)
 
     def see(self, node: Node) -> None:
-        """Look at an entry. Raises `PageDamaged`."""
+        """Process an entry. Raises `PageDamaged`."""
 
     def _use(self, number: int, count: int, mark: int) -> None:
         """Note that pages are in use."""
         if not 2 <= number <= len(self._pages) - count:
-            raise PageDamaged(f"The {self.name} leads to page {number}, of which there is none.")
+            raise PageDamaged(f"The {self.name} leads to page {number}, which does not exist.")
         if any(self._pages[number : number + count]):
-            raise PageDamaged(f"The {self.name} leads to page {number}, which is in use elsewhere.")
+            raise PageDamaged(f"The {self.name} leads to page {number}, which is also in use elsewhere.")
         self._pages[number : number + count] = bytes((mark,)) * count
 
 
 class _FreeWalk(_Walk):
-    """The tree of free pages: by the number of the transaction that freed them, a list of their numbers."""
+    """The tree of free pages: lists of page numbers by the transaction that freed them."""
 
     name = "tree of free pages"
-    fewest_in_branch = 1  # LMDB does not insist here either
+    fewest_in_branch = 1  # LMDB allows that, too
     leaf_mark = IN_USE  # no records lie here
 
     def __init__(self, file: PageFile, pages: bytearray, root: Root) -> None:

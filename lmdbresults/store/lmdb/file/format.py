@@ -1,4 +1,4 @@
-"""The format of a file: a record that says whose it is, and in which layout."""
+"""The format of a file: a record that marks it as one of this package, and holds the version of its layout."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_KEY", "FORMAT_VERSION", "check_format", "is_marked", "mark", "version_of"]
 
-#: The key of the record. Its first byte is of no other kind of key.
+#: The key of the record. No other key begins with its first byte.
 FORMAT_KEY: Final = b"\x00lmdbresults"
 FORMAT_VERSION: Final = 1
 
 
 def check_format(handle: "lmdb.Environment", path: str) -> None:
-    """See that the file is ours, or empty. Raises `ForeignFile` or `NewerFormat`."""
+    """Raise `ForeignFile` unless the file is empty or one of this package, and `NewerFormat` if it is newer."""
     with handle.begin() as txn:
         found, entries = txn.get(FORMAT_KEY), txn.stat()["entries"]
     version = version_of(found)
@@ -30,17 +30,17 @@ def check_format(handle: "lmdb.Environment", path: str) -> None:
 
 
 def is_marked(txn: "lmdb.Transaction[bytes]") -> bool:
-    """Return whether the file says whose it is."""
+    """Return whether the file is marked as one of this package."""
     return txn.get(FORMAT_KEY) is not None
 
 
 def mark(txn: "lmdb.Transaction[bytes]") -> None:
-    """Have the file say whose it is."""
+    """Mark the file as one of this package."""
     txn.put(FORMAT_KEY, msgpack.packb({"format": FORMAT_VERSION}))
 
 
 def version_of(mark: bytes | None) -> int | None:
-    """Return the format that the record names, or None."""
+    """Return the version in the record, or None."""
     try:
         return int(msgpack.unpackb(mark)["format"]) if mark else None
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):

@@ -1,7 +1,7 @@
-"""LMDB's file, page by page, read without LMDB: data format 1 (LMDB 0.9) on 64-bit systems, in native byte order.
+"""Reads LMDB's file page by page, without LMDB: data format 1 (LMDB 0.9) on 64-bit systems, in native byte order.
 
-LMDB has no checksums and reads through a map: a page that is not what it should be may end the process, or lead
-anywhere. Checks and salvage of damaged files use these functions instead, which trust nothing in the file.
+LMDB has no checksums and reads through a map: a damaged page may end the process, or return anything. So a damaged file
+is checked and salvaged by these functions, which trust nothing.
 """
 
 import os
@@ -28,12 +28,12 @@ __all__ = [
     "sound_nodes_of",
 ]
 
-#: What a page is, by its flags.
+#: The types of pages: flags.
 BRANCH, LEAF, OVERFLOW, META = 0x01, 0x02, 0x04, 0x08
-#: Of the flags of a page, those that may be set in a file.
+#: The flags of a page that may be set in a file.
 _KNOWN_FLAGS: Final = 0x4000 | 0x20 | 0x10 | BRANCH | LEAF | OVERFLOW | META
 _KINDS: Final = 0x20 | BRANCH | LEAF | OVERFLOW | META
-#: Flags of a node: its value lies in pages of its own; it is a tree, or several values.
+#: Flags of a node: its value has pages of its own; it is a tree, or several values.
 _IS_BIG, _IS_TREE = 0x01, 0x06
 
 #: Page number, padding, flags, then lower and upper end of the free space, or the number of pages.
@@ -51,7 +51,7 @@ _NOTHING: Final = (1 << 64) - 1
 
 
 class PageDamaged(Exception):
-    """Raised when a page is not what it should be; the text says which and why."""
+    """Raised when a page is damaged; the text says which one, and how."""
 
 
 class Root(NamedTuple):
@@ -68,7 +68,7 @@ class Root(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a meta page says of the file: its state as of one commit."""
+    """The state of the file as of one commit, as a meta page says."""
 
     txn: int
     """Number of the commit."""
@@ -79,7 +79,7 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, meta: Meta) -> "State":
-        """Return what a meta page says."""
+        """Return the state that a meta page describes."""
         roots = [_root(_TREE.unpack_from(meta.data, start)) for start in (_FREE_AT, _MAIN_AT)]
         return cls(meta.txn, meta.last_page, meta.page_size, *roots)
 
@@ -97,7 +97,7 @@ class Node(NamedTuple):
 
 
 class PageFile:
-    """A data file that is open for reading. Whoever opens it closes it."""
+    """A data file that is open for reading. The caller closes it."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -118,16 +118,16 @@ class PageFile:
         return os.fstat(self._descriptor).st_size
 
     def states(self) -> list[State]:
-        """Return what the two meta pages say, the newer one first, and learn the size of pages from them.
+        """Return the states of the two meta pages, the newer one first, and learn the page size from them.
 
-        A meta page that makes no sense is left out. Raises `PageDamaged` if neither makes any.
+        An invalid meta page is left out. Raises `PageDamaged` if both are invalid.
         """
         first = self._meta(0)
         sizes = [first.page_size] if first else [1 << power for power in range(8, 17)]
         found = [first, *map(self._meta, sizes)]
         metas = [meta for meta in found if meta is not None]
         if not metas:
-            raise PageDamaged("Neither of the two meta pages is one.")
+            raise PageDamaged("Both meta pages are invalid (not an LMDB file?).")
         self.page_size = metas[0].page_size
         return sorted(map(State.of, metas), key=lambda state: -state.txn)
 
@@ -135,11 +135,11 @@ class PageFile:
         return unpack(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
 
     def page(self, number: int) -> bytes:
-        """Return a page; what lies behind the end of the file is missing from it."""
+        """Return a page; it is short if the file ends before it does."""
         return os.pread(self._descriptor, self.page_size, number * self.page_size)
 
     def value(self, node: Node) -> bytes:
-        """Return the value of an entry of a leaf, or what lies where its pages should be."""
+        """Return the value of an entry of a leaf, or what stands in place of its pages."""
         if not node.below:
             return node.value
         return os.pread(self._descriptor, node.size, node.below * self.page_size + _HEAD_BYTES)
@@ -152,7 +152,7 @@ class PageFile:
         number = node.below
         head = os.pread(self._descriptor, _HEAD_BYTES, number * self.page_size)
         if len(head) < _HEAD_BYTES or _HEAD.unpack(head)[0] != number or not _HEAD.unpack(head)[2] & OVERFLOW:
-            raise PageDamaged(f"Page {number} should begin a large value, and does not.")
+            raise PageDamaged(f"Page {number} must begin a large value, but does not.")
         count: int = _PAGES_IN_RUN.unpack(head)[0]
         if count * self.page_size < _HEAD_BYTES + node.size:
             raise PageDamaged(f"Page {number} begins {count} pages, too few for a value of {node.size} bytes.")
@@ -165,9 +165,9 @@ def _root(fields: tuple[int, ...]) -> Root:
 
 
 def kind_of(page: bytes, number: int) -> int:
-    """Return the kind of a page. Raises `PageDamaged` if it is none, or another page than it should be."""
+    """Return the type of a page. Raises `PageDamaged` if it has none, or the number of another page."""
     if len(page) < _HEAD_BYTES:
-        raise PageDamaged(f"Page {number} lies behind the end of the file.")
+        raise PageDamaged(f"Page {number} is behind the end of the file.")
     own_number, _, flags, _, _ = _HEAD.unpack_from(page)
     kind: int = flags & _KINDS
     if own_number != number or flags & ~_KNOWN_FLAGS or kind not in (BRANCH, LEAF, OVERFLOW, META):
@@ -176,31 +176,31 @@ def kind_of(page: bytes, number: int) -> int:
 
 
 def nodes_of(page: bytes, number: int) -> Iterator[Node]:
-    """Yield the entries of a branch or a leaf. Raises `PageDamaged` at the first that is none."""
+    """Yield the entries of a branch or a leaf. Raises `PageDamaged` at the first invalid one."""
     read = _branch_node if kind_of(page, number) == BRANCH else _leaf_node
     for offset in offsets_of(page, number):
         yield read(page, offset, number)
 
 
 def sound_nodes_of(page: bytes, number: int) -> Iterator[Node]:
-    """Yield those entries of a leaf that can be read. Raises `PageDamaged` if it is none."""
+    """Yield the readable entries of a leaf. Raises `PageDamaged` if the page is damaged as a whole."""
     for offset in offsets_of(page, number) if kind_of(page, number) == LEAF else ():
         with suppress(PageDamaged):
             yield _leaf_node(page, offset, number)
 
 
 def offsets_of(page: bytes, number: int) -> tuple[int, ...]:
-    """Return where the entries of a branch or a leaf begin. Raises `PageDamaged` if its head cannot be right."""
+    """Return the offsets of the entries of a branch or a leaf. Raises `PageDamaged` if its header is invalid."""
     _, _, _, lower, upper = _HEAD.unpack_from(page)
     if not _HEAD_BYTES <= lower <= upper <= len(page) or lower % 2:
-        raise PageDamaged(f"Page {number} has its free space from {lower} to {upper}, which cannot be.")
+        raise PageDamaged(f"Page {number} has its free space from {lower} to {upper}, which is impossible.")
     return struct.unpack_from(f"={(lower - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES)
 
 
 def _node_head(page: bytes, offset: int, number: int) -> tuple[int, int, int]:
     _, _, _, _, upper = _HEAD.unpack_from(page)
     if not upper <= offset <= len(page) - _NODE.size:
-        raise PageDamaged(f"Page {number} has an entry at {offset}, outside of its entries.")
+        raise PageDamaged(f"Page {number}: the entry at offset {offset} is out of bounds.")
     head: tuple[int, int, int] = _NODE.unpack_from(page, offset)
     return head
 
@@ -209,7 +209,7 @@ def _branch_node(page: bytes, offset: int, number: int) -> Node:
     low, high, key_size = _node_head(page, offset, number)
     start = offset + _NODE.size
     if start + key_size > len(page):
-        raise PageDamaged(f"Page {number} has an entry at {offset} that does not fit it.")
+        raise PageDamaged(f"Page {number}: the entry at offset {offset} is out of bounds.")
     return Node(page[start : start + key_size], low | high << 32, 0, b"")
 
 
@@ -218,7 +218,7 @@ def _leaf_node(page: bytes, offset: int, number: int) -> Node:
     start = offset + _NODE.size
     value_at = start + key_size
     if flags & _IS_TREE or flags & ~_IS_BIG or value_at + (_PAGE_NUMBER.size if flags else size) > len(page):
-        raise PageDamaged(f"Page {number} has an entry at {offset} that does not fit it, or is of a foreign kind.")
+        raise PageDamaged(f"Page {number}: the entry at offset {offset} is out of bounds or has an unknown type.")
     key = page[start:value_at]
     if flags:
         (below,) = _PAGE_NUMBER.unpack_from(page, value_at)

@@ -70,11 +70,11 @@ class ReaderTable:
             return []
         slots = self._map[self._first : self._first + self._handle.info()["num_readers"] * _SLOT.size]
         fields = enumerate(_SLOT.iter_unpack(slots[: len(slots) // _SLOT.size * _SLOT.size]))
-        return [
-            Reader(self._first + number * _SLOT.size, txn, pid, label)
-            for number, (txn, pid, label) in fields
-            if pid and txn != (1 << 64) - 1
-        ]
+        found = []
+        for number, (txn, pid, label) in fields:
+            if pid and txn != (1 << 64) - 1:
+                found.append(Reader(self._first + number * _SLOT.size, txn, pid, label))
+        return found
 
     def begin(self, label: int) -> "lmdb.Transaction[bytes]":
         """Begin a read transaction, and label its slot, if it can be found."""

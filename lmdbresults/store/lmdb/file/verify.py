@@ -1,4 +1,4 @@
-"""Whether a data file is sound, found out by a process that the caller can do without."""
+"""The check of a whole data file, in a subprocess: a damaged page may end that."""
 
 import json
 
@@ -9,13 +9,13 @@ __all__ = ["refuse_broken", "verify"]
 
 
 def verify(path: str, *, timeout: float | None = None, live: bool = False, records: bool = True) -> list[str]:
-    """Return a sentence for everything that is wrong with a data file and the records in it; [] if it is sound.
+    """Return the problems of a data file and of the records in it, one sentence each; [] if it is sound.
 
-    It is read in a process of its own: LMDB's pages, then the records. If that process dies by a signal, or takes
-    longer than ``timeout`` seconds, this is a problem of the file, and returned like the others. Nothing is changed.
+    A subprocess reads LMDB's pages, then the records. If it is killed by a signal, or takes longer than ``timeout``
+    seconds, that is a problem of the file, too. Nothing is changed.
 
-    ``live`` says that others may be writing: then one snapshot is judged, which takes LMDB's locks. Without it the lock
-    file is not touched, and the file must be one that nobody writes to. About 20 seconds for a million records.
+    ``live``: other processes may write meanwhile; then one snapshot is checked, which takes LMDB's locks. Otherwise no
+    process may write, and the lock file is not touched. Takes about 20 seconds for a million records.
     """
     arguments = [json.dumps({"path": path, "live": live, "records": records})]
     try:
@@ -28,7 +28,7 @@ def verify(path: str, *, timeout: float | None = None, live: bool = False, recor
 
 
 def refuse_broken(path: str) -> None:
-    """Raise `FileDamaged` if the pages of a file that others may be using are not in order."""
+    """Raise `FileDamaged` if the pages of a file are damaged. Other processes may use it meanwhile."""
     problems = verify(path, live=True, records=False)
     if problems:
         raise FileDamaged(

@@ -202,7 +202,7 @@ def test_stopped_holder_of_the_checkpoint_lock_is_waited_for_once_by_all_process
             store.set(b"key", b"later")
             store.flush()
             sidecar = Sidecar(path)
-            assert not sidecar.is_lock_stuck()
+            assert not sidecar.read().is_lock_stuck
             sidecar.close()
 
 

@@ -59,6 +59,7 @@ def test_a_name_may_be_of_any_bytes(tmp_path: Path) -> None:
         os.fsencode(path.name),
         os.fsencode(path.name) + b"-checkpoint",
         os.fsencode(path.name) + b"-lock",
+        os.fsencode(path.name) + b"-wake",
     }
     with open_store(path) as store:
         assert store.get(b"n") == b"2"

@@ -134,7 +134,7 @@ def test_a_page_that_is_in_use_and_free_is_found(tmp_path: Path):
         free, in_use = state.free.page, state.main.page
         first_entry = struct.unpack_from("=H", pages.page(free), 16)[0]
     poke(path, free * PAGE + first_entry + 8 + 8 + 8, struct.pack("=Q", in_use))
-    assert f"Page {in_use} is listed as free, and is in use." in verify(str(path))
+    assert f"Page {in_use} is listed as free and in use." in verify(str(path))
 
 
 def test_a_large_value_whose_pages_are_gone_is_found(tmp_path: Path):
@@ -143,12 +143,12 @@ def test_a_large_value_whose_pages_are_gone_is_found(tmp_path: Path):
         store.set(b"key", bytes(10_000))
     number = last_page_of_kind(path, OVERFLOW)
     poke(path, number * PAGE, bytes(16))
-    assert f"Page {number} should begin a large value, and does not." in verify(str(path))
+    assert f"Page {number} must begin a large value, but does not." in verify(str(path))
 
 
 def test_entries_that_are_missing_are_found(file: Path):
     poke(file, newest_meta_at(file) + 88 + 32, struct.pack("=Q", 5))
-    assert "and should have 5." in verify(str(file))[0]
+    assert "but its root says 5." in verify(str(file))[0]
 
 
 def test_more_pages_than_the_file_has_are_found_also_at_opening(file: Path):
@@ -160,7 +160,7 @@ def test_more_pages_than_the_file_has_are_found_also_at_opening(file: Path):
 
 def test_a_depth_that_cannot_be_is_found(file: Path):
     poke(file, newest_meta_at(file) + 88 + 6, struct.pack("=H", 60))
-    assert "should have 60 levels" in verify(str(file))[0]
+    assert "has 60 levels, which is impossible" in verify(str(file))[0]
 
 
 def test_a_flipped_bit_in_a_value_is_a_damaged_record(file: Path):
@@ -173,7 +173,7 @@ def test_what_is_no_lmdb_file_is_said_to_be_none(tmp_path: Path, content: bytes)
     path = tmp_path / "other"
     path.write_bytes(content)
     (problem,) = verify(str(path))
-    assert "Neither of the two meta pages is one." in problem
+    assert "Both meta pages are invalid" in problem
 
 
 def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path):
