@@ -1,4 +1,4 @@
-"""The backend over a `Store`: what takes several operations elsewhere is one transaction here."""
+"""The backend over a `Store`. Steps that are separate operations in other backends are one transaction here."""
 
 import os
 import uuid
@@ -68,20 +68,20 @@ class StoreBackend(KeyValueStoreBackend):
         self.store.expire(key, value)
 
     def cleanup(self) -> None:
-        """Delete expired results, for a store that is not written to: writing does so as well."""
+        """Delete expired results and recover chords. Needed only if nothing is stored: storing does both as well."""
         if isinstance(self.store, Sweepable):
             self.store.sweep()
         self.chords.recover(now=True)
 
     def flush(self) -> None:
-        """Return once everything stored so far survives a loss of power, if the store can tell."""
+        """Wait until everything stored so far survives a power failure. Does nothing if the store is not `Durable`."""
         if isinstance(self.store, Durable):
             self.store.flush()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a copy of the store to a file, while others go on; see `lmdbresults.store.base.Copyable`."""
+        """Write a copy of the store to a file. Other processes may write meanwhile. See `store.base.Copyable`."""
         if not isinstance(self.store, Copyable):
-            raise NotImplementedError(f"{type(self.store).__name__} has no backup(): use the means of its engine.")
+            raise NotImplementedError(f"{type(self.store).__name__} has no backup(): use the tools of its engine.")
         self.store.backup(path, overwrite=overwrite)
 
     # -- results -----------------------------------------------------------------------------------------------------
@@ -94,8 +94,8 @@ class StoreBackend(KeyValueStoreBackend):
     def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Store several results in one transaction: all of them, or none if it raises.
 
-        Each is given as the arguments of `store_result`; returns what that returns for each. Other writers wait
-        meanwhile, so give it hundreds rather than many thousands.
+        Each item is a tuple of arguments of `store_result`. Returns the list of its return values. Other writers wait
+        during the transaction, so pass hundreds of results rather than many thousands.
         """
         encoded: list[Any] = []
         records: list[tuple[str, str, bytes]] = []
@@ -131,7 +131,7 @@ class StoreBackend(KeyValueStoreBackend):
         self.chords.recover()
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
-        """Count a part, by its place in the header and its id; the part that completes the header runs the body."""
+        """Count a part, by its header index and its id. The part that completes the chord publishes the body."""
         if request.group:
             self._return_part(request, state, self._record(self.encode_result(result, state), state, None, request))
 
@@ -140,7 +140,7 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _open_chord(self, header: GroupResult, body: Any, **kwargs: Any) -> None:
         signature = self.chord_bodies.signature(body)
-        if signature.id is None:  # if two processes send the body, both send it with one id: there is one result
+        if signature.id is None:  # a fixed id: if two processes publish the body, there is still one result
             signature.set(task_id=str(uuid.uuid4()))
         tree = None
         if any(isinstance(part, GroupResult) for part in header.results):
@@ -148,11 +148,11 @@ class StoreBackend(KeyValueStoreBackend):
         self.chords.open(header.id, count_tasks(header), self.encode(dict(signature)), tree)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Set how many parts a chord waits for, if not as many as there are tasks in its header."""
+        """Set the number of parts that a chord waits for. The default is the number of tasks in its header."""
         self.chords.set_size(group_id, chord_size)
 
     def add_to_chord(self, chord_id: str, result: AsyncResult | GroupResult) -> None:
-        """Let a running chord wait for one more part, the last of its header.
+        """Let an open chord wait for one more result, placed after the results of its header.
 
         Raises `ChordError` if there is no such chord, or it has ended.
         """
@@ -160,7 +160,7 @@ class StoreBackend(KeyValueStoreBackend):
             raise ChordError(f"Chord {chord_id} does not exist or has ended: nothing can be added to it.")
 
     def chord_ttl(self) -> float | None:
-        """Return for how many seconds a chord is kept after its last part: as long as results."""
+        """Return the seconds for which a chord is kept after its last part returned: the same as results."""
         ttl: float | None = self.expires
         return ttl
 

@@ -1,6 +1,6 @@
-"""The steps of a chord over the port: any transactional engine can run them, and a caller can add changes of its own.
+"""The steps of a chord over the port. Each runs in a transaction of the caller, which can add changes of its own.
 
-Parts are counted by identity, and one claim allows to run the body. What lies in the store: chord_records.py.
+Each part counts once, by its identity. Only the holder of the claim may publish the body. Records: chord_records.py.
 """
 
 import os
@@ -52,17 +52,17 @@ __all__ = [
 
 
 class Liveness(Protocol):
-    """What a step asks of the store: who claims, and which owners still run."""
+    """What a step asks of the store: the owner of new claims, and whether an owner is alive."""
 
     def owner(self) -> Owner:
-        """Return the owner of claims that are taken here."""
+        """Return the owner for claims of the calling process."""
 
     def is_alive(self, owner: Owner) -> bool:
-        """Return whether an owner still runs; `NO_OWNER` never does."""
+        """Return whether the process of an owner still runs; False for `NO_OWNER`."""
 
 
 class ResultRecord(NamedTuple):
-    """The arguments of `WriteTransaction.set` for the result that is stored in the transaction that counts its part."""
+    """The result of a part, as arguments of `WriteTransaction.set`: stored in the transaction that counts the part."""
 
     key: bytes
     value: bytes
@@ -71,33 +71,33 @@ class ResultRecord(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right and the duty to run the body of a chord."""
+    """The right and the duty to publish the body of a chord."""
 
     key: bytes
     run: str
     token: str
     is_inherited: bool = False
-    """Whether a former owner died with it, which may have sent the body."""
+    """Whether it was taken over from another owner, which may have published the body before."""
     has_ended: bool = False
-    """Whether the body was run, and only records are left to be deleted."""
+    """Whether the body was published, and only records remain to be deleted."""
 
 
 class PartOutcome(NamedTuple):
-    """What became of a returned part."""
+    """The effect of a returned part."""
 
     counts: bool
     """Whether the part is new, and its chord was open."""
     claim: Claim | None
-    """Set if the part has completed the chord, or the claim on the chord was orphaned."""
+    """Set if the part completed the chord, or took over an orphaned claim."""
 
 
 class Run(NamedTuple):
     """All records of a complete chord."""
 
     parts: list[Part]
-    """In the order of their places; parts of additions come last, in the order of the additions."""
+    """In the order of the header; added parts follow, in the order in which they were added."""
     body: bytes | None
-    """What the opener had remembered of the body; None: nothing."""
+    """The body as given to `open_chord`; None if none was given."""
     header: bytes | None
     names: list[bytes]
     """The keys of the records."""
@@ -116,9 +116,11 @@ def open_chord(
     body: bytes | None = None,
     header: bytes | None = None,
 ) -> None:
-    """Start a new run of a chord, whatever was under its key before."""
+    """Start a new run of a chord. It replaces an earlier run under the same key."""
     former, head = read_head(txn, key), new_head(size)
-    if former is not None and (former.state == OPEN or not store.is_alive(former.owner)):  # else its owner needs it
+    if former is not None and (
+        former.state == OPEN or not store.is_alive(former.owner)
+    ):  # else the owner of its claim still needs the records
         for name, _ in list(txn.scan(name_of(key, former.run, ""), head=0)):
             txn.delete(name)
     write_head(txn, key, head, ttl)
@@ -137,9 +139,9 @@ def set_size(
     *,
     at_least: bool = False,
 ) -> Claim | None:
-    """Set how many parts a chord waits for, or ``at_least`` how many; return the claim if they have returned.
+    """Set the number of parts that a chord waits for; return the claim if that many have returned.
 
-    If the chord has been completed before, start a new run.
+    With ``at_least``, a larger size that was set before stays. If the chord was completed before, start a new run.
     """
     head = read_head(txn, key)
     if head is None or head.state != OPEN:
@@ -150,13 +152,13 @@ def set_size(
 
 
 def add_more(txn: WriteTransaction, key: bytes, id_: str, count: int, ttl: float | None) -> bool:
-    """Let an open chord wait for the parts of one more result; return whether there is such a chord."""
+    """Let an open chord wait for ``count`` more parts, of the result ``id_``; return False if no chord is open."""
     head = read_head(txn, key)
     if head is None or head.state != OPEN:
         return False
     name, number = name_of(key, head.run, f"more.{id_}"), head.additions
     former = txn.get(name)
-    if former is not None:  # added before: the last count holds
+    if former is not None:  # added before: the new count replaces the former one
         number, less, _ = msgpack.unpackb(former)
         head = head._replace(added=head.added - less, additions=head.additions - 1)
     txn.set(name, msgpack.packb((number, count, id_)), record_ttl(ttl))
@@ -179,10 +181,10 @@ def return_part(
     size: int | None = None,
     result: ResultRecord | None = None,
 ) -> PartOutcome | None:
-    """Store a part and count it once, with the ``result`` of its task; the part that completes the chord claims it.
+    """Store a part and count it once; claim the chord if the part completes it. Store the ``result`` of its task.
 
-    ``size`` is used if none was set. Returns None if neither the chord nor its size is known: the chord has expired, or
-    it ended so long ago that nothing is left of it. The result is stored in any case.
+    ``size`` applies if none was set. Returns None if neither the chord nor its size is known: the chord has
+    expired, before or after its end. The result is stored in any case.
     """
     if result is not None:
         txn.set(result.key, result.value, result.ttl, keep_prefix=result.keep_prefix)
@@ -198,14 +200,14 @@ def return_part(
         return PartOutcome(False, None if is_owned else _claim(txn, store, key, head, ttl, claims_key))
     if head.size is None:
         head = head._replace(size=size)
-    counts = _keep_part(txn, part_name(key, head.run, part), part, head.returned, record_ttl(ttl))
+    counts = _store_part(txn, part_name(key, head.run, part), part, head.returned, record_ttl(ttl))
     head = head._replace(returned=head.returned + counts)
     _renew(txn, key, head, ttl)
     return PartOutcome(counts, _write_or_claim(txn, store, key, head, ttl, claims_key))
 
 
-def _keep_part(txn: WriteTransaction, name: bytes, part: Part, number: int, ttl: float) -> bool:
-    """Store a part; return whether it is new."""
+def _store_part(txn: WriteTransaction, name: bytes, part: Part, number: int, ttl: float) -> bool:
+    """Store a part; return whether it is new. A success replaces a failure, but not the reverse."""
     if txn.add(name, msgpack.packb((number, *part)), ttl):
         return True
     former_number, *former = msgpack.unpackb(txn.get(name) or b"")
@@ -215,7 +217,7 @@ def _keep_part(txn: WriteTransaction, name: bytes, part: Part, number: int, ttl:
 
 
 def _renew(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None) -> None:
-    """Put off the deadlines of a run once in a ``ttl``, so that a chord lives as long as a part returns in each."""
+    """Extend the deadlines of a run, at most once per ``ttl``: a chord lives while a part returns in each ``ttl``."""
     left = txn.ttl(name_of(key, head.run, "renewed"))
     if left is None or left < head_ttl(ttl):
         txn.add(name_of(key, head.run, "renewed"), b"", record_ttl(ttl))
@@ -224,7 +226,7 @@ def _renew(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None) -> 
 
 
 def read_run(txn: ReadTransaction, claim: Claim) -> Run:
-    """Return the records of a complete chord, by one scan."""
+    """Return the records of a complete chord, with one scan."""
     beginning = name_of(claim.key, claim.run, "")
     added, found, names, rest = {}, [], [], {}
     for name, value in txn.scan(beginning):
@@ -263,15 +265,15 @@ def release(txn: WriteTransaction, claim: Claim) -> None:
 
 
 def orphans(txn: ReadTransaction, store: Liveness, claims_key: bytes) -> list[bytes]:
-    """Return the keys of chords whose claim was released, or belongs to a dead owner."""
+    """Return the keys of chords whose claim was released, or whose owner no longer runs."""
     heads = ((key, read_head(txn, key)) for key in read_claims(txn, claims_key))
     return [key for key, head in heads if head is None or not store.is_alive(head.owner)]
 
 
 def take_over(txn: WriteTransaction, store: Liveness, key: bytes, claims_key: bytes) -> Claim | None:
-    """Take the claim on a chord if it is orphaned. The deadline stays: a body that no process can run expires."""
+    """Take over an orphaned claim. The deadline stays, so a body that no process can publish expires."""
     head = read_head(txn, key)
-    if head is None or head.state == OPEN:  # it has expired, or was opened again
+    if head is None or head.state == OPEN:  # the chord has expired, or a new run was opened
         remove_claim(txn, claims_key, key)
         return None
     return None if store.is_alive(head.owner) else _claim(txn, store, key, head, txn.ttl(key), claims_key)
@@ -280,7 +282,7 @@ def take_over(txn: WriteTransaction, store: Liveness, key: bytes, claims_key: by
 def end(
     txn: WriteTransaction, claim: Claim, ttl: float | None, claims_key: bytes, names: Iterable[bytes], *, is_last: bool
 ) -> bool:
-    """End a chord, so that late parts do nothing; return False if the claim was taken over.
+    """End a chord, so that late parts have no effect; return False if the claim was taken over.
 
     The head stays for ``ttl`` seconds. The records of the run are deleted by their ``names``, in as many transactions
     as that takes; the one that ``is_last`` releases the claim.
@@ -297,7 +299,7 @@ def end(
 
 
 def clear(txn: WriteTransaction, claim: Claim, names: Iterable[bytes]) -> bool:
-    """Delete records of a run that has expired or was replaced by a new one; return whether that is so."""
+    """Delete records of a run that has expired or was replaced; return False, and delete nothing, if it is current."""
     head = read_head(txn, claim.key)
     is_over = head is None or head.run != claim.run
     for name in names if is_over else ():
@@ -306,12 +308,12 @@ def clear(txn: WriteTransaction, claim: Claim, names: Iterable[bytes]) -> bool:
 
 
 def leftovers(txn: ReadTransaction, claim: Claim) -> list[bytes]:
-    """Return the keys of all records that an ended chord still has."""
+    """Return the keys of the remaining records of an ended chord."""
     return [name for name, _ in txn.scan(name_of(claim.key, claim.run, ""), head=0)]
 
 
 def has_ended(txn: ReadTransaction, key: bytes) -> bool:
-    """Return whether a chord has ended, and its head has not expired since."""
+    """Return whether a chord has ended. False again once its head has expired."""
     head = read_head(txn, key)
     return head is not None and head.has_ended()
 
@@ -327,6 +329,6 @@ def _write_or_claim(
 
 
 def _claimed_head(txn: ReadTransaction, claim: Claim) -> Head | None:
-    """Return the head of a chord if the claim on it still holds."""
+    """Return the head of a chord if the claim is still valid; None if it was taken over."""
     head = read_head(txn, claim.key)
     return head if head is not None and head.token == claim.token else None

@@ -16,13 +16,13 @@ from lmdbresults.store.base import Sent, Subscription
 
 __all__ = ["CHORES_EVERY", "Follower", "Hub", "Source", "Values", "Wait", "closed_while_waiting"]
 
-#: Seconds after which a hub looks at all keys again, in case that a message was lost.
+#: Seconds after which a hub looks at all keys again, in case a message was lost.
 LOOK_EVERY: Final = 0.5
-#: The same where no messages can arrive: at first, doubled each time up to `LOOK_EVERY`.
+#: The first interval where no messages can arrive. It doubles each time, up to `LOOK_EVERY`.
 FIRST_PAUSE: Final = 0.05
-#: The share of its time that a hub spends on looking again, so that many keys are looked at less often.
+#: The largest share of its time that a hub spends on looking again: the more keys, the longer the interval.
 LOOKING_SHARE: Final = 0.005
-#: Seconds after which a waiter looks after the chores of its hub.
+#: Seconds between two calls of the chores of a hub.
 CHORES_EVERY: Final = 1.0
 
 #: Values by key; None for a key that does not exist.
@@ -49,11 +49,11 @@ class Follower:
     def __init__(self, every_change: bool = False) -> None:
         self.every_change = every_change
         self.keys: set[bytes] = set()
-        #: Keys that have changed, with the new value, or None if it has to be looked up.
+        #: Keys that have changed, with the new value; None if the value must be read from the store.
         self.news: deque[tuple[bytes, bytes | None]] = deque()
-        #: The moment before it began to follow: a value that was sent earlier may be outdated.
+        #: The last commit before it followed its keys (`Store.moment`): a value that was sent earlier may be stale.
         self.since: int | None = None
-        #: The hub's, when it began to follow: a hub loses its followers in a fork.
+        #: `Hub.generation` when it followed its keys. It differs after a fork, in which a hub loses its followers.
         self.generation: object = None
 
     def wake(self) -> None:
@@ -64,7 +64,7 @@ class Follower:
 class Hub:
     """One subscription to a store, and the waiters that share it.
 
-    ``chores`` is called by the waiters about every `CHORES_EVERY` seconds, for work that needs no thread of its own.
+    The waiters call ``chores`` about every `CHORES_EVERY` seconds: periodic work that needs no thread of its own.
     """
 
     def __init__(self, store: Source, chores: Callable[[], object]) -> None:
@@ -75,15 +75,15 @@ class Hub:
         self._reset()
 
     def _reset(self) -> None:
-        #: Replaced by a fork, after which the child's hub has no followers.
+        #: Replaced in a forked child, whose hub has no followers.
         self.generation = object()
         #: Guards the followers by key while they change. Held for a few instructions, never while the store is used.
         #: Reentrant, because a signal handler may wait.
         self._lock = threading.RLock()
         self._followers: dict[bytes, set[Follower]] = {}
-        #: Hashes of the values that were told by `_look`, so that each is told once.
-        self._told: dict[bytes, int] = {}
-        #: When to look at all keys again, by the monotonic clock; and the store's moment before the last look.
+        #: Hashes of the values that `_look` has delivered, so that it delivers each value once.
+        self._delivered: dict[bytes, int] = {}
+        #: When to look at all keys again, by the monotonic clock; and the last commit before the last look.
         self._look_at = 0.0
         self._looked_at: int | None = None
         self._pause = FIRST_PAUSE
@@ -91,9 +91,9 @@ class Hub:
     # -- followers -------------------------------------------------------------------------------------------------
 
     def follow(self, follower: Follower, keys: Collection[bytes]) -> Values:
-        """Give a follower the news of some keys from now on; return their values as of a moment not before that.
+        """Deliver changes of some keys to a follower from now on, and return the values that the keys have now.
 
-        A key that it follows already is simply looked at.
+        No change falls between the two. A key that is already followed is only read.
         """
         if not self._followers:
             self._pause = 2 * FIRST_PAUSE
@@ -107,14 +107,14 @@ class Hub:
         return self.subscription.add(keys, every_change=follower.every_change)
 
     def unfollow(self, follower: Follower, keys: Collection[bytes]) -> None:
-        """Give a follower no more news of some keys."""
+        """Stop delivering changes of some keys to a follower."""
         unneeded = []
         with self._lock:
             for key in keys:
                 followers = self._followers.get(key, set())
                 followers.discard(follower)
                 if not followers and self._followers.pop(key, None) is not None:
-                    self._told.pop(key, None)
+                    self._delivered.pop(key, None)
                     unneeded.append(key)
         follower.keys.difference_update(keys)
         try:
@@ -124,13 +124,13 @@ class Hub:
                 self._follow_again(unneeded)
 
     def _follow_again(self, keys: Iterable[bytes]) -> None:
-        """Subscribe to keys that another waiter has followed while they were unsubscribed."""
-        self._tell(self.subscription.add([key for key in keys if key in self._followers], every_change=True))
+        """Subscribe again to keys that another waiter began to follow while they were being unsubscribed."""
+        self._deliver(self.subscription.add([key for key in keys if key in self._followers], every_change=True))
 
     # -- news ------------------------------------------------------------------------------------------------------
 
     def _take(self, changed: Mapping[bytes, Sent | None] | None) -> None:
-        """Tell followers what the subscription has received; look at all keys if that is due."""
+        """Deliver what the subscription has received; look at all keys if that is due."""
         for key, sent in () if changed is None else changed.items():
             for follower in tuple(self._followers.get(key, ())):
                 is_new = sent is not None and follower.since is not None and sent[0] > follower.since
@@ -139,15 +139,15 @@ class Hub:
         if changed is None or (time.monotonic() >= self._look_at and self._may_have_missed()):
             self._look()
 
-    def _tell(self, values: Values) -> None:
+    def _deliver(self, values: Values) -> None:
         for key, value in values.items():
             for follower in tuple(self._followers.get(key, ())):
                 follower.news.append((key, value))
                 follower.wake()
 
-    def _tell_all(self) -> None:
-        """Let each waiter look for itself."""
-        self._tell(dict.fromkeys(list(self._followers)))
+    def _make_all_look(self) -> None:
+        """Wake every waiter, to read its own keys from the store."""
+        self._deliver(dict.fromkeys(list(self._followers)))
 
     # -- looking again ---------------------------------------------------------------------------------------------
 
@@ -164,30 +164,30 @@ class Hub:
         return pause
 
     def _look(self) -> None:
-        """Look at all keys that are followed, and tell the values that are new. Following them again does both."""
+        """Read all keys that are followed, and deliver the new values."""
         began = time.monotonic()
         try:
-            values = self.subscription.add(list(self._followers))
-        except Exception:  # one record is damaged, or the store was closed: each waiter finds out about its own keys
-            self._tell_all()
+            values = self.subscription.add(list(self._followers))  # which also marks them again if marks were lost
+        except Exception:  # a record is damaged, or the store is closed: each waiter finds out about its own keys
+            self._make_all_look()
         else:
-            fresh = {key: value for key, value in values.items() if value is not None and self._is_untold(key, value)}
-            self._tell(fresh)
+            fresh = {key: value for key, value in values.items() if value is not None and self._is_new(key, value)}
+            self._deliver(fresh)
         now = time.monotonic()
         self._look_at = max(self._look_at, now + (now - began) / LOOKING_SHARE)
 
-    def _is_untold(self, key: bytes, value: bytes) -> bool:
-        before, self._told[key] = self._told.get(key), hash(value)
-        return before != self._told[key]
+    def _is_new(self, key: bytes, value: bytes) -> bool:
+        before, self._delivered[key] = self._delivered.get(key), hash(value)
+        return before != self._delivered[key]
 
 
 class Wait(Follower):
     """The wait of one waiter: yields values by key, first those of all keys, then those that may have changed.
 
-    Ends at ``until``, by the monotonic clock, after a last look at all keys. So a value that exists wins over a timeout
-    that has run out, and without any time nothing is followed. May yield nothing new: then there was a chore.
-    ``on_interval`` is called before it follows the keys, and then after each sleep of ``interval`` seconds at most,
-    before the next one. Use it as a context manager.
+    It ends at ``until``, by the monotonic clock. It reads all keys a last time then, so an existing value wins over an
+    expired timeout. If ``until`` has passed before the first step, it reads and follows nothing. It may yield an empty
+    mapping, after a chore. It calls ``on_interval`` before it follows the keys, and between two sleeps, each of which
+    lasts at most ``interval`` seconds. Use it as a context manager.
     """
 
     def __init__(
@@ -220,14 +220,14 @@ class Wait(Follower):
         return values
 
     def _next_look(self) -> float:
-        """Return until when to sleep."""
+        """Return the time until which to sleep."""
         if self._on_interval is not None and self._has_slept:
             self._on_interval()
         self._has_slept = True
         return min(self._until, time.monotonic() + self._interval)
 
     def _take(self) -> Values:
-        """Return the values that the news is about. What was not sent along is looked up."""
+        """Return the values of the keys that have changed. Read those that no message carried."""
         values: dict[bytes, bytes | None] = {}
         while self.news:
             key, value = self.news.popleft()
@@ -240,12 +240,12 @@ class Wait(Follower):
         return values
 
     def drop(self, keys: Collection[bytes]) -> None:
-        """Wait no more for some keys."""
+        """Stop waiting for some keys."""
         if keys:
             self._hub.unfollow(self, keys)
 
     def close(self, *error: object) -> None:
-        """Wait no more. Closing twice is fine."""
+        """Stop waiting. Closing twice is harmless."""
         self._has_ended = True
         if self.keys:
             with suppress(StoreClosed):
@@ -258,5 +258,5 @@ class Wait(Follower):
 
 
 def closed_while_waiting() -> StoreClosed:
-    """Return the error of a wait that was ended by closing its hub."""
-    return StoreClosed("The backend was closed while a result was waited for.")
+    """Return the error to raise in a waiter whose hub was closed."""
+    return StoreClosed("The backend was closed while waiting for a result.")

@@ -149,7 +149,7 @@ class LoopHub(Hub):
         self._timer.cancel()
         if not self.loop.is_closed():
             self._watch(-1)
-            self._tell_all()
+            self._make_all_look()
         self.subscription.close()
 
 

@@ -104,7 +104,7 @@ class ThreadHub(Hub):
         """
         self._chores()
         if waiter.keys and waiter.generation is not self.generation:  # it began before a fork
-            self._tell(self.follow(waiter, waiter.keys))
+            self._deliver(self.follow(waiter, waiter.keys))
         is_nested = self._reader is not None and is_owned(self._reading)  # in a signal handler
         # The order matters: first among the waiting, then a try. The reader that leaves does it the other way round, so
         # one of the two sees the other.
@@ -152,8 +152,8 @@ class ThreadHub(Hub):
                 else:
                     waiter.sleep(seconds)
                     self._take({})
-        except BaseException:  # of a signal handler, perhaps after a message was received and before it was told
-            self._tell_all()
+        except BaseException:  # of a signal handler, perhaps after a message was received and before it was delivered
+            self._make_all_look()
             raise
         finally:
             self._dozing = None

@@ -32,7 +32,7 @@ def test_a_part_and_its_result_are_one_transaction(eager: Any, monkeypatch: pyte
 def test_a_part_that_cannot_be_counted_stores_no_result(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chord = Chord(eager, "a")
     with monkeypatch.context() as patch:
-        patch.setattr("lmdbresults.store.chord_steps._keep_part", lambda *args: 1 / 0)
+        patch.setattr("lmdbresults.store.chord_steps._store_part", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             chord.part("a", 1, 0)
     assert eager.AsyncResult("a").state == "PENDING"

@@ -250,7 +250,7 @@ class TestEnds:
         for number in range(10_000):
             with ThreadWait(hub, [b"%d" % number]) as wait:
                 next(wait)
-        assert (hub._followers, hub._told, hub._waiting) == ({}, {}, set())
+        assert (hub._followers, hub._delivered, hub._waiting) == ({}, {}, set())
 
     def test_on_interval_is_called_by_every_thread(self, store: LMDBStore, hub: ThreadHub) -> None:
         calls = [0, 0]

@@ -218,7 +218,7 @@ class LMDBStore(Store):
         and waiters have left.
         """
         self._environment.clear_dead_readers()
-        self._notifier.clear_dead()
+        self._notifier.remove_orphaned_boxes()
         return self._sweeper().run(limit, max_seconds)
 
     def _sweeper(self) -> Sweeper:

@@ -1,21 +1,21 @@
-"""Checkpoints: commits that are not synced one by one, and yet survive a loss of power up to the last checkpoint.
+"""Checkpoints: commits are not synced one by one; a power failure takes the file back to the last checkpoint.
 
 A checkpoint is a commit whose pages are all on disk, whose meta page is saved in the sidecar, and whose pages are not
-reused, because a read transaction is kept open on it: its *pin*. So a file that a loss of power leaves as a mixture of
+reused, because a read transaction is kept open on it: its *pin*. So a file that a power failure leaves as a mixture of
 old and new pages can be rolled back to it (recovery.py).
 
-Invariant: the pin stands whenever a commit reaches the file. Each writer looks for it in LMDB's reader table just
+Invariant: the pin exists whenever a commit reaches the file. Each writer looks for it in LMDB's reader table just
 before its commit, when nothing of the transaction is in the file yet. The pin is gone if its holder has closed the file
-or was killed. If nothing was committed since the checkpoint, the writer puts a pin of its own, which takes a
-microsecond, and makes the next checkpoint in time. Otherwise it first makes a checkpoint of the last commit.
+or was killed. Then, if nothing was committed since the checkpoint, the writer sets a pin of its own, which takes
+microseconds, and its process makes the next checkpoint. Otherwise it first makes a checkpoint of the last commit.
 
 A process that is stopped, or whose threads wait for the GIL, cannot release its pin, and pages would be kept for ever.
 So a process that makes a checkpoint frees older pins in LMDB's reader table itself, as nothing is read through a pin.
 
-To spare writers that, a thread (checkpointer.py) makes a checkpoint at most a second after its pin was put. An idle
-file has no pin, and needs no checkpoint.
+Writers rarely have to make checkpoints: a thread (checkpointer.py) of the process that set the pin makes the next one
+after `checkpoint_interval`, or `checkpoint_bytes`. An idle file has no pin, and needs no checkpoint.
 
-Order of locks: `_making`, the checkpoint lock of the sidecar, the writer lock, LMDB's write lock.
+Lock order: `_making`, the checkpoint lock of the sidecar, the lock of the writing threads, LMDB's write lock.
 """
 
 import logging
@@ -40,22 +40,22 @@ __all__ = ["Checkpoints"]
 
 logger = logging.getLogger("lmdbresults")
 
-#: Sentinel: a line that LMDB's reader table never has.
+#: Sentinel: a string that LMDB's reader table never contains.
 _NO_LINE: Final = "\0"
-#: How many intervals another process may take before this one makes the checkpoint in its place.
+#: After how many intervals without a checkpoint this process makes one in place of another process.
 _PATIENCE: Final = 2
 #: Seconds until the holder of the checkpoint lock counts as stopped. A fork waits longer than that (fork_gate.py).
 _LOCK_PATIENCE: Final = 5.0
 #: Seconds between two tries for the checkpoint lock: a fraction of what a sync takes.
 _LOCK_PAUSE: Final = 0.001
-#: Seconds between two looks of a writer whether a sync has failed in another process: one takes 1.5 µs.
+#: Seconds after which a writer checks again whether a sync has failed in another process, which takes 1.5 µs.
 _LOOK_EVERY: Final = 0.1
-#: What a commit writes at least, about: six pages, and ten among 50,000 results; the next one replaces most of them.
-#: While the file has room for them it does not grow, so its size does not tell.
+#: Estimate of the least that a commit writes: six pages, ten in a store of 50,000 results. Commits reuse free pages
+#: first, so the size of the file does not show how much was written.
 _COMMIT_BYTES: Final = 24 << 10
 #: How many times `checkpoint_bytes` may be written before writers wait for a checkpoint.
 _MOST_WRITTEN: Final = 4
-#: With a small `max_size`: how many checkpoints are made, at least, while that much is written.
+#: With a small `max_size`: the least number of checkpoints while `max_size` bytes are written.
 _LEAST_PER_MAP: Final = 32
 
 
@@ -74,34 +74,35 @@ class Checkpoints:
         self._readers = readers
         self._sidecar = sidecar
         self._options = options
-        #: Returns a block in which this process may take LMDB's write lock.
+        #: Returns a context manager in which this thread may acquire LMDB's write lock.
         self._acquire_writer = acquire_writer
-        #: Held while a checkpoint is made, so that other threads that want one find it done.
+        #: Held while a checkpoint is made: other threads that need one wait, and then find it made.
         self._making = threading.RLock()
         #: The pin of this process, if it holds one, and its checkpoint.
         self._pin: lmdb.Transaction[bytes] | None = None
         self._pinned: Checkpoint | None = None
-        #: Part of the line of the pin in LMDB's reader table, be it of this process or of another one.
+        #: The pin to rely on, of this process or another one, as part of its line in LMDB's reader table.
         self._pin_line = _NO_LINE
         #: When this process must make the next checkpoint, and when it makes one in place of another process, by
         #: `time.monotonic`.
         self._due = self._takeover_at = math.inf
-        #: When a writer next looks for both a takeover and a failed sync; under ``commit`` at each commit.
+        #: When a writer next checks for a takeover and for a failed sync; with ``commit``, at each commit.
         self._look_at = -math.inf
         self._look_every = 0.0 if options.durability == "commit" else min(_LOOK_EVERY, options.checkpoint_interval)
-        #: The commit of the checkpoint, and the end of the used part of the file then.
+        #: The last commit in the checkpoint, and the end of the used part of the file as of then.
         self._covered = self._end = 0
-        #: How many bytes may be written until the next one is begun.
+        #: How many bytes may be written after a checkpoint until the next one is due.
         self._most = min(options.checkpoint_bytes, handle.info()["map_size"] // _LEAST_PER_MAP)
-        #: The checkpoint behind which other processes were at the last look, and how long they are left alone with it.
+        #: The last durable checkpoint when `_watch_others` looked, and until when it waits for others to make the next.
         self._seen, self._alone_until = (-1, -1), math.inf
         self.sync_errors = SyncErrors(sidecar, options, is_guarded=True)
-        #: Whether the folder is still to be synced, as the sidecar may be new.
+        #: Whether the folder must be synced, because the sidecar may be new.
         self._is_new = True
-        #: Whether the checkpointer has something to do.
+        #: Whether the checkpointer must be woken.
         self.needs_work = False
         #: Whether so much was written since the checkpoint that writers wait for the next one.
         self.is_backlogged = False
+        #: Whether so much was written since the checkpoint that the next one is due.
         self._is_large = False
         #: Whether `close` has done all it can.
         self.is_closed = False
@@ -109,17 +110,17 @@ class Checkpoints:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """Make sure that the pin stands. Called in a write transaction as the last thing before its commit."""
+        """Ensure that a pin exists. Must be the last step of a write transaction before its commit."""
         if self._pin_line not in self._handle.readers():
-            self._protect(txn)
+            self._ensure_pin(txn)
         elif time.monotonic() >= self._look_at:
-            self.sync_errors.raise_if_failed()  # after a failure each commit comes here
+            self.sync_errors.raise_if_failed()  # `_look_at` is not moved on, so each later commit raises as well
             now = time.monotonic()
             self._look_at = now + self._look_every
             self.needs_work |= now > self._takeover_at
 
-    def _protect(self, txn: "lmdb.Transaction[bytes]") -> None:
-        """Put a pin, follow the one of another process, or make a checkpoint of the last commit."""
+    def _ensure_pin(self, txn: "lmdb.Transaction[bytes]") -> None:
+        """Set a pin, rely on that of another process, or make a checkpoint of the last commit."""
         self.sync_errors.raise_if_failed()
         self.needs_work = True
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
@@ -131,10 +132,10 @@ class Checkpoints:
             self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         else:
             checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
-            self._secure(checkpoint, self._readers.begin(PIN), state, with_lock=False)
+            self._make_durable(checkpoint, self._readers.begin(PIN), state, with_lock=False)
 
     def note_growth(self, used: int, number: int) -> None:
-        """Take note of how many bytes of the file are in use at a commit, which a writer looks up now and then."""
+        """Note how many bytes of the file are in use at commit ``number``. Writers call this now and then."""
         written = max(used - self._end, (number - self._covered) * _COMMIT_BYTES)
         if written > self._most:
             self.needs_work = self._is_large = True
@@ -143,9 +144,9 @@ class Checkpoints:
     # -- making ------------------------------------------------------------------------------------------------------
 
     def flush(self, through: float = math.inf) -> None:
-        """Return once all commits up to number ``through`` are durable. The caller is in no transaction.
+        """Return once all commits up to number ``through`` are durable. Must not be called in a transaction.
 
-        Threads and processes that want this at the same time share the work. Raises `DiskFailed` if a sync fails, or
+        Threads and processes that call it at the same time share one sync. Raises `DiskFailed` if a sync fails, or
         has failed in this boot.
         """
         is_nested = is_owned(self._making)
@@ -153,13 +154,13 @@ class Checkpoints:
             if self._is_durable(through):
                 return
             self.sync_errors.raise_if_failed()
-            if is_nested:  # in a signal handler that has interrupted a checkpoint, which holds the lock
+            if is_nested:  # in a signal handler that interrupted a checkpoint, which holds the checkpoint lock
                 self._make(False, through)
                 return
             try:
                 until = time.monotonic() + _LOCK_PATIENCE
                 while not (has_lock := self._sidecar.try_lock_checkpoints()):
-                    if self._sidecar.read().is_lock_stuck:  # as another process has found out
+                    if self._sidecar.read().is_lock_stuck:  # another process has found its holder stopped
                         break
                     if time.monotonic() >= until:
                         self._sidecar.note_lock_stuck(True)
@@ -178,7 +179,7 @@ class Checkpoints:
         return through < math.inf and self._sidecar.read().durable.txn >= through
 
     def release_pages(self) -> None:
-        """Let pages be reused that are kept for an older checkpoint. The caller is in no transaction."""
+        """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""
         self.flush()
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
             self._free_stale_pins(self._sidecar.read().durable, txn.id() - 1)
@@ -197,13 +198,13 @@ class Checkpoints:
                 return
             checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
             pin = self._readers.begin(PIN)
-            if not has_lock:  # then the write lock protects the slots of the sidecar, and writers wait
-                self._secure(checkpoint, pin, state, with_lock=False)
+            if not has_lock:  # the write lock, still held, guards the other slots of the sidecar; writers wait
+                self._make_durable(checkpoint, pin, state, with_lock=False)
                 return
-        self._secure(checkpoint, pin, state, with_lock=True)
+        self._make_durable(checkpoint, pin, state, with_lock=True)
 
     def _free_stale_pins(self, durable: Checkpoint, last: int) -> None:
-        """Free the pins of all processes below a durable checkpoint, if its own pin stands or it is the last commit.
+        """Free the pins of all processes on checkpoints older than a durable one, if that has a pin or is the last commit.
 
         The caller holds the write lock, so no writer is between its look for a pin and its commit.
         """
@@ -212,10 +213,10 @@ class Checkpoints:
             if is_stale and (durable.txn == last or self._has_pin(durable)):
                 self._readers.free(reader, last)
 
-    def _secure(
+    def _make_durable(
         self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", state: SidecarState, *, with_lock: bool
     ) -> None:
-        """Sync a checkpoint to the disk, save it in the sidecar, and rely on it."""
+        """Sync the data file, save the checkpoint in the sidecar, and rely on it."""
         try:
             self.sync_errors.sync(self._handle)
             if self._is_new:
@@ -226,7 +227,7 @@ class Checkpoints:
             pin.abort()  # now, as the traceback may be kept
             self._look_at = -math.inf
             if isinstance(error, OSError) and not isinstance(error, StoreError):
-                # Such as for want of descriptors; the next attempt may succeed.
+                # For example, no free descriptors: the next attempt may succeed.
                 raise lmdb_errors.translate_error(error, self._options) from error
             raise
         self._adopt(checkpoint, pin)
@@ -239,7 +240,7 @@ class Checkpoints:
         self._takeover_at = math.inf
         if former is not None:
             former.abort()
-        else:  # the checkpointer must release the new one in time
+        else:  # wake the checkpointer, which makes the next checkpoint when it is due
             self.needs_work = True
 
     def _rely_on(self, checkpoint: Checkpoint) -> None:
@@ -253,7 +254,7 @@ class Checkpoints:
         table, pin = self._handle.readers(), f" {PIN:x} {checkpoint.txn}\n"
         if pin in table:
             return pin
-        # On a system without labels: any reader of the commit keeps its pages.
+        # On a system without labels, any reader of that commit keeps its pages.
         return next((f"\n{line}\n" for line in table.splitlines() if line.endswith(f" {checkpoint.txn}")), _NO_LINE)
 
     def _has_pin(self, checkpoint: Checkpoint) -> bool:
@@ -263,10 +264,10 @@ class Checkpoints:
         """Return whether something was committed since the last checkpoint."""
         return bool(self._handle.info()["last_txnid"] > self._sidecar.read().durable.txn)
 
-    # -- in time -----------------------------------------------------------------------------------------------------
+    # -- the checkpointer --------------------------------------------------------------------------------------------
 
     def run_due(self) -> float:
-        """Make the checkpoint that is due, if one is; return after how many seconds to call again."""
+        """Make a checkpoint if one is due; return the seconds after which to call again."""
         self.needs_work = False
         if self._is_superseded():
             self._unpin_if_unneeded()
@@ -281,7 +282,7 @@ class Checkpoints:
         return min(max(until, 0.0), _PATIENCE * self._options.checkpoint_interval)
 
     def _watch_others(self) -> None:
-        """Make what other processes wrote durable, if they have not done so in time: they may have been killed."""
+        """Make a checkpoint if other processes have written and not made one in time: they may have been killed."""
         last = self._sidecar.read().durable[:2]
         if self.is_behind():
             now = time.monotonic()
@@ -293,24 +294,24 @@ class Checkpoints:
             self.flush()  # which recreates it: until then no other process can open the file
 
     def _is_superseded(self) -> bool:
-        """Return whether another process has made, and pins, a later checkpoint than the one that is pinned here."""
+        """Return whether another process has made, and still pins, a later checkpoint than this process pins."""
         if self._pinned is None:
             return False
         durable = self._sidecar.read().durable
         return durable[:2] > self._pinned[:2] and self._has_pin(durable)
 
     def _unpin_if_unneeded(self) -> None:
-        """Release the pin if nothing was committed since, or another process pins a later checkpoint."""
+        """Release the pin if nothing was committed since it was set, or if another process pins a later checkpoint."""
         with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            # Here only: a writer in another process may rely on the pin of a killed one until it has committed.
+            # Only under the write lock: a writer may rely on the pin of a killed process until it has committed.
             self._handle.reader_check()
             if self._is_superseded() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
                 self.unpin()
 
     def unpin(self) -> None:
-        """Release the pin. The next commit deals with its absence.
+        """Release the pin. The next writer sets a new one, or makes a checkpoint.
 
-        The caller holds the write lock wherever possible: a writer may have seen the pin, and be committing now.
+        Hold the write lock if possible: a writer in another process may have seen the pin, and be committing now.
         """
         pin, self._pin, self._pinned = self._pin, None, None
         self._due = math.inf
@@ -318,7 +319,7 @@ class Checkpoints:
             pin.abort()
 
     def close(self) -> None:
-        """Make a last checkpoint if that is up to this process, and release the pin. LMDB's file closes next."""
+        """Make a last checkpoint if no other process will, and release the pin. Call before LMDB closes the file."""
         try:
             is_ours = self._pin is not None or self._options.durability == "commit"
             if is_ours or (self.is_behind() and self._sidecar.try_lock_exclusive()):
@@ -333,5 +334,5 @@ class Checkpoints:
 
 
 def _is_of_commit(checkpoint: Checkpoint, head: Head, number: int) -> bool:
-    """Return whether a pinned checkpoint is that of the last commit, which has the number ``number``."""
+    """Return whether a checkpoint is pinned, and is of the last commit, whose number is ``number``."""
     return checkpoint.is_pinned and checkpoint.txn == number and checkpoint.is_last_commit_of(head)

@@ -1,17 +1,17 @@
-"""Waiting for LMDB's write lock, so that signals, deadlines, forks and other greenlets end the wait.
+"""Waits for LMDB's write lock that signals, deadlines and forks can end, and in which other greenlets run.
 
-LMDB's lock is a mutex. Threads that wait for it sleep in C: signal handlers do not run, no deadline holds, the hub of
-gevent stands still, and going to sleep and waking up takes as long as a commit. So a writer looks at the mutex first
-(file/lock_file.py), and asks LMDB only when it is free:
+LMDB's lock is a mutex. A thread that waits for it sleeps in C: no signal handler runs, no deadline applies, the hub of
+gevent is blocked, and going to sleep and waking up takes as long as a commit. So a writer reads the word of the mutex
+first (file/lock_file.py), and asks LMDB only if the mutex is free:
 
-- The threads of a process queue at a Python lock, so that at most one of them deals with other processes.
-- Alone, a process only looks: 0.05 µs a write.
-- Processes that have met queue at a lock of the kernel's. They try it some times awake, which makes two of them 1.7
-  times as fast, and then sleep between tries. The kernel releases the lock when its process ends. A process that is
-  stopped there, between the two locks, costs the others some tries: then they go on without it.
+- The threads of a process acquire a Python lock first, so at most one of them competes with other processes.
+- Without contention, a process only reads the word: 0.05 µs per write.
+- Processes that contend also acquire a kernel lock (fcntl). They spin a few times, which lets two processes store 1.7
+  times as much, and then sleep between tries. The kernel releases the lock when its holder exits. If the holder is
+  stopped before it has the mutex, the others go on without the kernel lock after `_IDLE_TIME`.
 
-What remains is a race: another process may acquire the mutex in the fraction of a microsecond between the look and the
-call. The loser sleeps in C for as long as that one transaction runs.
+A race remains: another process may acquire the mutex in the fraction of a microsecond between the read and the call.
+The loser sleeps in C until that one transaction ends.
 """
 
 import fcntl
@@ -37,23 +37,23 @@ __all__ = ["WriteLock"]
 
 logger = logging.getLogger("lmdbresults")
 
-#: Tries while awake. With 20, two processes on two cores store 1.7 times as much as without, four 1.4 times; with 100
-#: four store less.
+#: Tries before the first sleep. With 20, two processes on two cores store 1.7 times as much as without, and four
+#: processes 1.4 times; with 100, four processes store less.
 _SPINS: Final = 20
-#: Seconds of them. Where all cores are busy each try gives a time slice away, about 3 ms: one is enough then.
+#: Seconds after which spinning ends anyway. If all cores are busy, each try yields a time slice of about 3 ms.
 _SPIN_TIME: Final = 0.001
-#: Seconds for which the mutex is free but the kernel's lock held, until its holder is taken to be stopped.
+#: The holder of the kernel lock counts as stopped once the mutex has been free for so many seconds meanwhile.
 _IDLE_TIME: Final = 0.02
-#: For how many writes other processes are expected once they were met.
-_REMEMBERED: Final = 64
-#: Seconds until the log tells of a wait.
+#: For how many writes a process acquires the kernel lock after it has met contention.
+_CONTENDED_WRITES: Final = 64
+#: Seconds until a wait is logged.
 _WARN_AFTER: Final = 5.0
-#: Seconds that closing a file, which a fork does too, waits for other processes.
+#: Seconds that closing a file waits for other processes. A fork closes files too.
 _CLOSE_TIMEOUT: Final = 1.0
 
-#: A lock of an open file description on Linux, unlike those that a process loses as it closes any descriptor of a file.
+#: A lock of the open file description. A process loses POSIX locks when it closes any other descriptor of the file.
 _SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
-#: The byte that is locked: no file is as long.
+#: The byte that is locked. No file is that long.
 _BYTE: Final = 1 << 62
 #: ``struct flock``: type, whence, start, length, process id.
 _FLOCK: Final = struct.Struct("@hhqqi")
@@ -62,31 +62,32 @@ _UNLOCK: Final = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _BYTE, 1, 0)
 
 
 class WriteLock:
-    """What a thread holds when it asks LMDB for the write lock: ``with lock.threads, lock.processes:``, then `wait`.
+    """The locks that a thread holds when it asks LMDB for the write lock.
 
-    `acquire` does all of this, less quickly. The other attributes are guarded by the lock of the threads.
+    Use `acquire`; or, faster, ``with lock.threads, lock.processes:``, and `wait` inside if ``word[0]`` is not 0. The
+    lock of the threads guards the other attributes.
     """
 
     def __init__(self, path: str, timeout: float | None) -> None:
         self._path = path
         self._thread_lock = threading.RLock()
-        #: Held by one thread of the process.
+        #: The lock of the threads: held by one thread of the process.
         self.threads: AbstractContextManager[Any] = self._thread_lock
         if timeout is not None:
             self.threads = _TimedLock(self, self._thread_lock, timeout)
         #: When the present wait for other processes ends by `StoreBusy`.
         self.deadline = math.inf
-        self._nothing = threading.RLock()  # a context manager that costs nothing
-        #: Held by one process: this object while other processes are expected, else nothing.
-        self.processes: AbstractContextManager[Any] = self._nothing
-        #: For how many writes they are expected.
+        self._no_lock = threading.RLock()  # never contended: stands for no lock, and is the fastest context manager
+        #: The lock of the processes: this object, which acquires the kernel lock, after contention; else no lock.
+        self.processes: AbstractContextManager[Any] = self._no_lock
+        #: For how many more writes this process acquires the kernel lock.
         self._expected = 0
-        #: Since when the kernel's lock was held and the mutex free.
+        #: Since when the kernel lock has been held by another process while the mutex was free.
         self._idle_since = math.inf
         self._lock_file: LockFile | None = None
-        #: ``word[0]`` is 0 while LMDB's lock is free: then `wait` is not needed.
+        #: The word of LMDB's mutex: ``word[0]`` is 0 while it is free.
         self.word = UNKNOWN
-        #: A descriptor of the data file; -1 if there is no lock of the kernel's.
+        #: A descriptor of the data file; -1 if there are no kernel locks.
         self._descriptor = -1
 
     def attach(self, lock_file: LockFile, descriptor: int) -> None:
@@ -96,7 +97,7 @@ class WriteLock:
 
     def detach(self) -> None:
         """Forget the open file."""
-        self._lock_file, self.word, self._descriptor, self.processes = None, UNKNOWN, -1, self._nothing
+        self._lock_file, self.word, self._descriptor, self.processes = None, UNKNOWN, -1, self._no_lock
 
     def is_owned(self) -> bool:
         """Return whether this thread holds the lock of the threads."""
@@ -116,23 +117,23 @@ class WriteLock:
     # -- other processes -----------------------------------------------------------------------------------------
 
     def wait(self) -> None:
-        """Return when LMDB's lock is free, and expect other processes from now on.
+        """Wait until LMDB's lock is free. The next writes expect contention.
 
-        Raises `StoreBusy` after the timeout, `ExclusiveWanted` to give way to a fork, what a signal handler raises.
+        Raises `StoreBusy` after the timeout, `ExclusiveWanted` if a fork waits, and whatever a signal handler raises.
         """
         self._expect()
         self._poll(self._is_free)
 
     def __enter__(self) -> None:
-        """Acquire the kernel's lock, or see that its holder is stopped."""
+        """Acquire the kernel lock, or go on without it if its holder is stopped."""
         self._expected -= 1
         if self._expected <= 0:
-            self.processes = self._nothing
+            self.processes = self._no_lock
         self._idle_since = math.inf
         try:
             if not self._try_kernel_lock():
                 self._poll(self._try_kernel_lock)
-        except BaseException:  # perhaps of a signal handler, right after the lock was acquired
+        except BaseException:  # a signal handler may have raised right after the lock was acquired
             self.__exit__()
             raise
 
@@ -142,7 +143,7 @@ class WriteLock:
 
     def _expect(self) -> None:
         if self._descriptor >= 0:
-            self._expected, self.processes = _REMEMBERED, self
+            self._expected, self.processes = _CONTENDED_WRITES, self
 
     def _is_free(self) -> bool:
         owner = self._lock_file.owner() if self._lock_file is not None else 0
@@ -150,18 +151,18 @@ class WriteLock:
             with suppress(PermissionError):  # the process of another user
                 try:
                     os.kill(owner, 0)
-                except ProcessLookupError:  # in a PID namespace of its own: LMDB has to sort that out
+                except ProcessLookupError:  # it has just exited, or is in another PID namespace: leave it to LMDB
                     return True
         return not owner
 
     def _try_kernel_lock(self) -> bool:
-        """Return whether to go on: with the lock, without one where there is none, or because its holder is stopped."""
+        """Return True with the lock held, if the file system has no such locks, or if the holder is stopped."""
         try:
             fcntl.fcntl(self._descriptor, _SET_LOCK, _LOCK)  # type: ignore[arg-type]
         except (BlockingIOError, PermissionError):
             pass
         except OSError:  # a file system without such locks
-            self._descriptor, self.processes = -1, self._nothing
+            self._descriptor, self.processes = -1, self._no_lock
             return True
         else:
             return True
@@ -169,7 +170,7 @@ class WriteLock:
         self._idle_since = math.inf if self.word[0] else min(self._idle_since, time.monotonic())
         if time.monotonic() < self._idle_since + _IDLE_TIME:
             return False
-        self.processes = self._nothing
+        self.processes = self._no_lock
         return True
 
     def _poll(self, is_ready: Callable[[], bool]) -> None:
@@ -191,7 +192,7 @@ class WriteLock:
             time.sleep(_pause(now - began))
 
     def describe(self, seconds: float) -> str:
-        """Return the sentences for a wait that has lasted for so long."""
+        """Return the message about a wait of so many seconds."""
         owner = self._lock_file.owner() if self._lock_file is not None else 0
         return (
             f"{self._path}: a write has waited for {seconds:.1f} seconds for other write transactions"
@@ -206,7 +207,7 @@ def _pause(waited: float) -> float:
 
 
 class _TimedLock:
-    """The lock of the threads, with a timeout."""
+    """The lock of the threads with a timeout, which also sets the deadline for other processes."""
 
     def __init__(self, owner: WriteLock, lock: threading.RLock, timeout: float) -> None:
         self._owner, self._lock, self._timeout = owner, lock, timeout
@@ -218,7 +219,7 @@ class _TimedLock:
             if not self._lock.acquire(timeout=self._timeout):
                 raise StoreBusy(self._owner.describe(self._timeout))
             self._owner.deadline = deadline
-        except BaseException:  # perhaps of a signal handler, right after the lock was acquired
+        except BaseException:  # a signal handler may have raised right after the lock was acquired
             if is_owned(self._lock):
                 self._lock.release()
             raise

@@ -1,4 +1,4 @@
-"""Boxes: where messages arrive. A box is a number, a socket of that name, and marks at the keys that it follows."""
+"""Boxes, in which messages arrive. A box is a number, a socket of that name, and marks for the keys that it follows."""
 
 import errno
 import os
@@ -7,29 +7,29 @@ from collections import Counter
 from contextlib import suppress
 
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
-from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, DEAD, EVERY_CHANGE, FOLLOWED, FREE, Marks, rows_of
+from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, EVERY_CHANGE, FOLLOWED, FREE, ORPHANED, Marks, rows_of
 
-__all__ = ["Box", "bury_dead", "clear_dead"]
+__all__ = ["Box", "remove_orphaned_boxes", "retire_orphaned_boxes"]
 
 
 class Box:
-    """A box of this process. Its methods raise OSError where something is impossible, such as writing to a full disk.
+    """A box of this process. Its methods raise OSError if the file system refuses, for example if the disk is full.
 
-    The caller sees to it that one thread at a time changes marks. A signal handler may come at any instruction.
+    Only one thread at a time may change marks. A signal handler may change them at any instruction.
     """
 
     def __init__(self, folder: WakeFolder) -> None:
         self._folder = folder
         self._owner = os.getpid()
-        #: How many of the keys that are followed have a row, and of those with interim values.
+        #: By row: the number of followed keys, and of those followed with interim values.
         self._followed: Counter[int] = Counter()
         self._every_change: Counter[int] = Counter()
-        bury_dead(folder)
-        self._marks = Marks(folder.open_marks())  # whose descriptor has the lock
+        retire_orphaned_boxes(folder)
+        self._marks = Marks(folder.open_marks())  # whose descriptor holds the lock of the box
         try:
             self.number, self.receiver = self._claim()
             self._inode = folder.inode(self.number)
-            #: Connected to the receiver, so that it can be reached even if it loses its name.
+            #: Connected to the receiver, so that `ring` works even if the socket was deleted.
             self._ringer = folder.connect(self.number)
         except BaseException:
             self._marks.close()
@@ -48,7 +48,7 @@ class Box:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                self._marks.unlock(number)  # the name is that of something else
+                self._marks.unlock(number)  # something that is not a socket has this name
                 continue
             self._marks.set_lost(number, False)
             self._marks.set_state(number, ALIVE)
@@ -73,7 +73,7 @@ class Box:
 
     def _write(self, row: int) -> None:
         marks = -1
-        while marks != (marks := self._marks_of(row)):  # again, if a signal handler has changed them meanwhile
+        while marks != (marks := self._marks_of(row)):  # repeat if a signal handler has changed them meanwhile
             self._marks.mark(self.number, row, marks)
 
     def _marks_of(self, row: int) -> int:
@@ -86,7 +86,7 @@ class Box:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def has_lost(self) -> bool:
-        """Return whether a message was lost since this was last asked."""
+        """Return whether a message was lost since the last call."""
         try:
             lost = self._marks.has_lost(self.number)
             if lost:
@@ -96,23 +96,23 @@ class Box:
         return lost
 
     def is_reachable(self) -> bool:
-        """Return whether writers can find this box: a cleaner may have removed names."""
+        """Return whether writers can find this box: a cleanup daemon may have deleted the marks or the socket."""
         return self._folder.leads_to(self._marks.descriptor) and self._folder.inode(self.number) == self._inode
 
     def ring(self) -> None:
         """Wake the thread that waits for a message."""
-        with suppress(OSError):  # a full queue is readable already
+        with suppress(OSError):  # the queue is full, so the thread wakes anyway
             self._ringer.send(b"")
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # -- closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give up the box. In a forked child, leave it to the parent."""
+        """Release the box. In a forked child, only close its descriptors: the box is the parent's."""
         self.receiver.close()
         self._ringer.close()
         try:
             if os.getpid() == self._owner:
-                with suppress(OSError):  # then it stays to be cleared
+                with suppress(OSError):  # then `remove_orphaned_boxes` clears it later
                     for row in self._followed:
                         self._marks.mark(self.number, row, 0)
                     if self._folder.inode(self.number) == self._inode:
@@ -122,24 +122,24 @@ class Box:
             self._marks.close()
 
 
-def bury_dead(folder: WakeFolder) -> None:
-    """Have writers leave out the boxes of killed processes, and remove their sockets."""
-    marks = Marks(folder.open_marks())  # under a descriptor of its own, or its locks would be no locks
+def retire_orphaned_boxes(folder: WakeFolder) -> None:
+    """Stop writers from sending to boxes of killed processes: set their state, and remove their sockets."""
+    marks = Marks(folder.open_marks())  # a new descriptor: locks of one descriptor never conflict
     for number in marks.alive():
         if marks.lock(number):
             folder.remove(number)
-            marks.set_state(number, DEAD)
+            marks.set_state(number, ORPHANED)
             marks.unlock(number)
     marks.close()
 
 
-def clear_dead(folder: WakeFolder) -> None:
-    """Remove everything that killed processes have left."""
-    bury_dead(folder)
+def remove_orphaned_boxes(folder: WakeFolder) -> None:
+    """Remove the boxes of killed processes, with their marks and sockets. Reads all marks of each."""
+    retire_orphaned_boxes(folder)
     marks = Marks(folder.open_marks())
     named = set(folder.boxes())
     for number in range(BOXES):
-        if (marks.state(number) == DEAD or number in named) and marks.lock(number):
+        if (marks.state(number) == ORPHANED or number in named) and marks.lock(number):
             folder.remove(number)
             if marks.state(number) != FREE:
                 marks.clear(number)

@@ -1,20 +1,20 @@
 """The file of marks: which box follows which keys. Processes share it without waiting for each other.
 
-    8 bytes at random: others after every change of a state
-    from 1024 on: the state of each box
-    from 2048 on: for each box, whether a message to it was lost
-    from 65536 on, for each group of 32 boxes: 2**17 rows of 32 bytes, one byte for each box
+    at 0: 8 random bytes, replaced whenever the state of a box changes
+    at 1024: one byte per box, its state
+    at 2048: one byte per box, whether a message to it was lost
+    at 65536: for each group of 32 boxes, 2**17 rows of 32 bytes, one byte per box
 
-A key has two rows, by its hash. The owner of a box marks a key by setting its own byte in both rows; a writer reads the
-rows, and so learns of all boxes that follow the key, however many there are. Different keys may share rows, so a writer
-may send a message without reason: for a box that follows 10,000 keys, at 2 % of all writes. Room on the disk is
-allocated first: to touch a mapped page that finds none would end the process.
+A key has two rows, by its hash. The owner of a box marks a key by setting its own byte in both rows. A writer reads the
+two rows and finds all boxes that follow the key, however many there are. Different keys can share rows, so a writer
+sometimes sends a needless message: for a box that follows 10,000 keys, at 2 % of all writes. Disk blocks are allocated
+before a page is used: on a full disk, touching a mapped page without a block would kill the process (SIGBUS).
 
-No wake-up is lost: a subscriber marks, then looks into the data file; a writer commits, then looks for marks. Each ends
-the former by a system call before it begins the latter, so one of the two sees the other.
+Invariant: no wake-up is lost. A subscriber sets its marks, then reads the data file; a writer commits, then reads the
+marks. Each completes its first step by a system call before it begins the second, so at least one sees the other.
 
-Only the owner of a box writes its marks. A lock of the kernel on its byte says which process that is, and ends with it.
-No process ever waits for that lock.
+Only the process that holds the lock of a box changes the box's marks and state. The lock is a kernel lock on byte N of
+the file, for box N; the kernel releases it when the process exits. No process ever waits for it.
 """
 
 import errno
@@ -28,16 +28,16 @@ from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
-__all__ = ["ALIVE", "BOXES", "DEAD", "EVERY_CHANGE", "FOLLOWED", "FREE", "HEADER_BYTES", "Marks", "rows_of"]
+__all__ = ["ALIVE", "BOXES", "EVERY_CHANGE", "FOLLOWED", "FREE", "HEADER_BYTES", "ORPHANED", "Marks", "rows_of"]
 
 BOXES: Final = 1024
-#: States of a box: not in use, and without marks; in use; its owner was killed, and its marks are still there.
-FREE, ALIVE, DEAD = 0, 1, 2
-#: Marks: a key of this row is followed; one of them with its interim values.
+#: States of a box: not in use, and without marks; in use; not in use, with the marks of an owner that was killed.
+FREE, ALIVE, ORPHANED = 0, 1, 2
+#: Bits of a mark: a key of this row is followed; interim values of such a key are followed as well.
 FOLLOWED, EVERY_CHANGE = 1, 2
 
 _STATES, _LOST = 1024, 2048
-#: The largest page of a processor that Linux runs on, as a group must begin at a page.
+#: A multiple of every page size of Linux up to 64 KiB: groups are mapped, so each must begin at a page.
 HEADER_BYTES: Final = 1 << 16
 _GROUP: Final = 32
 _NO_MARKS: Final = bytes(_GROUP)
@@ -46,7 +46,7 @@ _LAST_ROW: Final = (1 << _ROW_BITS) - 1
 _HASH_SHIFT: Final = 32 - _ROW_BITS
 _GROUP_BYTES: Final = _GROUP << _ROW_BITS
 
-#: A lock of an open file description, unlike those that a process loses as it closes any descriptor of a file.
+#: A lock of the open file description. A process loses POSIX locks when it closes any other descriptor of the file.
 _SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 #: ``struct flock``: type, whence, start, length, process id.
 _FLOCK: Final = struct.Struct("@hhqqi")
@@ -59,13 +59,13 @@ def rows_of(place: bytes) -> tuple[int, int]:
 
 
 class Marks:
-    """The file of marks under one descriptor, which it owns, and with it the locks that were taken. Linux only."""
+    """The file of marks, open under one descriptor, which also holds the locks that were acquired. Linux only."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         #: What is mapped, by its position: the header at 0, and groups.
         self._mapped: dict[int, mmap.mmap] = {}
-        #: The version of the states that was seen last; for each group with boxes in use, its first box and its rows.
+        #: What `groups` last returned, and the 8 random bytes at that time.
         self._version = b""
         self._groups: list[tuple[int, mmap.mmap]] = []
         try:
@@ -90,14 +90,14 @@ class Marks:
         return self._map(HEADER_BYTES + box // _GROUP * _GROUP_BYTES, _GROUP_BYTES)
 
     def close(self) -> None:
-        """Close the file, which releases the locks unless a forked child has inherited it."""
+        """Close the file. Its locks are released, unless a forked child has the file open too."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-        for mapped in self._mapped.values():  # each has a duplicate of the descriptor, locks included
+        for mapped in self._mapped.values():  # each holds a duplicate of the descriptor, and thus the locks
             mapped.close()
 
-    def __del__(self) -> None:  # another thread may be using it as it is dropped
+    def __del__(self) -> None:  # not sooner: another thread may still use what this one has dropped
         self.close()
 
     # -- states ----------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Marks:
         return self._header[_STATES + box]
 
     def set_state(self, box: int, state: int) -> None:
-        """Set the state of a box. The caller has its lock."""
+        """Set the state of a box. The caller holds its lock."""
         self._write(_STATES + box, state)
         os.pwrite(self.descriptor, os.urandom(8), 0)
 
@@ -120,7 +120,7 @@ class Marks:
         return self._header[_LOST + box] != 0
 
     def set_lost(self, box: int, lost: bool) -> None:
-        """Note that a message to a box was lost, or that its owner looks at everything."""
+        """Set whether a message to a box was lost. A writer sets it; the owner clears it, and looks at all its keys."""
         self._write(_LOST + box, lost)
 
     def _write(self, position: int, value: int) -> None:
@@ -129,19 +129,19 @@ class Marks:
     # -- marks -----------------------------------------------------------------------------------------------------
 
     def allocate(self, box: int) -> None:
-        """Have room for the marks of a box."""
+        """Allocate disk space for the marks of a box. Raises OSError if the disk is full."""
         self._rows(box)
 
     def mark(self, box: int, row: int, marks: int) -> None:
-        """Set what a box follows in a row."""
+        """Set the mark of a box in a row."""
         self._write(HEADER_BYTES + box // _GROUP * _GROUP_BYTES + row * _GROUP + box % _GROUP, marks)
 
     def groups(self) -> list[tuple[int, mmap.mmap]]:
-        """Return what `followers` looks at: nothing if no box is in use."""
+        """Return the first box and the rows of each group that has boxes in use."""
         version = self._header[:8]
         if version != self._version:
             starts = sorted({box // _GROUP * _GROUP for box in self.alive()})
-            with suppress(OSError):  # of a file that was cut short, on a full disk
+            with suppress(OSError):  # the file was truncated, and the disk is full
                 self._groups = [(start, self._rows(start)) for start in starts]
             self._version = version
         return self._groups
@@ -160,7 +160,7 @@ class Marks:
         return [box for box in boxes if self.state(box) == ALIVE] if boxes else boxes
 
     def clear(self, box: int) -> None:
-        """Clear all marks of a box. The caller has its lock."""
+        """Clear all marks of a box. The caller holds its lock."""
         for row, marks in enumerate(self._rows(box)[box % _GROUP :: _GROUP]):
             if marks:
                 self.mark(box, row, 0)
@@ -168,7 +168,7 @@ class Marks:
     # -- locks -----------------------------------------------------------------------------------------------------
 
     def lock(self, box: int) -> bool:
-        """Take the lock of a box, if no other descriptor has it; return whether this one has it now."""
+        """Acquire the lock of a box without waiting; return False if another descriptor holds it."""
         try:
             self._set_lock(box, fcntl.F_WRLCK)
         except (BlockingIOError, PermissionError):
@@ -180,5 +180,5 @@ class Marks:
         self._set_lock(box, fcntl.F_UNLCK)
 
     def _set_lock(self, box: int, kind: int) -> None:
-        assert _SET_LOCK is not None, "or there would be no marks"
+        assert _SET_LOCK is not None, "checked when the file was opened"
         fcntl.fcntl(self.descriptor, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, box, 1, 0))

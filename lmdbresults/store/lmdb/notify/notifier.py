@@ -1,4 +1,4 @@
-"""The writer's side: after a commit, messages go to the boxes that follow what has changed."""
+"""The writer's side of waiting: after a commit, it sends messages to the boxes that follow the changed keys."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from lmdbresults.store.lmdb.notify.box import bury_dead, clear_dead
+from lmdbresults.store.lmdb.notify.box import remove_orphaned_boxes, retire_orphaned_boxes
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.marks import EVERY_CHANGE, FOLLOWED, Marks
 from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, pack
@@ -17,11 +17,11 @@ from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, Change
 
 __all__ = ["Notifier"]
 
-#: Seconds after which a writer looks again whether the folder is still the one it knows, and which boxes are dead.
+#: Seconds after which a writer checks again whether the file of marks was replaced, and which boxes are orphaned.
 _VERIFY_EVERY: Final = 1.0
-#: Sockets that a process keeps connected to boxes: an address is looked up in 15 µs after a sleep.
-_MOST_LINES: Final = 16
-#: There is no room in the buffer of the sender, or in the queue of the receiver.
+#: How many sockets a process keeps connected to boxes. Connecting one takes 15 µs.
+_MAX_SOCKETS: Final = 16
+#: The buffer of the sender, or the queue of the receiver, is full.
 _FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
 _yield_processor: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
@@ -32,16 +32,17 @@ class _QueueFull(Exception):
 
 
 class Notifier:
-    """Sends the messages of one store. Threads may share it. Sending never waits, and never fails: they are hints."""
+    """Sends the messages of one store. Thread-safe. Sending never waits and never raises: messages are hints."""
 
     def __init__(self, folder: WakeFolder) -> None:
         self._folder = folder
         self._marks: Marks | None = None
         self._verify_at = 0.0
-        self._lines: dict[int, socket.socket] = {}
+        #: Connected sockets by box, the most recent last.
+        self._sockets: dict[int, socket.socket] = {}
 
     def send(self, changes: Iterable[Change], moment: int) -> None:
-        """Tell of the changes of the transaction whose id is ``moment``, which is committed."""
+        """Send messages about the changes of a committed transaction, whose id is ``moment``."""
         if (now := time.monotonic()) >= self._verify_at:
             self._verify(now)
         marks = self._marks
@@ -53,104 +54,105 @@ class Notifier:
             if boxes:
                 found.append((change, boxes))
         if found:
-            self._tell(found, moment)
+            self._send_messages(found, moment)
 
-    def _tell(self, found: list[tuple[Change, list[int]]], moment: int) -> None:
+    def _send_messages(self, found: list[tuple[Change, list[int]]], moment: int) -> None:
         bundles: dict[int, bytes] = {}
         for (key, kind, value, deadline), boxes in found:
             message = pack(place_of(key), kind, moment, deadline, value)
             if kind == ONE:
-                self._post_to_one(boxes, message, moment)
+                self._send_to_one(boxes, message, moment)
                 continue
             for box in boxes:
                 bundle = bundles.get(box, b"")
                 if len(bundle) + len(message) > DATAGRAM_BYTES:
-                    self._post(box, bundle)
+                    self._send_or_note_loss(box, bundle)
                     bundle = b""
                 bundles[box] = bundle + message
         for box, bundle in bundles.items():
-            self._post(box, bundle)
-        # A process that was woken may be queued on our core, behind us: this lets it run first. On two cores with other
-        # work it halves the time until it is awake. It costs 0.5 us; beside busy loops we write as much as before.
+            self._send_or_note_loss(box, bundle)
+        # The woken process may be queued on the core of this one: let it run first. On two busy cores this halves the
+        # time until it is awake. It costs 0.5 µs, and does not reduce the rate of writes (docs/design/waiting.md).
         _yield_processor()
 
     def pass_on(self, place: bytes) -> None:
-        """Send a message that was for one subscriber, and came to another, to all subscribers."""
+        """Send a message for one subscriber to all of them. It reached a box that no longer follows the key."""
         self._verify(time.monotonic())
         with suppress(OSError):
             if (marks := self._marks) is not None:
                 for box in marks.followers(place, FOLLOWED, marks.groups()):
-                    self._post(box, pack(place, FINAL, 0))
+                    self._send_or_note_loss(box, pack(place, FINAL, 0))
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _post_to_one(self, boxes: list[int], message: bytes, turn: int) -> None:
-        """Send a message to one box whose owner is alive; to each in turn, if the transactions are numbered so."""
+    def _send_to_one(self, boxes: list[int], message: bytes, moment: int) -> None:
+        """Send a message to one box whose owner is alive. The transaction id selects it, to spread messages."""
         full = []
         for number in range(len(boxes)):
-            box = boxes[(turn + number) % len(boxes)]
+            box = boxes[(moment + number) % len(boxes)]
             try:
-                if self._reach(box, message):
+                if self._send_datagram(box, message):
                     return
             except _QueueFull:
                 full.append(box)
         if full:
-            self._post(full[0], message)
+            self._send_or_note_loss(full[0], message)
 
-    def _post(self, box: int, datagram: bytes) -> None:
+    def _send_or_note_loss(self, box: int, datagram: bytes) -> None:
         """Send a datagram; if the queue is full, note that a message was lost."""
         try:
-            self._reach(box, datagram)
+            self._send_datagram(box, datagram)
         except _QueueFull:
             with suppress(OSError, _QueueFull):
                 if self._marks is not None:
                     self._marks.set_lost(box, True)
-                # The note, then the datagram once more: if there is room by now, the owner reads it and sees the note;
-                # if not, it will read the queue after the note was made.
-                self._reach(box, datagram)
+                # Send again, after the note. If there is room by now, the owner receives this, then sees the note.
+                # If the queue is still full, the owner sees the note when it next reads the queue.
+                self._send_datagram(box, datagram)
 
-    def _reach(self, box: int, datagram: bytes) -> bool:
-        """Send a datagram, unless the owner of the box is dead; return whether it was sent. Raises `_QueueFull`."""
-        line = self._lines.get(box)
-        return (line is not None and self._try(box, line, datagram)) or self._try(box, None, datagram)
+    def _send_datagram(self, box: int, datagram: bytes) -> bool:
+        """Send a datagram; return False if the box has no live owner. Raises `_QueueFull`."""
+        connected = self._sockets.get(box)
+        return (connected is not None and self._send_by(connected, box, datagram)) or self._send_by(None, box, datagram)
 
-    def _try(self, box: int, line: socket.socket | None, datagram: bytes) -> bool:
+    def _send_by(self, connected: socket.socket | None, box: int, datagram: bytes) -> bool:
+        """Send a datagram by a connected socket, or by a new one."""
         try:
-            (line or self._connect(box)).send(datagram)
+            (connected or self._connect(box)).send(datagram)
         except OSError as error:
             if error.errno in _FULL:
                 raise _QueueFull from None
-            self._lines.pop(box, None)  # the line led to a former owner of the box, or its owner is dead
+            self._sockets.pop(box, None)  # it was connected to a former owner of the box, or the owner has exited
             return False
         return True
 
     def _connect(self, box: int) -> socket.socket:
-        line = self._lines[box] = self._folder.connect(box)
-        while len(self._lines) > _MOST_LINES:
-            with suppress(StopIteration, RuntimeError):  # other threads do so as well
-                self._lines.pop(next(iter(self._lines)), None)
-        return line
+        connected = self._sockets[box] = self._folder.connect(box)
+        while len(self._sockets) > _MAX_SOCKETS:
+            with suppress(StopIteration, RuntimeError):  # another thread is removing sockets as well
+                self._sockets.pop(next(iter(self._sockets)), None)
+        return connected
 
-    # -- what is alive ---------------------------------------------------------------------------------------------
+    # -- stale state -----------------------------------------------------------------------------------------------
 
     def _verify(self, now: float) -> None:
-        """Notice that the file of marks was replaced, and owners of boxes that were killed."""
+        """Reopen the file of marks if it was replaced, and retire boxes whose owner was killed."""
         self._verify_at = now + _VERIFY_EVERY
-        with suppress(OSError):  # of no permission, no folder: nothing can wait there either
+        with suppress(OSError):  # no permission, or no folder: then no waiter can have a box either
             marks = self._marks
             if marks is None or not self._folder.leads_to(marks.descriptor):
-                self._lines.clear()
+                self._sockets.clear()
                 marks = self._marks = Marks(self._folder.open_marks())
             if marks.groups():
-                bury_dead(self._folder)
+                retire_orphaned_boxes(self._folder)
 
-    def clear_dead(self) -> None:
-        """Remove everything that killed subscribers have left."""
+    def remove_orphaned_boxes(self) -> None:
+        """Remove the boxes of killed subscribers."""
         with suppress(OSError):
-            clear_dead(self._folder)
+            remove_orphaned_boxes(self._folder)
 
     def close(self) -> None:
-        """Close the sockets, once no thread sends by them."""
+        """Close the sockets. One that another thread is using is closed after that."""
         self._marks = None
-        self._lines.clear()
+        self._sockets.clear()
         self._verify_at = float("inf")

@@ -317,8 +317,8 @@ def test_the_kernel_lock_is_tried_for_some_writes_after_meeting_another_process(
     calls = Calls(monkeypatch)
     store_some(store, 10)
     assert calls.tries == 10
-    store_some(store, write_lock._REMEMBERED)
-    assert calls.tries == write_lock._REMEMBERED
+    store_some(store, write_lock._CONTENDED_WRITES)
+    assert calls.tries == write_lock._CONTENDED_WRITES
 
 
 def test_the_kernel_lock_is_free_after_each_write(store: LMDBStore, path: str) -> None:

@@ -11,9 +11,9 @@ import pytest
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify import box as boxes
-from lmdbresults.store.lmdb.notify.box import Box, bury_dead, clear_dead
+from lmdbresults.store.lmdb.notify.box import Box, remove_orphaned_boxes, retire_orphaned_boxes
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
-from lmdbresults.store.lmdb.notify.marks import ALIVE, DEAD, FREE, Marks
+from lmdbresults.store.lmdb.notify.marks import ALIVE, FREE, ORPHANED, Marks
 from tests.support.processes import FORKS_WITH_THREADS, Child, child, in_children
 from tests.support.waits import FOREVER, registrations, sockets, until
 
@@ -159,7 +159,7 @@ class TestDeath:
         parent = Child(follow_and_fork)
         until(lambda: store.get(b"forked") is not None)
         parent.close()
-        bury_dead(store._folder)
+        retire_orphaned_boxes(store._folder)
         assert sockets(path) == []
         os.kill(int(store.get(b"forked") or 0), signal.SIGKILL)
 
@@ -174,7 +174,7 @@ class TestDeath:
                 store.set(b"%d" % number, b"done")
             store.set(b"key", b"done")
             assert subscription.drain() == {b"key"}
-            clear_dead(folder)
+            remove_orphaned_boxes(folder)
             assert states(folder, 0, 1) == [ALIVE, ALIVE]
             assert sockets(path) == ["0", "1"]
 
@@ -192,16 +192,16 @@ class TestDeath:
         process.wait()
         process.close()
         assert sockets(path) == ["0"]
-        clear_dead(folder)
+        remove_orphaned_boxes(folder)
         assert sockets(path) == []
 
-    def test_a_box_that_is_buried_twice_at_once_is_buried_once(self, path: str, store: LMDBStore) -> None:
+    def test_two_writers_that_retire_a_box_at_once_retire_it_once(self, path: str, store: LMDBStore) -> None:
         killed(path, store, b"key")
         folder = store._folder
         busy = Marks(folder.open_marks())
-        assert busy.lock(0)  # as another writer that is burying it
-        bury_dead(folder)
+        assert busy.lock(0)  # as another writer that is retiring it
+        retire_orphaned_boxes(folder)
         assert states(folder, 0) == [ALIVE]
         busy.close()
-        bury_dead(folder)
-        assert states(folder, 0) == [DEAD]
+        retire_orphaned_boxes(folder)
+        assert states(folder, 0) == [ORPHANED]

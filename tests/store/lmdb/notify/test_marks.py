@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
-from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, DEAD, EVERY_CHANGE, FOLLOWED, FREE, Marks, rows_of
+from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, EVERY_CHANGE, FOLLOWED, FREE, ORPHANED, Marks, rows_of
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -58,7 +58,7 @@ def test_boxes_that_are_not_in_use_are_left_out(marks: Marks) -> None:
     for box in range(3):
         follow(marks, box, b"key")
     marks.set_state(0, FREE)
-    marks.set_state(2, DEAD)
+    marks.set_state(2, ORPHANED)
     assert followers(marks, b"key") == [1]
     marks.set_state(1, FREE)
     assert marks.groups() == []
