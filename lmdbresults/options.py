@@ -63,20 +63,20 @@ class Options:
     deleting and sweeping when the rest is full."""
 
     durability: str = "checkpoint"
-    """What an acknowledged write survives, besides kill -9. ``checkpoint``: a loss of power rolls the file back to the
-    last checkpoint, about a second earlier at most. ``commit``: nothing is lost when power fails, but each write waits
-    for the disk, together with the writes of other threads and processes. ``none``: a loss of power may destroy the
-    file."""
+    """What an acknowledged write survives, besides kill -9. ``checkpoint``: a power failure rolls the file back to the
+    last checkpoint, made about a second earlier (up to four intervals, if the process that makes the checkpoints was
+    killed). ``commit``: nothing is lost, but each write waits for the disk, together with the writes of other threads
+    and processes. ``none``: a power failure may destroy the file."""
 
     checkpoint_interval: float = 1.0
-    """Seconds from the first write after a checkpoint until the next checkpoint is begun."""
+    """Seconds from the first write after a checkpoint until the next checkpoint starts."""
 
     checkpoint_bytes: int = 64 << 20
-    """About how many bytes may be written until the next checkpoint is begun, whatever the time. At four times as many,
+    """About how many bytes may be written until the next checkpoint starts, whatever the time. At four times as many,
     writers wait for it."""
 
     on_damage: str = "error"
-    """What to do with a file that a loss of power has damaged, as it may under durability ``none``. ``error``: leave it
+    """What to do with a file that a power failure has damaged, as it may under durability ``none``. ``error``: leave it
     as it is and raise `FileDamaged`. ``fresh``: rename it and start with an empty one."""
 
     mode: int = 0o600

@@ -226,10 +226,10 @@ class Sweepable(Protocol):
 
 @runtime_checkable
 class Durable(Protocol):
-    """A store whose data survives a loss of power."""
+    """A store whose data survives a power failure."""
 
     def flush(self) -> None:
-        """Return once everything written so far survives a loss of power. Raises `StoreError` if the disk fails."""
+        """Return once everything written so far survives a power failure. Raises `StoreError` if the disk fails."""
 
 
 @runtime_checkable

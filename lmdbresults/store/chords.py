@@ -104,7 +104,7 @@ class TransactionalChords:
         return self._store.update(lambda txn: steps.end(txn, claim, ttl, claims_key, wanted, is_last=is_last))
 
     def clear(self, claim: Claim, names: Iterable[bytes]) -> bool:
-        """Delete records of a run that has expired or was replaced by a new one; return whether that is so."""
+        """Delete records of a run that has expired or was replaced; return False if the run is current."""
         wanted = list(names)
         return self._store.update(lambda txn: steps.clear(txn, claim, wanted))
 

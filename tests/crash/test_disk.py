@@ -1,4 +1,4 @@
-"""What a simulated disk may hold after a loss of power."""
+"""What a simulated disk may hold after a power failure."""
 
 from itertools import count
 from random import Random

@@ -1,4 +1,4 @@
-"""The core of waiting: which waiter is told what, and when it looks again. Nothing sleeps here, and time is a number."""
+"""The core of waiting: what a waiter receives, and when it polls. Nothing sleeps here, and time is a number."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -27,13 +27,13 @@ def keys_in(path: str | os.PathLike[str], **options: Any) -> list[bytes]:
 
 
 def keys_in_next_boot(path: str | os.PathLike[str], **options: Any) -> list[bytes]:
-    """The keys that a store has after a loss of power, with which all that was not synced may have gone."""
+    """The keys that a store has after a power failure, with which all that was not synced may have gone."""
     keys: list[bytes] = in_boot("next", keys_in, path)
     return keys
 
 
 def left_to_go_back(path: str | os.PathLike[str]) -> None:
-    """Leave a store as it is after a loss of power: the value of its only key was overwritten since the checkpoint."""
+    """Leave a store as it is after a power failure: the value of its only key was overwritten since the checkpoint."""
 
     def write() -> None:
         store = open_store(path, checkpoint_interval=3600)

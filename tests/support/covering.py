@@ -14,7 +14,7 @@ SHORT = 0.02
 
 
 def covered(store: LMDBStore) -> int:
-    """The number of the commit that a loss of power would go back to."""
+    """The number of the commit that a power failure would go back to."""
     sidecar = Sidecar(store.options.path)
     try:
         return sidecar.read().durable.txn

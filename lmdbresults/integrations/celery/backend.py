@@ -152,7 +152,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         self.chords.recover(now=True)
 
     def flush(self) -> None:
-        """Return once everything stored so far survives a loss of power."""
+        """Return once everything stored so far survives a power failure."""
         self.store.flush()
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -251,7 +251,7 @@ class LMDBStore(Store):
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Return once everything written so far survives a loss of power. Raises `StoreError` if the disk fails."""
+        """Return once everything written so far survives a power failure. Raises `StoreError` if the disk fails."""
         self._environment.flush()
 
     def check(self, *, deep: bool = False) -> list[str]:

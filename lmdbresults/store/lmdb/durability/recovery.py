@@ -1,4 +1,4 @@
-"""Recovery: what is done to a file before it is opened, above all after a loss of power.
+"""Recovery: what is done to a file before it is opened, above all after a power failure.
 
 In the boot in which the file was written nothing needs recovery: the operating system has all that killed processes
 wrote. In a later boot the file may be a mixture of old and new pages. If checkpoints protected it, it is rolled back to

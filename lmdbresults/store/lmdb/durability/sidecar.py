@@ -244,7 +244,7 @@ class Sidecar:
         self.write(former, EMPTY, with_lock=True)
 
     def sync_folder(self) -> None:
-        """Make the name of a new sidecar survive a loss of power."""
+        """Make the name of a new sidecar survive a power failure."""
         with suppress(FileNotFoundError):  # the folder was deleted, and the file with it
             paths.sync_folder(os.path.dirname(self._path))
 

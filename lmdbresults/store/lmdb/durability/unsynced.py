@@ -69,5 +69,5 @@ class UnsyncedFile:
             logger.error("%s was closed without having been synced: %s", self._options.path, error)
 
 
-#: What protects an open file from a loss of power.
+#: What protects an open file from a power failure.
 Durability: TypeAlias = Checkpoints | UnsyncedFile

@@ -1,4 +1,4 @@
-"""Opening one file: its path is examined, it is recovered after a loss of power, and only then given to LMDB."""
+"""Opening one file: its path is examined, it is recovered after a power failure, and only then given to LMDB."""
 
 import os
 from collections.abc import Callable

@@ -71,7 +71,7 @@ class Found(NamedTuple):
     has_file: bool
     """Whether the data file exists."""
     has_content: bool
-    """Whether something was committed to it: a loss of power may leave a part of a file to which nothing was."""
+    """Whether anything was ever committed to it. A power failure may leave a partial file without any commit."""
     has_lock: bool
     """Whether the lock file exists."""
     has_sidecar: bool
@@ -111,7 +111,7 @@ def create_missing(options: Options) -> None:
     create_sidecar(path + CHECKPOINT_SUFFIX, mode)
     _create(path, mode)
     if is_new:  # whichever process has created it
-        sync_folder(folder)  # or a loss of power could take the file, with all that was synced in it
+        sync_folder(folder)  # or a power failure could take the file, with all that was synced in it
 
 
 def create_sidecar(path: str, mode: int) -> None:
@@ -226,7 +226,7 @@ def _create_whole(path: str, mode: int, size: int) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Make what was created or renamed in a folder survive a loss of power, if the folder may be read."""
+    """Make what was created or renamed in a folder survive a power failure, if the folder may be read."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:

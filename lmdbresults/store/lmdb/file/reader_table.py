@@ -24,14 +24,14 @@ _LABEL_AT: Final = 16
 #: The number in the slot of a transaction that has ended.
 _NO_TXN: Final = _LABEL.pack((1 << 64) - 1)
 
-#: The label of a pin: "lmdbpin" in ASCII. No thread has it for its id.
+#: The label of a pin: "lmdbpin" in ASCII. No thread id can have this value.
 PIN: Final = 0x6C6D646270696E
-#: The upper bits of the label of a long read, "rd" in ASCII; the others hold milliseconds since the epoch.
+#: The upper bits of the label of a long read, "rd" in ASCII; the lower bits hold milliseconds since the epoch.
 _READ: Final = 0x7264 << 48
 _TIME: Final = (1 << 48) - 1
-#: The bits that the id of a thread may have, which is an address: a label has others, too.
+#: The bits that a thread id, which is an address, can have. A label also has higher bits.
 _THREAD: Final = (1 << 48) - 1
-#: How often a transaction is begun again because its slot could not be told from those of other threads.
+#: How often to begin a transaction again if its slot cannot be distinguished from those of other threads.
 _TRIES: Final = 8
 
 
@@ -98,7 +98,7 @@ class ReaderTable:
         """Stop keeping pages for a transaction through which nothing is read, such as a pin of a stopped process.
 
         The caller holds LMDB's write lock; ``last`` is the last commit. The process may end the transaction at any
-        moment, and a reader take over the slot: it can only have begun at the last commit, so that is put back then.
+        moment, and a new reader may get the slot. Its snapshot can only be the last commit, so that is restored then.
         """
         self._write(reader.place, _NO_TXN)
         assert self._map is not None, "readers() has found it there"

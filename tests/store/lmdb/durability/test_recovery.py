@@ -1,4 +1,4 @@
-"""Opening a file after a loss of power, and all that can have happened to the file and its sidecar meanwhile.
+"""Opening a file after a power failure, and all that can have happened to the file and its sidecar meanwhile.
 
 What the disk may have made of the pages is the business of tests/crash; here they are as they were written.
 """

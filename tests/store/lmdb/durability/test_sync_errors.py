@@ -113,7 +113,7 @@ def test_what_was_covered_before_is_still_said_to_be(path: str) -> None:
 
 
 def test_whoever_waits_for_a_commit_is_told(path: str) -> None:
-    """Several threads wait at once; what was acknowledged is there after a loss of power, the rest was told."""
+    """Several threads wait at once; what was acknowledged is there after a power failure, the rest was told."""
     source = """
 import sys, threading, time
 from lmdbresults import errors, open_store
