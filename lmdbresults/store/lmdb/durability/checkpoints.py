@@ -204,7 +204,7 @@ class Checkpoints:
         self._make_durable(checkpoint, pin, state, with_lock=True)
 
     def _free_stale_pins(self, durable: Checkpoint, last: int) -> None:
-        """Free the pins of all processes on checkpoints older than a durable one, if that has a pin or is the last commit.
+        """Free older pins than that of a durable checkpoint, in all processes, if that has a pin or is the last commit.
 
         The caller holds the write lock, so no writer is between its look for a pin and its commit.
         """

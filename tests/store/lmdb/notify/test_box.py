@@ -118,7 +118,7 @@ class TestDeath:
         with child(follow, path, b"living"), ExitStack() as doomed:
             for number in range(8):
                 doomed.enter_context(child(follow, path, b"%d" % number))
-            until(lambda: len(sockets(path)) == 9)
+            until(lambda: states(store._folder, *range(9)).count(ALIVE) == 9)
             doomed.close()
             store._notifier._verify_at = 0.0  # as if a second had passed
             store.set(b"key", b"value")
