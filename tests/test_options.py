@@ -1,4 +1,4 @@
-"""Every way to say where a store lies and how it is opened, and every way to get that wrong."""
+"""The path and the options of a store: every valid form, and the errors for invalid ones."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 @pytest.fixture(autouse=True)
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a present folder and a home of its own."""
+    """Give each test a working directory and a home of its own."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -65,7 +65,7 @@ def test_an_absolute_path(given: str, path: str):
         ("lmdb://data/~/results.lmdb~", "here/data/~/results.lmdb~"),
     ],
 )
-def test_a_path_relative_to_the_present_folder_or_home(given: str, path: str, tmp_path: Path):
+def test_path_relative_to_the_working_directory_or_home(given: str, path: str, tmp_path: Path):
     assert options_from_url(given).path == str(tmp_path / path)
 
 
@@ -174,13 +174,13 @@ def test_options_given_in_code_win_over_those_of_the_url():
         ("lmdb:///~user/results.lmdb", "the folder '~user' of the root folder"),
     ],
 )
-def test_a_path_that_cannot_be_understood_is_refused_with_a_cure(given: str, cure: str):
+def test_invalid_path_is_refused_with_a_cure(given: str, cure: str):
     with pytest.raises(ConfigurationError) as caught:
         options_from_url(given)
     assert cure in str(caught.value)
 
 
-def test_the_home_of_a_user_who_does_not_exist_is_refused():
+def test_home_of_a_user_that_does_not_exist_is_refused():
     with pytest.raises(ConfigurationError, match="~nobody-of-this-name"):
         options_from_url("~nobody-of-this-name/results.lmdb")
 
@@ -217,7 +217,7 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused():
         ("clock=now", "in code"),
     ],
 )
-def test_an_option_that_will_not_do_is_refused_with_a_cure(query: str, cure: str):
+def test_invalid_option_is_refused_with_a_cure(query: str, cure: str):
     with pytest.raises(ConfigurationError) as caught:
         options_from_url(f"lmdb:///results.lmdb?{query}")
     assert cure in str(caught.value)

@@ -1,4 +1,4 @@
-"""What may happen to a file that nobody has open, and files that are none of ours."""
+"""Damage to a file that no process has open, and files of other programs."""
 
 import random
 import sqlite3

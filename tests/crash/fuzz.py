@@ -1,7 +1,7 @@
 """Damaged files, opened and read: ``python -m tests.crash.fuzz [--files 2000]`` prints what came of each kind.
 
-A file is damaged while nobody has it open, and then read by a process of its own, which may die. Each value that comes
-back is compared with everything that was ever written under its key.
+A file is damaged while no process has it open, and then read by a subprocess, which may be killed by it. Each value
+that comes back is compared with everything that was ever written under its key.
 """
 
 import argparse
@@ -47,7 +47,7 @@ OUTCOMES = (
 FORBIDDEN = OUTCOMES[:3]
 
 
-#: Files that LMDB never reads a page of: nobody may die of these.
+#: Files of which LMDB never reads a page: they may end no process.
 HARMLESS = ("truncated", "another format", "a hostile name", "the -checkpoint damaged")
 
 

@@ -150,7 +150,7 @@ class History:
         if found.problems:
             return f"check: {found.problems[:3]}"
         if total < self._former or (total > self._former and total not in transactions):
-            return f"holds transaction {total}, of which nobody knows, or {self._former} and later ones have got lost"
+            return f"holds transaction {total}, which is unknown, or {self._former} and later ones have got lost"
         values = {key: value for key, value in found.values.items() if not key.startswith(SINGLE)}
         wanted = self._state(transactions, total)
         differing = sorted(key for key in values.keys() | wanted.keys() if values.get(key) != wanted.get(key))
@@ -220,7 +220,7 @@ class History:
             for key in singles.keys() | least.keys()
             if not least.get(key, 0) <= singles.get(key, 0) <= most.get(key, 0)
         ]
-        return f"holds single writes that nobody made, or lacks what was there before: {odd}" if odd else ""
+        return f"holds single writes that no process made, or lacks what was there before: {odd}" if odd else ""
 
 
 def _single(found: Found, writer: str) -> int:

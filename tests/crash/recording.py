@@ -111,7 +111,7 @@ class Recording:
 
     def events(self) -> list[Event]:
         """Return everything so far."""
-        self.mark("end", "")  # whoever comes next settles what a killed process has left undone
+        self.mark("end", "")  # the next event settles what a killed process left undone
         with open(self.log / "log", "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         events = list(_parse(content[: self._recorder.power_cut_end()]))

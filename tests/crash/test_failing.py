@@ -1,4 +1,4 @@
-"""What a power cut leaves after a sync that failed: pages that nobody synced again are not on the disk, ever."""
+"""What a power cut leaves after a failed sync: pages that were not written again never reach the disk."""
 
 import os
 import pickle
@@ -59,7 +59,7 @@ from lmdbresults import Options
 from lmdbresults.store.lmdb.maintenance.rewrite import rewrite
 from tests.crash.recording import mark
 rewrite(Options(path=sys.argv[1]))
-mark("written anew")
+mark("written again")
 """
 COVERED = sorted(b"covered %d" % number for number in range(50))
 ALL = sorted([*COVERED, *(b"later %d" % number for number in range(50))])
@@ -104,13 +104,13 @@ def test_whatever_others_do_the_file_is_back_at_the_checkpoint_before(recording:
         assert keys_in_next_boot(path) == COVERED, stage
 
 
-def test_what_was_written_anew_is_all_there_and_until_then_the_checkpoint(recording: Recording, tmp_path: Path) -> None:
+def test_rewritten_file_is_complete_and_until_then_the_checkpoint_is(recording: Recording, tmp_path: Path) -> None:
     run(recording, FAILS)
     run(recording, GOES_ON, "as usual")
     run(recording, REWRITES)
     found = [(keys_in_next_boot(path), stage) for path, stage in images(recording, tmp_path)]
     assert [keys for keys, stage in found if keys not in (COVERED, ALL)] == []
-    assert {tuple(keys) for keys, stage in found if stage in ("written anew", "end")} == {tuple(ALL)}
+    assert {tuple(keys) for keys, stage in found if stage in ("written again", "end")} == {tuple(ALL)}
 
 
 def test_that_a_failure_is_forgotten_would_be_noticed_here(recording: Recording, tmp_path: Path) -> None:

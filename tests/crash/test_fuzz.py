@@ -27,7 +27,7 @@ def test_no_damage_has_a_wrong_value_returned_or_hangs_or_raises_what_is_not_our
     assert [case for case in found if case.outcome in FORBIDDEN] == [], table(found)
 
 
-def test_nobody_dies_of_a_short_file_or_one_of_another_format_or_a_hostile_name(found: list[Case]):
+def test_short_file_other_format_or_hostile_name_ends_no_process(found: list[Case]):
     assert [case for case in found if case.kind in HARMLESS and "crash" in case.told] == []
 
 

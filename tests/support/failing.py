@@ -31,7 +31,7 @@ def environment(path: str, former: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 def fail_next(path: str, code: int = errno.EIO) -> None:
-    """Have the next sync of a file fail, of whichever process notices first. Also called by those that are to fail."""
+    """Have the next sync of a file fail, in the process that notices first. Processes that are to fail call it, too."""
     draft = Path(f"{_order(path)}.draft")
     draft.write_text(f"{code} {os.path.realpath(path)}\n")
     draft.rename(_order(path))

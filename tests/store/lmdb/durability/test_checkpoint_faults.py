@@ -42,7 +42,7 @@ class Refusing:
         raise lmdb.DiskError("Input/output error")
 
 
-def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_sync_is_an_error_from_then_on(path: str, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(path, checkpoint_interval=LONG)
     store.set(b"before", b"value")
     checkpoints, before = store._environment.file.checkpoints, covered(store)
@@ -57,7 +57,7 @@ def test_a_disk_that_does_not_sync_is_an_error_from_then_on(path: str, caplog: p
     assert "without a last checkpoint" in caplog.text
 
 
-def test_a_sidecar_that_was_deleted_is_made_anew(path: str) -> None:
+def test_deleted_sidecar_is_recreated_by_the_next_checkpoint(path: str) -> None:
     def write() -> None:
         store = open_store(path, checkpoint_interval=LONG)
         store.set(b"one", b"value")
@@ -70,9 +70,7 @@ def test_a_sidecar_that_was_deleted_is_made_anew(path: str) -> None:
     assert keys_in_next_boot(path) == [b"one", b"two"]
 
 
-def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_commit_is_synced_where_the_system_has_no_boot_id(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "boot_id", lambda: "")
     for durability in ("checkpoint", "commit", "none"):
         with open_store(path, durability=durability) as store:
@@ -82,7 +80,7 @@ def test_where_one_boot_cannot_be_told_from_another_each_commit_is_synced(
     assert keys_in(path) == [b"n"]
 
 
-def test_a_failure_of_the_disk_leaves_no_pin_and_is_not_forgotten_at_a_fork(path: str) -> None:
+def test_failed_sync_leaves_no_pin_and_is_remembered_across_a_fork(path: str) -> None:
     store = open_store(path, checkpoint_interval=LONG)
     store.set(b"key", b"value")
     checkpoints, before = store._environment.file.checkpoints, kept(store)
@@ -111,7 +109,7 @@ def no_descriptors() -> Iterator[None]:
         os.close(held[0])
 
 
-def test_want_of_descriptors_is_an_error_that_passes(path: str) -> None:
+def test_lack_of_descriptors_is_a_temporary_error(path: str) -> None:
     with open_store(path, checkpoint_interval=LONG) as store:
         store.get(b"key")
         store.set(b"key", b"value")
@@ -122,9 +120,7 @@ def test_want_of_descriptors_is_an_error_that_passes(path: str) -> None:
         assert covered(store) == last_commit(store)
 
 
-def test_a_disk_that_does_not_take_the_sidecar_is_an_error_that_passes(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_to_write_the_sidecar_is_a_temporary_error(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise OSError(5, "Input/output error")
 
@@ -140,8 +136,8 @@ def test_a_disk_that_does_not_take_the_sidecar_is_an_error_that_passes(
         assert covered(store) == last_commit(store)
 
 
-def test_a_sidecar_that_was_deleted_is_made_anew_though_nothing_is_written(path: str) -> None:
-    """Nobody else can open the file until then, as it does not say how it is guarded."""
+def test_deleted_sidecar_is_recreated_though_nothing_is_written(path: str) -> None:
+    """No other process can open the file until then, as the sidecar says how it is protected."""
     with open_store(path, checkpoint_interval=SHORT) as store:
         store.set(b"key", b"value")
         os.unlink(f"{path}-checkpoint")
@@ -150,7 +146,7 @@ def test_a_sidecar_that_was_deleted_is_made_anew_though_nothing_is_written(path:
         assert run_script(source, path).stderr == ""
 
 
-def test_a_sidecar_that_was_deleted_and_that_nobody_makes_anew_is_said_to_be_missing(path: str) -> None:
+def test_deleted_sidecar_that_no_process_recreates_is_an_error_that_says_so(path: str) -> None:
     open_store(path).close()
     source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1])"
     with open_store(path) as store:
@@ -159,7 +155,7 @@ def test_a_sidecar_that_was_deleted_and_that_nobody_makes_anew_is_said_to_be_mis
         assert f"{path}-checkpoint was deleted" in run_script(source, path).stderr
 
 
-def test_a_file_that_was_deleted_in_use_is_not_begun_anew_under_its_lock(path: str) -> None:
+def test_file_that_was_deleted_in_use_is_not_recreated_under_its_lock_file(path: str) -> None:
     source = "import sys; from lmdbresults import open_store; open_store(sys.argv[1])"
     with open_store(path) as store:
         store.set(b"key", b"value")
@@ -170,9 +166,7 @@ def test_a_file_that_was_deleted_in_use_is_not_begun_anew_under_its_lock(path: s
 # -- pins and locks that stay ------------------------------------------------------------------------------------------
 
 
-def test_whoever_is_stopped_in_the_midst_of_a_checkpoint_is_not_waited_for(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_that_is_stopped_in_a_checkpoint_is_not_waited_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_LOCK_PATIENCE", SHORT)
     with open_store(path, checkpoint_interval=LONG) as store, open(f"{path}-checkpoint", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -218,7 +212,7 @@ def test_write_after_the_checkpoint_of_another_process_pins_that_and_makes_none(
         assert kept(store) == [str(made)]
 
 
-def test_a_process_that_only_flushes_keeps_no_pin(path: str) -> None:
+def test_process_that_only_flushes_keeps_no_pin(path: str) -> None:
     def write_on(started: int) -> None:
         store = open_store(path, checkpoint_interval=LONG)
         os.read(started, 1)
@@ -237,7 +231,7 @@ def test_a_process_that_only_flushes_keeps_no_pin(path: str) -> None:
         assert covered(store) == last_commit(store)
 
 
-def test_a_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: str) -> None:
+def test_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: str) -> None:
     def fork_inside(told: int) -> None:
         store = open_store(path)
         with store.write() as txn:
@@ -260,7 +254,7 @@ def test_a_child_that_cannot_use_the_store_keeps_no_locks_of_its_parent(path: st
         os.kill(pid, 9)
 
 
-def test_a_program_keeps_no_pin_that_it_had_before_exec(path: str) -> None:
+def test_program_keeps_no_pin_from_before_exec(path: str) -> None:
     source = """
 import os, sys
 from lmdbresults import open_store
@@ -276,12 +270,12 @@ assert not lines() & set(sys.argv)
 """
     open_store(path).close()
     with open_store(path) as store:
-        assert store.get(b"key") is None  # so that somebody keeps LMDB's table of readers
+        assert store.get(b"key") is None  # so that LMDB's reader table stays
         command = [sys.executable, "-W", "error", "-c", source, path]
         subprocess.run(command, env={**os.environ, "SOURCE": source}, timeout=PATIENCE, check=True)
 
 
-def test_a_signal_handler_that_flushes_in_the_midst_of_a_checkpoint_leaves_the_turn(
+def test_signal_handler_that_flushes_during_a_checkpoint_keeps_the_checkpoint_lock(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, turns = Sidecar.write, []

@@ -1,4 +1,4 @@
-"""Checkpoints while processes write: when they are made and by whom, what they cover, what becomes of their pins."""
+"""Checkpoints while processes write: when and by which process they are made, what they cover, and their pins."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 # -- in time -----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_written_is_covered_in_time_and_then_nothing_more_is_made(path: str) -> None:
+def test_writes_are_covered_in_time_and_then_no_more_checkpoints_are_made(path: str) -> None:
     with open_store(path, checkpoint_interval=SHORT) as store:
         for number in range(3):
             store.set(b"%d" % number, b"value")
@@ -45,7 +45,7 @@ def test_a_store_that_is_only_read_makes_no_checkpoint_and_has_no_thread(path: s
     assert Path(f"{path}-checkpoint").stat().st_mtime_ns == before
 
 
-def test_much_is_covered_before_its_time(path: str) -> None:
+def test_many_bytes_are_covered_before_the_interval_ends(path: str) -> None:
     with open_store(path, checkpoint_interval=LONG, checkpoint_bytes=1 << 20) as store:
         store.set(b"key", b"value")
         first = covered(store)
@@ -175,9 +175,9 @@ def test_under_commit_processes_share_a_file_with_those_that_make_checkpoints(pa
 # -- others ------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_lives_on_covers_what_a_killed_one_has_written(path: str) -> None:
+def test_running_process_covers_what_a_killed_one_wrote(path: str) -> None:
     with open_store(path, checkpoint_interval=SHORT) as store:
-        store.set(b"key", b"value")  # so that there is somebody who watches
+        store.set(b"key", b"value")  # so that this process watches the others
         store.flush()
         ours, theirs = os.pipe()
         with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
@@ -187,7 +187,7 @@ def test_a_process_that_lives_on_covers_what_a_killed_one_has_written(path: str)
     assert keys_in_next_boot(path) == [b"key", b"written"]
 
 
-def test_a_process_that_is_stopped_is_not_waited_for(path: str) -> None:
+def test_stopped_process_is_not_waited_for(path: str) -> None:
     with open_store(path, checkpoint_interval=SHORT) as store:
         ours, theirs = os.pipe()
         with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
@@ -277,7 +277,7 @@ def write_much(path: str) -> None:
 
 
 def test_a_commit_without_a_pin_is_covered_first(path: str) -> None:
-    """The holder of the pin is killed, its slot is cleared by whoever comes by, and then somebody writes."""
+    """The holder of the pin is killed, another process clears its slot, and then one writes."""
     store = open_store(path, checkpoint_interval=LONG)
     ours, theirs = os.pipe()
     with child(write_and_stay, path, theirs, {"checkpoint_interval": LONG}) as other:
@@ -294,7 +294,7 @@ def test_a_commit_without_a_pin_is_covered_first(path: str) -> None:
     assert len(keys_in_next_boot(path)) == 3
 
 
-def test_whoever_opens_a_file_covers_what_the_killed_have_written(path: str) -> None:
+def test_process_that_opens_a_file_covers_what_killed_ones_wrote(path: str) -> None:
     def write() -> None:
         open_store(path, checkpoint_interval=LONG).set(b"key", b"value")
 
@@ -326,13 +326,13 @@ def test_processes_come_and_go_and_are_killed_while_all_write(path: str) -> None
                 store.close()
 
     in_children(4, work)
-    with open_store(path) as store:  # which covers what the last one has left, as there is nobody else
+    with open_store(path) as store:  # which covers what the last process left
         assert store.check(deep=True) == []
         assert len(list(store.scan())) == 4 * 10 * 20 + 4 * 4
     assert len(keys_in_next_boot(path)) == 4 * 10 * 20 + 4 * 4
 
 
-def test_a_store_of_another_boot_is_open_by_one_process_at_a_time_until_it_is_mended(path: str) -> None:
+def test_after_a_reboot_one_process_recovers_the_file_while_the_others_wait(path: str) -> None:
     def write() -> None:
         store = open_store(path, checkpoint_interval=LONG)
         store.set(b"covered", b"value")
@@ -348,7 +348,7 @@ def test_a_store_of_another_boot_is_open_by_one_process_at_a_time_until_it_is_me
 # -- durabilities that meet --------------------------------------------------------------------------------------
 
 
-def test_who_wants_no_checkpoints_makes_them_where_others_rely_on_them(path: str) -> None:
+def test_durability_none_makes_checkpoints_where_other_processes_rely_on_them(path: str) -> None:
     ours, theirs = os.pipe()
     with child(write_and_stay, path, theirs, {}) as other:
         os.read(ours, 1)
@@ -362,7 +362,7 @@ def test_who_wants_no_checkpoints_makes_them_where_others_rely_on_them(path: str
 
 
 @pytest.mark.parametrize("durability", ["checkpoint", "commit"])
-def test_who_relies_on_checkpoints_is_refused_where_others_make_none(path: str, durability: str) -> None:
+def test_durability_with_checkpoints_is_refused_where_other_processes_make_none(path: str, durability: str) -> None:
     def try_to_open() -> None:
         with pytest.raises(errors.ConfigurationError, match="durability='none'") as caught:
             open_store(path, durability=durability)
@@ -375,7 +375,7 @@ def test_who_relies_on_checkpoints_is_refused_where_others_make_none(path: str, 
         assert store.get(b"key") == b"value"
 
 
-def test_who_relies_on_checkpoints_may_come_while_the_last_one_without_closes(
+def test_durability_with_checkpoints_is_accepted_once_the_last_process_without_closes(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hold_open(told: int, order: int) -> None:
@@ -397,7 +397,7 @@ def test_who_relies_on_checkpoints_may_come_while_the_last_one_without_closes(
         open_store(path).close()
 
 
-def test_a_file_changes_its_durability_when_nobody_has_it_open(path: str) -> None:
+def test_file_changes_its_durability_when_no_process_has_it_open(path: str) -> None:
     for number, durability in enumerate(["none", "checkpoint", "none", "commit", "none", "commit", "checkpoint"]):
         with open_store(path, durability=durability) as store:
             store.set(b"%d" % number, b"value")

@@ -50,7 +50,7 @@ def refused_in_next_boot(path: str, kind: type[Exception], **options: object) ->
     return message
 
 
-def test_the_same_boot_has_all_that_the_killed_have_written(path: str) -> None:
+def test_same_boot_has_all_that_killed_processes_wrote(path: str) -> None:
     left_behind(path)
     assert len(in_child(keys_in, path)) == 1001
 
@@ -160,7 +160,7 @@ def test_a_file_of_another_store_under_the_sidecar_is_not_put_back_to_what_it_ne
     assert len(keys_in_next_boot(path)) == 100
 
 
-def test_a_file_that_was_deleted_begins_anew_beside_its_sidecar(path: str) -> None:
+def test_deleted_file_is_recreated_beside_its_sidecar(path: str) -> None:
     for boot in ("", "next"):
         left_behind(path)
         os.unlink(path)
@@ -244,7 +244,7 @@ def test_a_newer_sidecar_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("sound", [True, False])
-def test_under_a_garbled_sidecar_the_file_is_looked_through(path: str, sound: bool) -> None:
+def test_file_is_verified_under_a_garbled_sidecar(path: str, sound: bool) -> None:
     left_behind(path)
     Path(f"{path}-checkpoint").write_bytes(b"\xa5" * 16384)
     if sound:
@@ -271,7 +271,7 @@ def test_one_garbled_place_of_the_sidecar_leaves_the_checkpoint_before(path: str
     assert keys_in_next_boot(path) in ([b"0"], [b"0", b"1"])
 
 
-def test_under_none_a_file_is_looked_through_after_a_loss_of_power(path: str) -> None:
+def test_under_none_a_file_is_verified_after_a_loss_of_power(path: str) -> None:
     left_behind(path, "none")
     assert len(keys_in_next_boot(path)) == 1001
 
@@ -287,7 +287,7 @@ def test_under_none_a_damaged_file_is_refused_and_left_as_it_is(path: str) -> No
     assert Path(path).read_bytes() == content
 
 
-def test_a_damaged_file_is_put_aside_if_that_is_wished(path: str, tmp_path: Path) -> None:
+def test_damaged_file_is_renamed_if_the_options_say_so(path: str, tmp_path: Path) -> None:
     left_behind(path, "none")
     garble(path)
     content = Path(path).read_bytes()
@@ -301,7 +301,7 @@ def test_a_damaged_file_is_put_aside_if_that_is_wished(path: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
-def test_a_kill_while_a_damaged_file_is_put_aside_has_nobody_take_it_for_sound(
+def test_kill_while_a_damaged_file_is_renamed_does_not_make_it_count_as_sound(
     path: str, tmp_path: Path, is_renamed: bool
 ) -> None:
     left_behind(path, "none")

@@ -1,4 +1,4 @@
-"""A disk that has not taken what was written: who is told, who refuses what, and what is left.
+"""A failed sync: which processes learn of it, what they refuse, and what is left.
 
 The disk is a real one; it is the answer of a sync that is replaced, in processes of their own. That a later sync says
 that all is well is what Linux does, and what happens here.
@@ -43,12 +43,12 @@ class Refusing(Syncing):
         raise lmdb.DiskError("Input/output error")
 
 
-# -- who refuses -------------------------------------------------------------------------------------------------------
+# -- refused -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("durability", ["checkpoint", "commit"])
-def test_a_process_that_was_started_since_stores_nothing_over_it(path: str, durability: str, code: int) -> None:
+def test_process_that_was_started_since_refuses_writes(path: str, durability: str, code: int) -> None:
     said = fail(path, durability, code)
     before = checkpoint_of(path)
     for wanted in ("checkpoint", "commit"):
@@ -63,7 +63,7 @@ def test_a_process_that_was_started_since_stores_nothing_over_it(path: str, dura
 
 
 @pytest.mark.parametrize("durability", ["checkpoint", "commit"])
-def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path: str, durability: str) -> None:
+def test_process_that_had_the_file_open_before_refuses_writes_too(path: str, durability: str) -> None:
     with open_store(path, durability=durability, checkpoint_interval=LONG) as store:
         store.set(b"first", b"value")
         fail(path)
@@ -78,7 +78,7 @@ def test_a_process_that_had_the_file_open_before_stores_nothing_more_either(path
 
 
 @pytest.mark.parametrize("moment", [(Sidecar, "try_lock_checkpoints"), (Syncing, "sync")], ids=["turn", "sync"])
-def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fails(
+def test_checkpoint_that_has_begun_is_not_made_after_a_failed_sync_of_another_process(
     path: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
 ) -> None:
     kind, name = moment
@@ -103,7 +103,7 @@ def test_nobody_makes_the_checkpoint_that_he_has_begun_when_another_process_fail
         assert covered(store) == before
 
 
-def test_what_was_covered_before_is_still_said_to_be(path: str) -> None:
+def test_earlier_commits_still_count_as_durable(path: str) -> None:
     with open_store(path, checkpoint_interval=LONG) as store:
         store.set(b"first", b"value")
         store.flush()
@@ -112,8 +112,8 @@ def test_what_was_covered_before_is_still_said_to_be(path: str) -> None:
         store._environment.flush(number)
 
 
-def test_whoever_waits_for_a_commit_is_told(path: str) -> None:
-    """Several threads wait at once; what was acknowledged is there after a power failure, the rest was told."""
+def test_threads_that_wait_for_a_commit_get_the_error(path: str) -> None:
+    """Several threads wait at once; what was acknowledged is there after a power failure, the rest got the error."""
     source = """
 import sys, threading, time
 from lmdbresults import errors, open_store
@@ -151,7 +151,7 @@ def values_in(path: str) -> dict[bytes, bytes]:
     return dict(store.scan())
 
 
-def test_what_fails_as_a_process_ends_is_known_to_the_next_one(path: str) -> None:
+def test_sync_that_fails_as_a_process_ends_is_known_to_the_next_one(path: str) -> None:
     source = """
 import sys
 from lmdbresults import open_store
@@ -166,8 +166,8 @@ fail_next(sys.argv[1])
         assert store.get(b"key") == b"value"
 
 
-def test_what_fails_under_the_write_lock_is_undone_and_known_to_the_next_one(path: str) -> None:
-    """A writer makes a checkpoint himself where what was committed before him lost its pin."""
+def test_sync_that_fails_under_the_write_lock_undoes_the_commit_and_is_known_to_the_next_process(path: str) -> None:
+    """A writer makes a checkpoint itself if the pin of the former commits is gone."""
     source = """
 import os, sys
 from lmdbresults import errors, open_store
@@ -193,7 +193,7 @@ except errors.DiskFailed:
         assert refuses(held)
 
 
-def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
+def test_waiter_reads_existing_results_and_can_close(path: str) -> None:
     backend = open_backend(f"lmdb://{path}")
     with backend.store as store:
         backend.mark_as_done("id", 42)
@@ -206,7 +206,7 @@ def test_who_waits_reads_what_is_there_and_can_close(path: str) -> None:
             backend.mark_as_done("other", 42)
 
 
-def test_a_process_that_cannot_tell_the_others_refuses_nevertheless(
+def test_process_that_cannot_note_the_failure_refuses_nevertheless(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: object) -> None:
@@ -244,7 +244,7 @@ def test_after_a_restart_the_file_is_at_its_checkpoint_and_stores_again(path: st
     assert in_boot("the one after", keys_in, path) == [b"covered", b"later"]
 
 
-def test_nobody_overwrites_the_checkpoint_though_nobody_keeps_a_pin_any_more(path: str) -> None:
+def test_checkpoint_is_not_overwritten_although_no_pin_is_left(path: str) -> None:
     fail(path)
     for durability in ("none", "checkpoint", "commit", "none"):
         with open_store(path, durability=durability) as store:
@@ -267,9 +267,7 @@ def test_a_file_that_takes_the_place_of_a_failed_one_is_not_refused(path: str, t
 # -- none --------------------------------------------------------------------------------------------------------------
 
 
-def test_without_checkpoints_it_goes_on_but_nobody_says_that_it_is_on_the_disk(
-    path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_checkpoints_writes_go_on_but_flush_raises(path: str, caplog: pytest.LogCaptureFixture) -> None:
     assert "`lmdbresults rewrite`" in fail(path, "none")
     with caplog.at_level(logging.ERROR), open_store(path, durability="none") as store:
         store.set(b"more", b"value")
@@ -277,11 +275,11 @@ def test_without_checkpoints_it_goes_on_but_nobody_says_that_it_is_on_the_disk(
             store.flush()
     assert "without having been synced" in caplog.text
     damage(path)
-    with pytest.raises(errors.FileDamaged):  # it is looked through, as it was not closed in peace
+    with pytest.raises(errors.FileDamaged):  # it is verified, as it was not closed cleanly
         in_boot("next", lambda: open_store(path, durability="none"))
 
 
-def test_whoever_wants_checkpoints_is_refused_after_a_sync_that_failed_without(path: str) -> None:
+def test_checkpoints_are_refused_after_a_failed_sync_without_them(path: str) -> None:
     fail(path, "none")
     with open_store(path) as store:
         assert refuses(store)
@@ -290,7 +288,7 @@ def test_whoever_wants_checkpoints_is_refused_after_a_sync_that_failed_without(p
         assert not refuses(store)
 
 
-def test_the_time_that_is_told_is_that_of_the_failure(path: str) -> None:
+def test_note_holds_the_time_of_the_failure(path: str) -> None:
     began = time.time()
     fail(path)
     sidecar = Sidecar(path)

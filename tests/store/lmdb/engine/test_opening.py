@@ -1,4 +1,4 @@
-"""Files that lost power before anything was committed to them: they are begun anew, and nothing else is."""
+"""Files that lost power before anything was committed to them: only those are recreated."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def boot_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def reboot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "boot_id", lambda: "the next boot")
 
 
@@ -39,7 +39,7 @@ def lose(path: Path, start: int, end: int) -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (0, PAGE), (PAGE, 2 * PAGE), (0, 2 * PAGE)])
-def test_half_a_beginning_is_begun_anew(file: Path, start: int, end: int) -> None:
+def test_half_a_beginning_is_recreated(file: Path, start: int, end: int) -> None:
     lose(file, start, end)
     with file.open("r+b") as data:
         data.seek(IDENTITY_PLACE)
@@ -64,13 +64,13 @@ def test_anything_else_of_that_size_is_refused(file: Path) -> None:
     refusal(file, NotLMDB, "move the file away")
 
 
-def test_a_file_without_its_beginning_is_put_aside_if_that_is_wished(
+def test_file_without_its_beginning_is_renamed_if_the_options_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = filled(tmp_path / "results.lmdb", 10)
     lose(path, 0, PAGE)
     content = path.read_bytes()
-    boot_anew(monkeypatch)
+    reboot(monkeypatch)
     refusal(path, FileDamaged, "on_damage")
     with open_store(path, on_damage="fresh") as store:
         assert (store.get(b"key 1"), store.check()) == (None, [])
@@ -78,7 +78,7 @@ def test_a_file_without_its_beginning_is_put_aside_if_that_is_wished(
     assert aside.read_bytes() == content
 
 
-def test_the_names_are_on_the_disk_before_there_is_content_whoever_has_created_the_file(
+def test_names_are_synced_before_there_is_content_whichever_process_has_created_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, sizes = tmp_path / "results.lmdb", []

@@ -1,4 +1,4 @@
-"""No room: `StoreFull` is the only error, nothing is lost, and reading, deleting and sweeping go on."""
+"""No space: `StoreFull` is the only error, nothing is lost, and reading, deleting and sweeping still work."""
 
 import os
 import random
@@ -130,7 +130,7 @@ def test_deleting_from_a_full_store_makes_room_for_as_much_again(small: Callable
         assert store.check() == []
 
 
-def test_what_has_expired_makes_way_with_nobody_calling_sweep(small: Callable[..., LMDBStore]) -> None:
+def test_expired_records_make_way_without_a_call_of_sweep(small: Callable[..., LMDBStore]) -> None:
     clock = Clock()
     with small(clock=clock) as store:
         count = fill(store, ttl=10)

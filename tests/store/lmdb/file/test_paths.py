@@ -69,7 +69,7 @@ def test_a_name_too_long_for_the_file_system_is_an_error(tmp_path: Path) -> None
     refusal(tmp_path / ("x" * 252), errors.OpenError, "too long")
 
 
-# -- things that are no plain file -------------------------------------------------------------------------------
+# -- paths that are not files -------------------------------------------------------------------------------------
 
 
 def make_folder(path: Path) -> None:
@@ -94,7 +94,9 @@ def make_socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "what"), [(make_folder, "a folder"), (make_pipe, "a named pipe"), (make_socket, "a socket")]
 )
-def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None], what: str, place: str) -> None:
+def test_path_that_is_not_a_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], what: str, place: str
+) -> None:
     make(tmp_path / place)
     refusal(tmp_path / "results.lmdb", errors.NotAFile, "Give the path", str(tmp_path / place))
     with pytest.raises(errors.NotAFile, match=what):
@@ -122,7 +124,7 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     [b"x", b"some text\n" * 1000, bytes(4096), bytes(1 << 20), os.urandom(4096), os.urandom(1 << 16)],
     ids=["one byte", "text", "4 kB of zeros", "zeros", "4 kB of noise", "noise"],
 )
-def test_a_file_that_is_no_lmdb_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_lmdbs_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.lmdb").write_bytes(content)
     refusal(tmp_path / "results.lmdb", errors.NotLMDB, "move the file away")
 
@@ -141,7 +143,7 @@ def test_an_lmdb_file_of_another_program_is_refused(tmp_path: Path, name: bytes 
     if not lock:
         Path(f"{path}-lock").unlink()
         refusal(path, errors.ForeignFile, "another path")
-    else:  # LMDB sets up a lock file that nobody holds, so that one does change
+    else:  # LMDB initializes a lock file that no process holds, so that one does change
         content = path.read_bytes()
         with pytest.raises(errors.ForeignFile, match="another path"):
             open_store(path)

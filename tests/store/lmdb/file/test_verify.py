@@ -64,7 +64,7 @@ def test_a_file_without_lock_gets_none(file: Path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_lmdb_itself_leaves_behind_is_no_problem(tmp_path: Path, seed: int):
+def test_leftovers_of_lmdb_are_not_a_problem(tmp_path: Path, seed: int):
     """Large values that one transaction makes smaller, deletes, aborts, pages that readers hold back."""
     path, chance = tmp_path / "any.lmdb", random.Random(seed)
     keys = [b"k%b" % chance.randbytes(chance.choice([4, 60, 300])) for _ in range(100)]
@@ -169,7 +169,7 @@ def test_a_flipped_bit_in_a_value_is_a_damaged_record(file: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text" * 5000, bytes(20_000), b"\xff" * 20_000])
-def test_what_is_no_lmdb_file_is_said_to_be_none(tmp_path: Path, content: bytes):
+def test_file_that_is_not_lmdbs_is_said_to_be_none(tmp_path: Path, content: bytes):
     path = tmp_path / "other"
     path.write_bytes(content)
     (problem,) = verify(str(path))
@@ -185,7 +185,7 @@ def test_only_some_of_very_many_problems_are_listed(tmp_path: Path):
     path = tmp_path / "other.lmdb"
     with lmdb.open(str(path), subdir=False) as handle, handle.begin(write=True) as txn:
         for number in range(500):
-            txn.put(b"?%d" % number, b"of somebody else")
+            txn.put(b"?%d" % number, b"of another program")
     problems = verify(str(path))
     assert len(problems) == 101
     assert "only the first 100" in problems[-1]
