@@ -12,6 +12,9 @@ from lmdbresults import LMDBStore, open_store
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.maintenance.check import check
 from lmdbresults.store.lmdb.records import records
+from lmdbresults.store.lmdb.records.expiry_index import index_key
+from lmdbresults.store.lmdb.records.layout import Record, unpack
+from lmdbresults.store.lmdb.records.records import write
 from lmdbresults.testing import FakeClock, sample
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -75,6 +78,23 @@ def test_records_of_the_golden_file_are_read(path: str, clock: FakeClock):
         assert dict(store.scan()) == {key: value for key, value, _ in RECORDS[:4]}
         assert store.ttl(LONG) == pytest.approx(60.0)
         assert store.check() == []
+
+
+def test_registrations_of_an_earlier_layout_do_no_harm(path: str, clock: FakeClock):
+    """A flag said that a record was waited for; a record without a value stood in for a key that did not exist."""
+    fill(path, clock, (b"awaited", b"...", 60.0))
+    with raw(path) as txn:
+        write(txn, b"awaited", b"kawaited", unpack(b"awaited", txn.get(b"kawaited"))._replace(flags=4))
+        write(txn, b"vacant", b"kvacant", Record(1e-323, clock() + 60.0, 4, b""))
+        txn.put(index_key(clock() + 60.0, b"kvacant"), b"")
+        txn.put(b"w" + bytes(24), b"fkvacant")
+    with reopened(path, clock) as store:
+        assert store.mget([b"awaited", b"vacant"]) == [b"...", None]
+        assert dict(store.scan()) == {b"awaited": b"..."}
+        clock.advance(60.0)
+        store.sweep()
+        assert [problem for problem in store.check() if "kind that this version does not know" not in problem] == []
+        assert store.add(b"vacant", b"done")
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
