@@ -69,11 +69,15 @@ def freed_pages(file: PageFile, state: State) -> Iterator[tuple[int, int]]:
     while below:
         number, levels = below.pop()
         for node in nodes_of(file.page(number), number):
+            if node.below > state.last_page:
+                raise PageDamaged(f"Page {number} refers to page {node.below}, behind the end of the file.")
             if levels > 1:
                 below.append((node.below, levels - 1))
-            else:
-                count = file.value(node._replace(size=_NUMBER.size))[: _NUMBER.size]
-                yield _NUMBER.unpack(node.key)[0], _NUMBER.unpack(count)[0]
+                continue
+            count = file.value(node._replace(size=_NUMBER.size))[: _NUMBER.size]
+            if len(node.key) != _NUMBER.size or len(count) != _NUMBER.size:
+                raise PageDamaged(f"Page {number} is not a page of the list of free pages.")
+            yield _NUMBER.unpack(node.key)[0], _NUMBER.unpack(count)[0]
 
 
 def damage_at_the_top(file: PageFile) -> str | None:

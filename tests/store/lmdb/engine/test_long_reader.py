@@ -6,6 +6,8 @@ import time
 import pytest
 
 from lmdbresults import LMDBStore, StoreFull, open_store
+from lmdbresults.store.lmdb.file.btree import freed_pages
+from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile
 from tests.support.processes import FORKS_WITH_THREADS, PATIENCE, child
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -48,3 +50,15 @@ def test_pin_of_a_checkpoint_is_not_a_long_read(path: str) -> None:
         store.set(b"key", b"value")
         store.set(b"key", b"later")
         assert store.stats().oldest_reader is None
+
+
+def test_pages_that_change_while_the_list_of_free_pages_is_read_are_damage_and_no_other_error(path: str) -> None:
+    with open_store(path, durability="none") as store:
+        for number in range(200):  # some pages of leaves below a branch
+            store.set(b"%d" % number, bytes(300))
+    with PageFile(path) as file:
+        state = file.states()[0]
+        with pytest.raises(PageDamaged, match="not a page of the list of free pages"):
+            list(freed_pages(file, state._replace(free=state.main)))
+        with pytest.raises(PageDamaged, match="behind the end of the file"):
+            list(freed_pages(file, state._replace(free=state.main, last_page=1)))
