@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 from lmdbresults import states
 from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.task_records import TaskRecords
+from lmdbresults.errors import DecodeError, NewerFormat
 from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnMessage
 from lmdbresults.record import TaskRecord
@@ -90,7 +91,14 @@ class Pending:
 
 def known_meta(backend: WaitingBackend, task_id: Any, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
     """Return the meta in a record if the task is in a wanted state (None: in any). A success goes into the cache."""
-    record = TaskRecord.unpack(data)
+    try:
+        record = TaskRecord.unpack(data)
+    except (DecodeError, NewerFormat):
+        # A message may carry anything: only what the store holds counts.
+        [stored] = backend._source.mget([backend.get_key_for_task(task_id)])
+        if stored is None:
+            return None
+        record = TaskRecord.unpack(stored)
     if wanted is not None and record.state not in wanted:
         return None
     meta = backend.records.meta(task_id, record)

@@ -1,7 +1,11 @@
 """A thread that waits is woken by the process that stores the result. A lost wake-up hangs, see elsewhere.py."""
 
+import fcntl
 import os
 import signal
+import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,9 +14,13 @@ import pytest
 from lmdbresults.backends import LMDBBackend
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, ResultSet
+from lmdbresults.store.lmdb.notify.messages import pack
+from lmdbresults.store.lmdb.records.layout import place_of
+from lmdbresults.store.lmdb.types import FINAL
 from tests.support.elsewhere import HOUR, Elsewhere, elsewhere, registrations, sockets
 from tests.support.plain import opened
 from tests.support.processes import FORKS_WITH_THREADS
+from tests.support.waits import threads, until
 
 pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.usefixtures("no_second_look")]
 interface = pytest.mark.interface
@@ -83,6 +91,28 @@ Way = Callable[..., Any]
 def test_another_process_wakes_the_waiter(way: Way, lmdb, other):
     other.begin(("await registrations", 1), ("mark_as_done", "id", 42))
     assert way(lmdb) == [42]
+
+
+@interface("wakes")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", [b"rubbish", b"\x9c\x7f\xa7SUCCESS"])
+def test_a_message_with_a_value_that_cannot_be_decoded_only_makes_the_waiter_look(way: Way, value: bytes, lmdb, other):
+    def forge() -> None:
+        until(lambda: registrations(lmdb))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(f"{path}-wake/{sockets(path)[0]}")
+            sender.send(pack(place_of(lmdb.get_key_for_task("id")), FINAL, 1 << 60, 0.0, value))
+            until(lambda: not is_queued(sender))
+        other.begin(("mark_as_done", "id", 42))
+
+    path = lmdb._options.path
+    with threads(1, lambda _: forge()):
+        assert way(lmdb) == [42]
+
+
+def is_queued(sender: socket.socket) -> bool:
+    """Return whether what was sent has not been read."""
+    return struct.unpack("i", fcntl.ioctl(sender, termios.TIOCOUTQ, bytes(4))) != (0,)
 
 
 @interface("wakes")
