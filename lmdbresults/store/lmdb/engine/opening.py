@@ -64,6 +64,7 @@ def open_file(options: Options, acquire_writer: AcquireWriter, keep: Callable[[O
 def _try_open(options: Options, acquire_writer: AcquireWriter, keep: Callable[[OpenFile], object]) -> bool:
     found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
+    parts = None
     try:
         if found.has_file:
             _refuse_unusable(options, found, sidecar)
@@ -73,10 +74,13 @@ def _try_open(options: Options, acquire_writer: AcquireWriter, keep: Callable[[O
         if is_guarded is not None:
             if found.has_content:  # recovery is over, so the file can be relied on
                 paths.check_content(options.path)
-            keep(_map_and_check(options, sidecar, is_guarded, acquire_writer))
+            parts = _map_and_check(options, sidecar, is_guarded, acquire_writer)
+            keep(parts)
             return True
     except BaseException:  # a signal handler's too: the traceback would keep the descriptors open
-        if sidecar is not None:
+        if parts is not None:
+            parts.close()
+        elif sidecar is not None:
             sidecar.close()
         raise
     sidecar.close()
