@@ -72,7 +72,7 @@ class Options:
     """Seconds from the first write after a checkpoint until the next checkpoint starts."""
 
     checkpoint_bytes: int = 64 << 20
-    """About how many bytes may be written until the next checkpoint starts, whatever the time. At four times as many,
+    """About how many bytes may be written until the next checkpoint starts, whatever the time. At three times as many,
     writers wait for it."""
 
     on_damage: str = "error"

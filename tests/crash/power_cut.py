@@ -105,13 +105,13 @@ class Simulation:
         stage = f"{', second life' if self._boot else ''}{', in recovery' if case.is_again else ''}"
         outcome = Outcome(case.seed, case.unit, stage, verdict)
         shutil.rmtree(folder)
-        if verdict.kind == "consistent":
+        if verdict.kind != "consistent":
+            write_files(folder, image)
+            (folder / "verdict.json").write_text(json.dumps([*outcome, case.cut.place, case.cut.kind.name]))
+        elif not case.is_again:  # which was written in the boot in which a second life begins
             self._survivors += 1
             if Random(case.seed).random() * self._survivors < 1:  # each with the same probability in the end
                 self.survivor = image, found.values
-        else:
-            write_files(folder, image)
-            (folder / "verdict.json").write_text(json.dumps([*outcome, case.cut.place, case.cut.kind.name]))
         return outcome
 
 

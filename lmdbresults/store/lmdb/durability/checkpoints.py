@@ -54,7 +54,7 @@ _LOOK_EVERY: Final = 0.1
 #: first, so the size of the file does not show how much was written.
 _COMMIT_BYTES: Final = 24 << 10
 #: How many times `checkpoint_bytes` may be written before writers wait for a checkpoint.
-_MOST_WRITTEN: Final = 4
+_MOST_WRITTEN: Final = 3
 #: With a small `max_size`: the least number of checkpoints while `max_size` bytes are written.
 _LEAST_PER_MAP: Final = 32
 
@@ -201,7 +201,11 @@ class Checkpoints:
             if not has_lock:  # the write lock, still held, guards the other slots of the sidecar; writers wait
                 self._make_durable(checkpoint, pin, state, with_lock=False)
                 return
+        is_large = self._is_large
         self._make_durable(checkpoint, pin, state, with_lock=True)
+        if is_large:  # then the pins of other processes keep too much to wait for the next checkpoint
+            with self._acquire_writer(), self._handle.begin(write=True) as txn:
+                self._free_stale_pins(checkpoint, txn.id() - 1)
 
     def _free_stale_pins(self, durable: Checkpoint, last: int) -> None:
         """Free older pins than that of a durable checkpoint, in all processes, if that has a pin or is the last commit.
