@@ -13,6 +13,8 @@ Callback: TypeAlias = Callable[[str, Any], Any]
 
 def id_text(task_id: object) -> str:
     """Return an id as text: bytes as UTF-8, anything else, such as a UUID or a number, by `str`."""
+    if type(task_id) is str:
+        return task_id
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 

@@ -59,8 +59,9 @@ class Pending:
         ``tell_cached`` has ``on_message`` called for those in the cache as well.
         """
         ended = []
-        for key, task_id in list(self.ids.items()):
-            meta = self._backend._cache.get(task_id)
+        cache = self._backend._cache
+        for key, task_id in list(self.ids.items()) if cache else ():
+            meta = cache.get(task_id)
             if meta is not None and meta.get("status") in self._ready_states:
                 if tell_cached and self._on_message is not None:
                     self._on_message(meta)
@@ -73,19 +74,19 @@ class Pending:
     def take(self, records: Values) -> dict[bytes, tuple[str, Meta]]:
         """Return ``(id, meta)`` by key of tasks that have ended, by their records. They are no longer pending."""
         ended = {}
+        backend, ids, ready_states, on_message = self._backend, self.ids, self._ready_states, self._on_message
+        wanted = ready_states if on_message is None else None
         for key, data in records.items():
-            task_id = self.ids.get(key)
-            if task_id is None or data is None:
+            if data is None or key not in ids:
                 continue
-            meta = known_meta(self._backend, task_id, data, self._ready_states if self._on_message is None else None)
+            meta = known_meta(backend, ids[key], data, wanted)
             if meta is None:
                 continue
-            if self._on_message is not None and self._said.get(key) != (said := repr(meta)):
+            if on_message is not None and self._said.get(key) != (said := repr(meta)):
                 self._said[key] = said
-                self._on_message(meta)
-            if meta["status"] in self._ready_states:
-                del self.ids[key]
-                ended[key] = task_id, meta
+                on_message(meta)
+            if meta["status"] in ready_states:
+                ended[key] = ids.pop(key), meta
         return ended
 
 
