@@ -199,7 +199,8 @@ def test_result_extended_and_the_time_zone_may_be_set_once_the_backend_is_made(a
     app.backend.store_result("other", 3, states.SUCCESS, request=request)
     assert app.AsyncResult("other").name is None
     for task_id in ("id", "other"):
-        assert app.backend.get_task_meta(task_id)["date_done"].endswith("+09:00")
+        in_time_zone = app.backend.get_task_meta(task_id)["date_done"].endswith("+09:00")
+        assert in_time_zone is (celery.VERSION >= (5, 5))  # older ones write UTC
 
 
 @pytest.mark.parametrize("serializer", ["json", "msgpack"])
