@@ -1,6 +1,7 @@
 """What every engine makes of a ttl and of a counter, so that all engines agree."""
 
 import math
+from operator import index
 from typing import Final
 
 from lmdbresults.errors import NotACounter, quoted
@@ -22,7 +23,8 @@ def deadline_of(ttl: float | None, now: float) -> float:
 
 
 def add_to_counter(key: bytes, value: bytes, by: int) -> int:
-    """Return the counter in a value plus ``by``. Raises `NotACounter`."""
+    """Return the counter in a value plus ``by``. Raises `NotACounter`, or TypeError if ``by`` is not an integer."""
+    by = index(by)  # 1.5 would be returned as it is, and stored cut off
     digits = value[1:] if value[:1] == b"-" else value
     if not digits.isdigit() or len(digits) >= 20 or not _fits(number := int(value)):
         raise NotACounter(f"The value of {quoted(key)} is not a 64-bit integer, so it cannot be incremented.")

@@ -1,6 +1,7 @@
 """What a store promises about keys, values and counters."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,15 @@ class Counters(Hooks):
     @pytest.mark.parametrize("length", KEY_LENGTHS)
     def test_a_counter_has_a_key_of_any_length(self, store: Store, length: int) -> None:
         assert [store.incr(b"k" * length) for _ in range(3)] == [1, 2, 3]
+
+    @pytest.mark.parametrize("by", [1.5, 2.0, "1"])
+    def test_incrementing_by_something_else_than_an_integer_is_a_type_error(self, store: Store, by: Any) -> None:
+        store.incr(b"key", 3)
+        with pytest.raises(TypeError):
+            store.incr(b"key", by)
+        with pytest.raises(TypeError):
+            store.incr(b"new", by)
+        assert store.mget([b"key", b"new"]) == [b"3", None]
 
     def test_a_decimal_value_can_be_incremented(self, store: Store) -> None:
         store.set(b"key", b"-10")
