@@ -18,8 +18,6 @@ import fcntl
 import logging
 import math
 import os
-import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +29,7 @@ from lmdbresults.errors import StoreBusy
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.process.identity import describe
 from lmdbresults.store.lmdb.engine.signal_safe import Block, SpecialMethod, Steps, lend
+from lmdbresults.store.lmdb.file.byte_lock import SET_LOCK, request
 from lmdbresults.store.lmdb.file.lock_file import UNKNOWN, LockFile
 
 __all__ = ["WriteLock"]
@@ -51,14 +50,10 @@ _WARN_AFTER: Final = 5.0
 #: Seconds that closing a file waits for other processes. A fork closes files too.
 _CLOSE_TIMEOUT: Final = 1.0
 
-#: A lock of the open file description. A process loses POSIX locks when it closes any other descriptor of the file.
-_SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 #: The byte that is locked. No file is that long.
 _BYTE: Final = 1 << 62
-#: ``struct flock``: type, whence, start, length, process id.
-_FLOCK: Final = struct.Struct("@hhqqi")
-_LOCK: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _BYTE, 1, 0)
-_UNLOCK: Final = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _BYTE, 1, 0)
+_LOCK: Final = request(fcntl.F_WRLCK, _BYTE)
+_UNLOCK: Final = request(fcntl.F_UNLCK, _BYTE)
 
 
 class WriteLock:
@@ -93,7 +88,7 @@ class WriteLock:
     def attach(self, lock_file: LockFile, descriptor: int) -> None:
         """Use the locks of an open file. The descriptor is one of the data file."""
         self._lock_file, self.word = lock_file, lock_file.word
-        self._descriptor = descriptor if _SET_LOCK is not None else -1
+        self._descriptor = descriptor if SET_LOCK is not None else -1
 
     def detach(self) -> None:
         """Forget the open file."""
@@ -139,7 +134,7 @@ class WriteLock:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError, ValueError):  # does nothing if the lock is not held
-            fcntl.fcntl(self._descriptor, _SET_LOCK, _UNLOCK)  # type: ignore[arg-type]
+            fcntl.fcntl(self._descriptor, SET_LOCK, _UNLOCK)  # type: ignore[arg-type]
 
     def _expect(self) -> None:
         if self._descriptor >= 0:
@@ -158,7 +153,7 @@ class WriteLock:
     def _try_kernel_lock(self) -> bool:
         """Return True with the lock held, if the file system has no such locks, or if the holder is stopped."""
         try:
-            fcntl.fcntl(self._descriptor, _SET_LOCK, _LOCK)  # type: ignore[arg-type]
+            fcntl.fcntl(self._descriptor, SET_LOCK, _LOCK)  # type: ignore[arg-type]
         except (BlockingIOError, PermissionError):
             pass
         except OSError:  # a file system without such locks

@@ -22,11 +22,11 @@ import fcntl
 import mmap
 import os
 import stat
-import struct
-import sys
 from contextlib import suppress
 from typing import Final
 from zlib import crc32
+
+from lmdbresults.store.lmdb.file.byte_lock import SET_LOCK, request
 
 __all__ = ["ALIVE", "BOXES", "EVERY_CHANGE", "FOLLOWED", "FREE", "HEADER_BYTES", "ORPHANED", "Marks", "rows_of"]
 
@@ -46,11 +46,6 @@ _LAST_ROW: Final = (1 << _ROW_BITS) - 1
 _HASH_SHIFT: Final = 32 - _ROW_BITS
 _GROUP_BYTES: Final = _GROUP << _ROW_BITS
 
-#: A lock of the open file description. A process loses POSIX locks when it closes any other descriptor of the file.
-_SET_LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
-#: ``struct flock``: type, whence, start, length, process id.
-_FLOCK: Final = struct.Struct("@hhqqi")
-
 
 def rows_of(place: bytes) -> tuple[int, int]:
     """Return the rows of the key at a place."""
@@ -69,7 +64,7 @@ class Marks:
         self._version = b""
         self._groups: list[tuple[int, mmap.mmap]] = []
         try:
-            if _SET_LOCK is None:
+            if SET_LOCK is None:
                 raise OSError(errno.ENOSYS, "no locks of open file descriptions")
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
@@ -180,5 +175,5 @@ class Marks:
         self._set_lock(box, fcntl.F_UNLCK)
 
     def _set_lock(self, box: int, kind: int) -> None:
-        assert _SET_LOCK is not None, "checked when the file was opened"
-        fcntl.fcntl(self.descriptor, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, box, 1, 0))
+        assert SET_LOCK is not None, "checked when the file was opened"
+        fcntl.fcntl(self.descriptor, SET_LOCK, request(kind, box))

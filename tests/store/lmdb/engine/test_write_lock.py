@@ -21,7 +21,7 @@ from lmdbresults.store.lmdb.file import lock_file
 from lmdbresults.store.lmdb.file.lock_file import UNKNOWN
 from tests.support.processes import FORKS_WITH_THREADS, in_child, in_children, in_thread, run_script
 
-linux = pytest.mark.skipif(write_lock._SET_LOCK is None or not lock_file._places()[0], reason="Linux with glibc only")
+linux = pytest.mark.skipif(write_lock.SET_LOCK is None or not lock_file._places()[0], reason="Linux with glibc only")
 pytestmark = [linux, pytest.mark.filterwarnings(FORKS_WITH_THREADS)]
 
 WRITE = """
@@ -41,7 +41,7 @@ with open_store(sys.argv[1], durability=sys.argv[2]) as store, store.write() as 
 HOLD_KERNEL_LOCK = """
 import fcntl, os, sys
 from lmdbresults.store.lmdb.engine import write_lock
-fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), write_lock._SET_LOCK, write_lock._LOCK)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), write_lock.SET_LOCK, write_lock._LOCK)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -279,7 +279,7 @@ def is_free(path: str) -> bool:
     """Return whether a new descriptor can have the kernel's lock."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        fcntl.fcntl(descriptor, write_lock._SET_LOCK, write_lock._LOCK)  # type: ignore[arg-type]
+        fcntl.fcntl(descriptor, write_lock.SET_LOCK, write_lock._LOCK)  # type: ignore[arg-type]
     except BlockingIOError:
         return False
     finally:
