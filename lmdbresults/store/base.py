@@ -57,6 +57,10 @@ class Subscription(ABC):
         Where no messages can arrive (no sockets, closed), only the values are returned.
         """
 
+    def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
+        """Follow some keys like `add`, without reading them: topics, say. Look for what they announce after that."""
+        self.add(keys, every_change=every_change)
+
     @abstractmethod
     def remove(self, keys: Iterable[bytes]) -> None:
         """Stop following some keys. A key that is not followed is skipped."""

@@ -38,7 +38,8 @@ from lmdbresults.store.lmdb.transactions import (
     run_update,
     run_view,
 )
-from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.lmdb.types import FINAL, ONE, Transaction
+from lmdbresults.store.values import NEVER
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -124,6 +125,9 @@ class LMDBStore(Store):
         if changes:
             self._notifier.send(changes, moment)
         return is_stored
+
+    def notify(self, topic: bytes, *, one: bool = False) -> None:
+        self._notifier.send([(self._prefix + topic, ONE if one else FINAL, None, NEVER)], self.moment())
 
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         return scan(self._environment.read, self._prefix, prefix, self._clock, head)

@@ -5,11 +5,14 @@ import os
 import socket
 from collections import Counter
 from contextlib import suppress
+from typing import Final
 
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, EVERY_CHANGE, FOLLOWED, FREE, ORPHANED, Marks, rows_of
 
 __all__ = ["Box", "remove_orphaned_boxes", "retire_orphaned_boxes"]
+
+_WITH_INTERIM: Final = 1 << 32
 
 
 class Box:
@@ -21,9 +24,8 @@ class Box:
     def __init__(self, folder: WakeFolder) -> None:
         self._folder = folder
         self._owner = os.getpid()
-        #: By row: the number of followed keys, and of those followed with interim values.
-        self._followed: Counter[int] = Counter()
-        self._every_change: Counter[int] = Counter()
+        #: By row: the number of followed keys, plus `_WITH_INTERIM` times those followed with interim values.
+        self._counts: Counter[int] = Counter()
         retire_orphaned_boxes(folder)
         self._marks = Marks(folder.open_marks())  # whose descriptor holds the lock of the box
         try:
@@ -60,15 +62,13 @@ class Box:
     def mark(self, place: bytes, every_change: bool) -> None:
         """Follow the key at a place."""
         for row in rows_of(place):
-            self._followed[row] += 1
-            self._every_change[row] += every_change
+            self._counts[row] += _WITH_INTERIM if every_change else 1
             self._write(row)
 
     def unmark(self, place: bytes, every_change: bool) -> None:
         """Undo `mark`."""
         for row in rows_of(place):
-            self._followed[row] -= 1
-            self._every_change[row] -= every_change
+            self._counts[row] -= _WITH_INTERIM if every_change else 1
             self._write(row)
 
     def _write(self, row: int) -> None:
@@ -77,11 +77,11 @@ class Box:
             self._marks.mark(self.number, row, marks)
 
     def _marks_of(self, row: int) -> int:
-        if self._followed[row] <= 0:
-            self._followed.pop(row, None)
-            self._every_change.pop(row, None)
+        count = self._counts[row]
+        if count <= 0:
+            self._counts.pop(row, None)
             return 0
-        return FOLLOWED | (EVERY_CHANGE if self._every_change[row] else 0)
+        return FOLLOWED if count < _WITH_INTERIM else FOLLOWED | EVERY_CHANGE
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -106,6 +106,12 @@ class Box:
 
     # -- closing ---------------------------------------------------------------------------------------------------
 
+    def refuse(self) -> None:
+        """Accept no more messages: a writer that sends one is told, and chooses another box. Those received remain."""
+        if os.getpid() == self._owner:
+            with suppress(OSError):  # closed already
+                self.receiver.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         """Release the box. In a forked child, only close its descriptors: the box is the parent's."""
         self.receiver.close()
@@ -113,7 +119,7 @@ class Box:
         try:
             if os.getpid() == self._owner:
                 with suppress(OSError):  # then `remove_orphaned_boxes` clears it later
-                    for row in self._followed:
+                    for row in self._counts:
                         self._marks.mark(self.number, row, 0)
                     if self._folder.inode(self.number) == self._inode:
                         self._folder.remove(self.number)

@@ -45,6 +45,7 @@ _ROW_BITS: Final = 17
 _LAST_ROW: Final = (1 << _ROW_BITS) - 1
 _HASH_SHIFT: Final = 32 - _ROW_BITS
 _GROUP_BYTES: Final = _GROUP << _ROW_BITS
+_ENCODED: Final = tuple(bytes([marks]) for marks in range(4))
 
 
 def rows_of(place: bytes) -> tuple[int, int]:
@@ -129,7 +130,8 @@ class Marks:
 
     def mark(self, box: int, row: int, marks: int) -> None:
         """Set the mark of a box in a row."""
-        self._write(HEADER_BYTES + box // _GROUP * _GROUP_BYTES + row * _GROUP + box % _GROUP, marks)
+        position = HEADER_BYTES + box // _GROUP * _GROUP_BYTES + row * _GROUP + box % _GROUP
+        os.pwrite(self.descriptor, _ENCODED[marks], position)
 
     def groups(self) -> list[tuple[int, mmap.mmap]]:
         """Return the first box and the rows of each group that has boxes in use."""

@@ -1,11 +1,14 @@
 """The writer's side of waiting: after a commit, it sends messages to the boxes that follow the changed keys."""
 
 import errno
+import itertools
 import os
 import socket
+import termios
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from fcntl import ioctl
 from typing import Final
 
 from lmdbresults.store.lmdb.notify.box import remove_orphaned_boxes, retire_orphaned_boxes
@@ -24,6 +27,11 @@ _MAX_SOCKETS: Final = 16
 #: The buffer of the sender, or the queue of the receiver, is full.
 _FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
+#: Returns, for a connected socket, the size of what it has sent and the receiver has not read. Linux only.
+_UNREAD: Final[int | None] = getattr(termios, "TIOCOUTQ", None)
+#: As the moment of a message for one subscriber: it was passed on.
+_PASSED_ON: Final = 0
+
 _yield_processor: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
@@ -40,6 +48,8 @@ class Notifier:
         self._verify_at = 0.0
         #: Connected sockets by box, the most recent last.
         self._sockets: dict[int, socket.socket] = {}
+        #: Chooses the one to wake among many. Processes begin at different places.
+        self._turn = itertools.count(os.getpid())
 
     def send(self, changes: Iterable[Change], moment: int) -> None:
         """Send messages about the changes of a committed transaction, whose id is ``moment``."""
@@ -61,7 +71,7 @@ class Notifier:
         for (key, kind, value, deadline), boxes in found:
             message = pack(place_of(key), kind, moment, deadline, value)
             if kind == ONE:
-                self._send_to_one(boxes, message, moment)
+                self._send_to_one(boxes, message)
                 continue
             for box in boxes:
                 bundle = bundles.get(box, b"")
@@ -75,21 +85,28 @@ class Notifier:
         # time until it is awake. It costs 0.5 µs, and does not reduce the rate of writes (docs/design/waiting.md).
         _yield_processor()
 
-    def pass_on(self, place: bytes) -> None:
-        """Send a message for one subscriber to all of them. It reached a box that no longer follows the key."""
+    def pass_on(self, place: bytes, moment: int) -> None:
+        """Send a message for one subscriber to another: it reached a box that does not follow its key.
+
+        One that was passed on before goes to all, or boxes that only share rows with the key would send it to and fro.
+        """
         self._verify(time.monotonic())
         with suppress(OSError):
             if (marks := self._marks) is not None:
-                for box in marks.followers(place, FOLLOWED, marks.groups()):
-                    self._send_or_note_loss(box, pack(place, FINAL, 0))
+                boxes = marks.followers(place, FOLLOWED, marks.groups())
+                if moment != _PASSED_ON and boxes:
+                    self._send_to_one(boxes, pack(place, ONE, _PASSED_ON))
+                else:
+                    for box in boxes:
+                        self._send_or_note_loss(box, pack(place, FINAL, 0))
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _send_to_one(self, boxes: list[int], message: bytes, moment: int) -> None:
-        """Send a message to one box whose owner is alive. The transaction id selects it, to spread messages."""
+    def _send_to_one(self, boxes: list[int], message: bytes) -> None:
+        """Send a message to one box whose owner is alive: in turn, but rather to one that has read the one before."""
+        first = next(self._turn) % len(boxes)
         full = []
-        for number in range(len(boxes)):
-            box = boxes[(moment + number) % len(boxes)]
+        for box in sorted(boxes[first:] + boxes[:first], key=self._has_unread):
             try:
                 if self._send_datagram(box, message):
                     return
@@ -97,6 +114,15 @@ class Notifier:
                 full.append(box)
         if full:
             self._send_or_note_loss(full[0], message)
+
+    def _has_unread(self, box: int) -> bool:
+        """Return whether a box has not received all that this process has sent to it."""
+        connected = self._sockets.get(box)
+        if connected is None or _UNREAD is None:
+            return False
+        with suppress(OSError):  # another thread has closed it
+            return ioctl(connected, _UNREAD, bytes(4)) != bytes(4)
+        return False
 
     def _send_or_note_loss(self, box: int, datagram: bytes) -> None:
         """Send a datagram; if the queue is full, note that a message was lost."""

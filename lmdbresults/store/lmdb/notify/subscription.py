@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from lmdbresults.process.fork_gate import gate
@@ -29,7 +29,7 @@ class LMDBSubscription(Subscription):
         folder: WakeFolder,
         prefix: bytes,
         look: Callable[[list[bytes]], list[bytes | None]],
-        pass_on: Callable[[bytes], object],
+        pass_on: Callable[[bytes, int], object],
         clock: Callable[[], float],
     ) -> None:
         self._folder = folder
@@ -67,12 +67,15 @@ class LMDBSubscription(Subscription):
 
     def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
         keys = list(keys)
+        self.follow(keys, every_change=every_change)
+        return dict(zip(keys, self._look(keys), strict=True))
+
+    def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
         with self._lock:
             if keys and not self._is_closed:
                 self._verify()
                 for key in keys:
                     self._follow(key, every_change)
-        return dict(zip(keys, self._look(keys), strict=True))
 
     def _follow(self, key: bytes, every_change: bool) -> None:
         place = place_of(self._prefix + key)
@@ -182,7 +185,7 @@ class LMDBSubscription(Subscription):
             key = self._keys.get(place)
             if key is None:
                 if kind == ONE:
-                    self._pass_on(place)
+                    self._pass_on(place, moment)
             elif kind != INTERIM or place in self._every_change:
                 is_valid = value is not None and (not deadline or self._clock() < deadline)
                 changed[key] = (moment, value) if is_valid and value is not None else None
@@ -214,6 +217,7 @@ class LMDBSubscription(Subscription):
             self._is_closed = True
             self._keys, box = {}, self._box
             if box is not None:
+                box.refuse()
                 while (datagram := self._datagram(box.receiver, 0.0)) is not None:
                     self._take(datagram, {})  # which passes on what was for one subscriber
                 self._leave()
