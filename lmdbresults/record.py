@@ -17,6 +17,7 @@ __all__ = [
     "RECORD_VERSION",
     "SUCCESS_PREFIX",
     "Payload",
+    "TaskHead",
     "TaskRecord",
     "new_payload",
     "pack_fields",
@@ -135,6 +136,31 @@ class TaskRecord(NamedTuple):
         if task_id is not None:
             meta["task_id"] = task_id
         return meta
+
+
+class TaskHead(NamedTuple):
+    """The fields at the beginning of a task record, which are read without the rest; for lists of results."""
+
+    state: str
+    date_done: str | None
+    name: str | None
+    worker: str | None
+    queue: str | None
+    retries: int | None
+    group_id: str | None
+    parent_id: str | None
+
+    @classmethod
+    def read(cls, data: bytes) -> "TaskHead | None":
+        """Return the head of the record that begins with ``data``; None if these bytes do not tell: read all then."""
+        if not data.startswith(_BEGINNING):
+            return None
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(data[len(_BEGINNING) :])
+        try:
+            return cls._make(unpacker.unpack() for _ in cls._fields)
+        except (ValueError, msgpack.UnpackException):  # cut off, not UTF-8, or not a record
+            return None
 
 
 #: The fields of a record that a meta may lack, in their order. A meta has them by the same names.

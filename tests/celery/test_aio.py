@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -144,3 +145,31 @@ def test_closing_the_backend_ends_the_wait(app: Celery) -> None:
 
     with pytest.raises(Exception, match="was closed"):
         asyncio.run(work())
+
+
+def test_results_are_stored_and_listed_in_a_loop(app: Celery) -> None:
+    async def main() -> list[str]:
+        numbers = range(1100)
+        stored = await aio.store_many(app, [(f"id{number}", number, states.SUCCESS) for number in numbers])
+        assert stored == list(numbers)
+        await aio.store_many(app, [("failed", ValueError("no"), states.FAILURE)])
+        assert [listed.id async for listed in aio.iter_results(app, state=states.FAILURE)] == ["failed"]
+        assert [listed async for listed in aio.iter_results(app, since=timedelta(hours=-1))] == []
+        return [listed.id async for listed in aio.iter_results(app, state=states.SUCCESS)]
+
+    assert len(asyncio.run(main())) == 1100
+
+
+def test_other_coroutines_run_while_results_are_stored_behind_another_writer(app: Celery) -> None:
+    async def main() -> list[str]:
+        order = []
+        with app.backend.store.write():
+            storing = asyncio.create_task(aio.store_many(app, [("id", 1, states.SUCCESS)]))
+            while not order:
+                await asyncio.sleep(0)
+                order.append("another")
+        await storing
+        order.append("stored")
+        return order
+
+    assert asyncio.run(main()) == ["another", "stored"]

@@ -354,3 +354,22 @@ def test_a_chord_whose_group_cannot_be_restored_fails_its_body(app: Any, group: 
     body = dict(echo.s().set(task_id="body"))
     app.backend.mark_as_done("part", 1, request=Context(id="part", group="group", chord=body))
     assert type(app.AsyncResult("body").result) is ChordError
+
+
+def test_many_results_are_stored_in_one_transaction_each_with_its_expiry(application):
+    app = application(result_expires=100, result_failure_expires=10, result_extended=True)
+    before = app.backend.store.moment()
+    app.backend.store_many([("one", 1, states.SUCCESS), ("two", ValueError("no"), states.FAILURE, "a traceback")])
+    assert app.backend.store.moment() == before + 1
+    assert app.AsyncResult("one").get() == 1
+    assert app.AsyncResult("two").traceback == "a traceback"
+    ttls = [app.backend.store.ttl(app.backend.get_key_for_task(task_id)) for task_id in ("one", "two")]
+    assert [round(ttl / 10) for ttl in ttls] == [10, 1]
+    assert {listed.id for listed in app.backend.iter_results()} == {"one", "two"}
+
+
+def test_results_are_listed_by_the_name_of_the_task(application):
+    app = application(result_extended=True)
+    for task_id, name in (("one", "a"), ("two", "b")):
+        app.backend.store_result(task_id, 1, states.SUCCESS, request=Context(id=task_id, task=name))
+    assert [listed.id for listed in app.backend.iter_results(name="b", state=states.SUCCESS)] == ["two"]

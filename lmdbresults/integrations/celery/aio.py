@@ -7,20 +7,30 @@
         print(result.id, result.get())
     async for meta in aio.watch(result):
         print(meta["status"], meta["result"])
+    async for failed in aio.iter_results(app, state="FAILURE", since=timedelta(hours=1)):
+        print(failed.id, failed.date_done)
 
-All coroutines of a loop share one socket, and no thread is used. The results must be of a backend of lmdbresults.
+All coroutines of a loop share one socket, and waiting takes no thread. The results must be of a backend of lmdbresults.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
 
+from celery import Celery
 from celery.result import AsyncResult, ResultSet
 
+from lmdbresults.backends.listing import ListedResult
 from lmdbresults.backends.watch import Watch
 from lmdbresults.metas import id_text
 
-__all__ = ["as_completed", "get", "watch"]
+__all__ = ["as_completed", "get", "iter_results", "store_many", "watch"]
+
+#: Results that are read at once.
+_PAGE: Final = 500
 
 
 async def get(result: Any, timeout: float | None = None, propagate: bool = True) -> Any:
@@ -64,6 +74,32 @@ def watch(result: AsyncResult, timeout: float | None = None) -> Watch:
     """Return an iterator that yields the meta of a task at every change of its state, progress included."""
     watch: Watch = result.backend.watch(result.id, timeout)
     return watch
+
+
+async def store_many(app: Celery, results: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Store several results in one transaction, in a thread: it may have to wait for other writers.
+
+    Each item is a tuple of arguments of the backend's ``store_result``. Returns the list of its return values.
+    """
+    stored: list[Any] = await asyncio.to_thread(app.backend.store_many, results)
+    return stored
+
+
+async def iter_results(
+    app: Celery,
+    *,
+    state: str | Iterable[str] | None = None,
+    name: str | None = None,
+    since: datetime | timedelta | float | None = None,
+) -> AsyncGenerator[ListedResult, None]:
+    """Yield what is known of each stored task without decoding its result; see `LMDBBackend.iter_results`.
+
+    The file is read in a thread, as most of it may not be asked for.
+    """
+    listed = app.backend.iter_results(state=state, name=name, since=since)
+    while page := await asyncio.to_thread(list, islice(listed, _PAGE)):
+        for each in page:
+            yield each
 
 
 def _leaves(node: Any) -> Iterable[AsyncResult]:

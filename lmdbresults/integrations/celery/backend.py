@@ -5,8 +5,8 @@ replaces what must be faster or safer, and inherits the rest, so that later addi
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from datetime import datetime, tzinfo
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, tzinfo
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults import serialization
+from lmdbresults.backends.listing import ListedResult, iter_results
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreBusy, StoreFull, TooManyReaders
 from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
@@ -25,7 +26,7 @@ from lmdbresults.integrations.celery.options import MAX_DECODED_BYTES, store_opt
 from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.options import require_expiry
 from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
-from lmdbresults.store import LMDBStore, open_store
+from lmdbresults.store import LMDBStore, WriteTransaction, open_store
 
 __all__ = ["LMDBBackend"]
 
@@ -187,6 +188,44 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
             self.records.put(self.store, task_id, state, record, ttl)
             self.chords.recover()
         return result
+
+    def store_many(self, results: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Store several results in one transaction: all of them, or none if it raises.
+
+        Each item is a tuple of arguments of `store_result`. Returns the list of its return values. Other writers wait
+        during the transaction, so pass hundreds of results rather than many thousands.
+        """
+        encoded: list[Any] = []
+        records: list[tuple[Any, str, bytes, float | None]] = []
+        for task_id, result, state, *more in results:
+            encoded.append(self.encode_result(result, state))
+            traceback, request = (*more, None, None)[:2]
+            ttl = self._failure_expires if state == states.FAILURE else self.expires
+            records.append((task_id, state, self._record(encoded[-1], state, traceback, request), ttl))
+
+        def store(txn: WriteTransaction) -> None:
+            for record in records:
+                self.records.put(txn, *record)
+
+        if records:
+            self.store.update(store)
+            self.chords.recover()
+        return encoded
+
+    def iter_results(
+        self,
+        *,
+        state: str | Iterable[str] | None = None,
+        name: str | None = None,
+        since: datetime | timedelta | float | None = None,
+    ) -> Iterator[ListedResult]:
+        """Yield what is known of each stored task without decoding its result, in no promised order.
+
+        ``state`` is one state or several, ``name`` that of the task (stored with ``result_extended``). ``since``: only
+        tasks that ended at that time or later; a timedelta is counted back from now, a number is a timestamp. Results
+        stored meanwhile may be left out. Damaged records raise `RecordDamaged` at the end.
+        """
+        return iter_results(self.store, self.task_keyprefix, state=state, name=name, since=since)
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         """Return the record of a result, whose fields are what Celery's meta holds.
