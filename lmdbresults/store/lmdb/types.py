@@ -1,15 +1,14 @@
 """Types that every layer of the engine names."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import lmdb
 
-__all__ = ["FINAL", "INTERIM", "ONE", "SHORT_VALUE", "AcquireWriter", "Change", "Transaction"]
+__all__ = ["FINAL", "INTERIM", "ONE", "SHORT_VALUE", "Change", "RunLocked", "Transaction"]
 
-#: Returns the context manager in which to ask LMDB for its write lock.
-AcquireWriter: TypeAlias = Callable[[], AbstractContextManager[Any]]
+#: `WriteLock.run`: called with ``(handle, step, *args)``, returns ``step(txn, *args)``, run under LMDB's write lock.
+RunLocked: TypeAlias = Callable[..., Any]
 
 if TYPE_CHECKING:
     Transaction: TypeAlias = lmdb.Transaction[bytes]

@@ -22,6 +22,7 @@ import logging
 import math
 import threading
 import time
+from functools import partial
 from typing import Final
 
 import lmdb
@@ -34,7 +35,7 @@ from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
 from lmdbresults.store.lmdb.file.meta import Head
 from lmdbresults.store.lmdb.file.reader_table import PIN, ReaderTable
-from lmdbresults.store.lmdb.types import AcquireWriter
+from lmdbresults.store.lmdb.types import RunLocked, Transaction
 
 __all__ = ["Checkpoints"]
 
@@ -62,24 +63,33 @@ _LEAST_PER_MAP: Final = 32
 class Checkpoints:
     """The checkpoints of an open file, as this process sees and makes them."""
 
+    #: Whether the checkpointer must be woken.
+    needs_work = False
+    #: Whether so much was written since the checkpoint that the next one is due; that writers wait for it.
+    _is_large = is_backlogged = False
+    #: Whether the folder must be synced, because the sidecar may be new.
+    _is_new = True
+    #: Whether `close` has done all it can.
+    is_closed = False
+
     def __init__(
         self,
         handle: "lmdb.Environment",
         readers: ReaderTable,
         sidecar: Sidecar,
         options: Options,
-        acquire_writer: AcquireWriter,
+        run_locked: RunLocked,
     ) -> None:
         self._handle = handle
         self._readers = readers
         self._sidecar = sidecar
         self._options = options
-        #: Returns a context manager in which this thread may acquire LMDB's write lock.
-        self._acquire_writer = acquire_writer
+        #: Runs ``step(txn, *args)`` under LMDB's write lock.
+        self._locked = partial(run_locked, handle)
         #: Held while a checkpoint is made: other threads that need one wait, and then find it made.
         self._making = threading.RLock()
         #: The pin of this process, if it holds one, and its checkpoint.
-        self._pin: lmdb.Transaction[bytes] | None = None
+        self._pin: Transaction | None = None
         self._pinned: Checkpoint | None = None
         #: The pin to rely on, of this process or another one, as part of its line in LMDB's reader table.
         self._pin_line = _NO_LINE
@@ -96,20 +106,10 @@ class Checkpoints:
         #: The last durable checkpoint when `_watch_others` looked, and until when it waits for others to make the next.
         self._seen, self._alone_until = (-1, -1), math.inf
         self.sync_errors = SyncErrors(sidecar, options, is_guarded=True)
-        #: Whether the folder must be synced, because the sidecar may be new.
-        self._is_new = True
-        #: Whether the checkpointer must be woken.
-        self.needs_work = False
-        #: Whether so much was written since the checkpoint that writers wait for the next one.
-        self.is_backlogged = False
-        #: Whether so much was written since the checkpoint that the next one is due.
-        self._is_large = False
-        #: Whether `close` has done all it can.
-        self.is_closed = False
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def before_commit(self, txn: "lmdb.Transaction[bytes]") -> None:
+    def before_commit(self, txn: Transaction) -> None:
         """Ensure that a pin exists. Must be the last step of a write transaction before its commit."""
         if self._pin_line not in self._handle.readers():
             self._ensure_pin(txn)
@@ -119,7 +119,7 @@ class Checkpoints:
             self._look_at = now + self._look_every
             self.needs_work |= now > self._takeover_at
 
-    def _ensure_pin(self, txn: "lmdb.Transaction[bytes]") -> None:
+    def _ensure_pin(self, txn: Transaction) -> None:
         """Set a pin, rely on that of another process, or make a checkpoint of the last commit."""
         self.sync_errors.raise_if_failed()
         self.needs_work = True
@@ -181,45 +181,48 @@ class Checkpoints:
     def release_pages(self) -> None:
         """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""
         self.flush()
-        with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            self._free_stale_pins(self._sidecar.read().durable, txn.id() - 1)
+        self._locked(self._free_stale_pins, self._sidecar.read().durable)
 
     def _make(self, has_lock: bool, through: float) -> None:
         """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
         if has_lock and self._sidecar.is_missing():
             self._sidecar.recreate(self._options.mode)
             self._is_new = True
-        with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
-            if has_lock and state.is_lock_stuck:
-                self._sidecar.note_lock_stuck(False)
-            self._free_stale_pins(state.durable, number)
-            if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
-                return
-            checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
-            pin = self._readers.begin(PIN)
-            if not has_lock:  # the write lock, still held, guards the other slots of the sidecar; writers wait
-                self._make_durable(checkpoint, pin, state, with_lock=False)
-                return
-        is_large = self._is_large
-        self._make_durable(checkpoint, pin, state, with_lock=True)
-        if is_large:  # then the pins of other processes keep too much to wait for the next checkpoint
-            with self._acquire_writer(), self._handle.begin(write=True) as txn:
-                self._free_stale_pins(checkpoint, txn.id() - 1)
+        begun = self._locked(self._begin, has_lock, through)
+        if begun is not None:
+            checkpoint, is_large = begun[0], self._is_large
+            self._make_durable(*begun, with_lock=True)
+            if is_large:  # then the pins of other processes keep too much to wait for the next checkpoint
+                self._locked(self._free_stale_pins, checkpoint)
 
-    def _free_stale_pins(self, durable: Checkpoint, last: int) -> None:
+    def _begin(
+        self, txn: Transaction, has_lock: bool, through: float
+    ) -> tuple[Checkpoint, Transaction, SidecarState] | None:
+        """Pin the last commit; return what `_make_durable` needs, or None if the checkpoint has been made."""
+        state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
+        if has_lock and state.is_lock_stuck:
+            self._sidecar.note_lock_stuck(False)
+        self._free_stale_pins(txn, state.durable)
+        if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
+            return None
+        begun = self._sidecar.describe(state, head, number, is_pinned=True), self._readers.begin(PIN), state
+        if has_lock:
+            return begun
+        self._make_durable(*begun, with_lock=False)  # the write lock guards the other slots of the sidecar
+        return None
+
+    def _free_stale_pins(self, txn: Transaction, durable: Checkpoint) -> None:
         """Free older pins than that of a durable checkpoint, in all processes, if that has a pin or is the last commit.
 
-        The caller holds the write lock, so no writer is between its look for a pin and its commit.
+        The write lock is held, so no writer is between its look for a pin and its commit.
         """
+        last = txn.id() - 1
         for reader in self._readers.readers():
             is_stale = reader.label == PIN and reader.txn < durable.txn
             if is_stale and (durable.txn == last or self._has_pin(durable)):
                 self._readers.free(reader, last)
 
-    def _make_durable(
-        self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]", state: SidecarState, *, with_lock: bool
-    ) -> None:
+    def _make_durable(self, checkpoint: Checkpoint, pin: Transaction, state: SidecarState, *, with_lock: bool) -> None:
         """Sync the data file, save the checkpoint in the sidecar, and rely on it."""
         try:
             self.sync_errors.sync(self._handle)
@@ -236,7 +239,7 @@ class Checkpoints:
             raise
         self._adopt(checkpoint, pin)
 
-    def _adopt(self, checkpoint: Checkpoint, pin: "lmdb.Transaction[bytes]") -> None:
+    def _adopt(self, checkpoint: Checkpoint, pin: Transaction) -> None:
         """Rely on a durable checkpoint, under a pin of this process."""
         former, self._pin, self._pinned = self._pin, pin, checkpoint
         self._rely_on(checkpoint)
@@ -274,10 +277,10 @@ class Checkpoints:
         """Make a checkpoint if one is due; return the seconds after which to call again."""
         self.needs_work = False
         if self._is_superseded():
-            self._unpin_if_unneeded()
+            self._locked(self._unpin_if_unneeded)
         elif self._pin is not None and (self._is_large or time.monotonic() >= self._due):
             self.flush()
-            self._unpin_if_unneeded()
+            self._locked(self._unpin_if_unneeded)
         if self._pin is None:
             self._watch_others()
         if self._pin is not None:
@@ -304,13 +307,12 @@ class Checkpoints:
         durable = self._sidecar.read().durable
         return durable[:2] > self._pinned[:2] and self._has_pin(durable)
 
-    def _unpin_if_unneeded(self) -> None:
+    def _unpin_if_unneeded(self, txn: Transaction) -> None:
         """Release the pin if nothing was committed since it was set, or if another process pins a later checkpoint."""
-        with self._acquire_writer(), self._handle.begin(write=True) as txn:
-            # Only under the write lock: a writer may rely on the pin of a killed process until it has committed.
-            self._handle.reader_check()
-            if self._is_superseded() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
-                self.unpin()
+        # Only under the write lock: a writer may rely on the pin of a killed process until it has committed.
+        self._handle.reader_check()
+        if self._is_superseded() or (self._pinned is not None and txn.id() - 1 == self._pinned.txn):
+            self.unpin()
 
     def unpin(self) -> None:
         """Release the pin. The next writer sets a new one, or makes a checkpoint.
@@ -329,8 +331,7 @@ class Checkpoints:
             if is_ours or (self.is_behind() and self._sidecar.try_lock_exclusive()):
                 self.flush()
             if self._pin is not None:
-                with self._acquire_writer(), self._handle.begin(write=True):
-                    self.unpin()
+                self._locked(lambda _: self.unpin())
         except (lmdb.Error, OSError, StoreError) as error:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)
         finally:

@@ -77,7 +77,7 @@ class DataFile:
                 self.require_usable()
                 try:
                     self.close()  # what a signal handler has kept from being closed
-                    open_file(self.options, self.write_lock.acquire, self._keep)
+                    open_file(self.options, self.write_lock.run, self._keep)
                     self._attach()
                 except lmdb.Error as error:
                     if not isinstance(error, lmdb.MapResizedError) or not retries:  # grown while it was being opened

@@ -120,11 +120,15 @@ class Environment:
         """
         self._shared()
         file, is_lent, retries, number = self.file, False, RETRIES, 0
+        lock, reading = file.write_lock, self._read_blocks.lock
         failure: BaseException | None = None
         while not is_lent:
             try:
-                with gate.shared(), file.write_lock.acquire() if write else self._read_blocks.lock:
+                # A reader holds its own lock twice: it waits for no other process.
+                with gate.shared(), lock.threads if write else reading, lock.processes if write else reading:
                     handle = file.open()
+                    if write and lock.word[0]:
+                        lock.wait()
                     txn = handle.begin(write=True) if write else file.begin_block()
                     try:
                         is_lent = True
@@ -153,7 +157,7 @@ class Environment:
         """Return the lock that this thread must hold in a transaction. Raises `NestedTransaction` inside one."""
         shared = gate.shared()
         # The write lock is held when a signal handler, or a destructor, interrupts a write.
-        if is_owned(self._read_blocks.lock) or self.file.write_lock.is_owned():
+        if is_owned(self._read_blocks.lock) or is_owned(self.file.write_lock.thread_lock):
             raise NestedTransaction(
                 f"This thread is already in a transaction on {self.path}: use the methods of that transaction."
             )
@@ -222,5 +226,4 @@ class Environment:
 def _clear_dead_readers(file: DataFile) -> int:
     handle = file.open()
     # Other writers are kept out, because a killed process may have held the pin that they rely on.
-    with file.write_lock.acquire(), handle.begin(write=True):
-        return handle.reader_check()
+    return file.write_lock.run(handle, lambda txn: handle.reader_check())

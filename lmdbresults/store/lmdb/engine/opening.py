@@ -18,7 +18,7 @@ from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
 from lmdbresults.store.lmdb.file.lock_file import LockFile
 from lmdbresults.store.lmdb.file.reader_table import ReaderTable
-from lmdbresults.store.lmdb.types import AcquireWriter
+from lmdbresults.store.lmdb.types import RunLocked
 
 __all__ = ["OpenFile", "look_inside", "open_file"]
 
@@ -50,18 +50,18 @@ class OpenFile(NamedTuple):
             self.sidecar.close()
 
 
-def open_file(options: Options, acquire_writer: AcquireWriter, keep: Callable[[OpenFile], object]) -> None:
-    """Open the file of the options, and create it if it is missing. ``acquire_writer()`` surrounds write transactions.
+def open_file(options: Options, run_locked: RunLocked, keep: Callable[[OpenFile], object]) -> None:
+    """Open the file of the options, and create it if it is missing. ``run_locked`` is `WriteLock.run`.
 
     The file goes to ``keep`` rather than being returned, so that an exception out of a signal handler cannot lose it.
 
     Raises a `StoreError`, or LMDB's or the system's error.
     """
-    while not _try_open(options, acquire_writer, keep):
+    while not _try_open(options, run_locked, keep):
         pass  # a damaged file was moved aside
 
 
-def _try_open(options: Options, acquire_writer: AcquireWriter, keep: Callable[[OpenFile], object]) -> bool:
+def _try_open(options: Options, run_locked: RunLocked, keep: Callable[[OpenFile], object]) -> bool:
     found = paths.examine(options.path, options.mode)
     sidecar = Sidecar(options.path) if found.has_file and found.has_sidecar else None
     parts = None
@@ -74,7 +74,7 @@ def _try_open(options: Options, acquire_writer: AcquireWriter, keep: Callable[[O
         if is_guarded is not None:
             if found.has_content:  # recovery is over, so the file can be relied on
                 paths.check_content(options.path)
-            parts = _map_and_check(options, sidecar, is_guarded, acquire_writer)
+            parts = _map_and_check(options, sidecar, is_guarded, run_locked)
             keep(parts)
             return True
     except BaseException:  # a signal handler's too: the traceback would keep the descriptors open
@@ -111,7 +111,7 @@ def look_inside(options: Options, has_lock: bool) -> None:
         raise translate_error(error, options) from error
 
 
-def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire_writer: AcquireWriter) -> OpenFile:
+def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, run_locked: RunLocked) -> OpenFile:
     handle = _map(options)
     lock_file = None
     try:
@@ -121,7 +121,7 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, acquire
         lock_file = LockFile(options.path)
         durability: Durability
         if is_guarded and boot.boot_id():
-            durability = Checkpoints(handle, ReaderTable(handle, lock_file), sidecar, options, acquire_writer)
+            durability = Checkpoints(handle, ReaderTable(handle, lock_file), sidecar, options, run_locked)
         else:
             handle.reader_check()  # not where there are pins: none may be cleared while a writer relies on it
             durability = UnsyncedFile(handle, sidecar, options)

@@ -23,16 +23,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lmdbresults.errors import StoreBusy
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.process.identity import describe
-from lmdbresults.store.lmdb.engine.signal_safe import Block, SpecialMethod, Steps, lend
+from lmdbresults.store.lmdb.engine.signal_safe import SpecialMethod
 from lmdbresults.store.lmdb.file.byte_lock import SET_LOCK, request
 from lmdbresults.store.lmdb.file.lock_file import UNKNOWN, LockFile
 
+if TYPE_CHECKING:
+    import lmdb
+
 __all__ = ["WriteLock"]
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger("lmdbresults")
 
@@ -59,17 +64,18 @@ _UNLOCK: Final = request(fcntl.F_UNLCK, _BYTE)
 class WriteLock:
     """The locks that a thread holds when it asks LMDB for the write lock.
 
-    Use `acquire`; or, faster, ``with lock.threads, lock.processes:``, and `wait` inside if ``word[0]`` is not 0. The
-    lock of the threads guards the other attributes.
+    Use `run`; or ``with lock.threads, lock.processes:``, and `wait` inside if ``word[0]`` is not 0. The lock of the
+    threads guards the other attributes.
     """
 
     def __init__(self, path: str, timeout: float | None) -> None:
         self._path = path
-        self._thread_lock = threading.RLock()
         #: The lock of the threads: held by one thread of the process.
-        self.threads: AbstractContextManager[Any] = self._thread_lock
+        self.thread_lock = threading.RLock()
+        #: The same, with the timeout.
+        self.threads: AbstractContextManager[Any] = self.thread_lock
         if timeout is not None:
-            self.threads = _TimedLock(self, self._thread_lock, timeout)
+            self.threads = _TimedLock(self, self.thread_lock, timeout)
         #: When the present wait for other processes ends by `StoreBusy`.
         self.deadline = math.inf
         self._no_lock = threading.RLock()  # never contended: stands for no lock, and is the fastest context manager
@@ -94,20 +100,13 @@ class WriteLock:
         """Forget the open file."""
         self._lock_file, self.word, self._descriptor, self.processes = None, UNKNOWN, -1, self._no_lock
 
-    def is_owned(self) -> bool:
-        """Return whether this thread holds the lock of the threads."""
-        return is_owned(self._thread_lock)
-
-    def acquire(self) -> Block[None]:
-        """Return a context manager in which to ask LMDB for the lock."""
-        return Block(self._acquire())
-
-    def _acquire(self) -> Steps[None]:
+    def run(self, handle: "lmdb.Environment", step: Callable[..., Result], *args: Any) -> Result:
+        """Return ``step(txn, *args)``, run in a write transaction of the open file. It must not change anything."""
         with self.threads, self.processes:
             if self.word[0]:
                 self.wait()
-            yield from lend(None)
-        yield 0
+            with handle.begin(write=True) as txn:
+                return step(txn, *args)
 
     # -- other processes -----------------------------------------------------------------------------------------
 
