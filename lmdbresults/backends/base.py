@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 from lmdbresults import states
 from lmdbresults.app import Request
-from lmdbresults.backends import chord_unlock as unlock
 from lmdbresults.backends.backend import Backend
+from lmdbresults.backends.counted_chords import unlock_signature
 from lmdbresults.backends.errbacks import Errbacks
 from lmdbresults.backends.waiting import Waiting
 from lmdbresults.backends.watch import Watch
@@ -137,10 +137,9 @@ class BaseBackend(Backend):
     def fallback_chord_unlock(self, header_result: GroupResult, body: Any, countdown: float = 1, **kwargs: Any) -> None:
         """Dispatch a task that looks at the header every ``countdown`` seconds, until it is ready, and runs the body.
 
-        For a store that cannot count. The task is `lmdbresults.backends.chord_unlock.NAME`; the app of a key-value
-        backend has it.
+        For a store that cannot count. The app of a key-value backend has the task, `counted_chords.UNLOCK`.
         """
-        self.app.dispatch(unlock.signature(self.app, header_result, body, countdown))
+        self.app.dispatch(unlock_signature(self.app, header_result, body, countdown))
 
     # -- waiting, as far as `waiting` is defined ---------------------------------------------------------------------
 

@@ -1,23 +1,26 @@
-"""Chords over get and set: parts are counted by `incr`, or looked for by a task (chord_unlock.py).
+"""Chords over get and set: parts are counted by `incr`; where there is none, a task looks whether they are ready.
 
 For key-value stores without transactions. A `StoreBackend` has chords.py.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from lmdbresults import states
-from lmdbresults.backends import chord_unlock as unlock
+from lmdbresults.app import Task
 from lmdbresults.backends.chord_bodies import Bodies, BodyBackend
 from lmdbresults.errors import ChordError, described
 from lmdbresults.protocols import Meta
 from lmdbresults.results import AsyncResult, GroupResult, count_tasks, tasks_in
 
-__all__ = ["CountedChords"]
+__all__ = ["UNLOCK", "CountedChords", "unlock_signature"]
 
 logger = logging.getLogger(__name__)
 
+#: The task that looks whether a header is ready.
+UNLOCK: Final = "lmdbresults.chord_unlock"
 #: Seconds for which an ended chord is remembered at least, so that a late duplicate of a part does nothing.
 _ENDED_TTL: Final = 300.0
 
@@ -52,12 +55,17 @@ class CountingBackend(BodyBackend, Protocol):
 
 
 class CountedChords:
-    """The chords of one key-value backend."""
+    """The chords of one key-value backend. Its app gets the task `UNLOCK`, unless it has it."""
 
-    def __init__(self, backend: CountingBackend, bodies: Bodies) -> None:
+    def __init__(
+        self, backend: CountingBackend, bodies: Bodies, *, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self._backend = backend
         self._bodies = bodies
-        unlock.register(self, backend)
+        self._sleep = sleep
+        app = backend.app
+        if UNLOCK not in app.tasks:
+            app.tasks[UNLOCK] = Task(app, UNLOCK, self._unlock, {})
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
@@ -98,6 +106,22 @@ class CountedChords:
     def has_ended(self, group_id: str) -> bool:
         """Return whether a chord has ended not long ago."""
         return self._backend.get(self._key(group_id, ".ended")) is not None
+
+    # -- a store that cannot count -----------------------------------------------------------------------------------
+
+    def _unlock(self, header: Any, body: Any, countdown: float, until: float | None = None) -> None:
+        """End a chord whose header is ready; else look again. Give up at ``until``, or when a result would expire."""
+        backend, group = self._backend, self._backend.group_from_tuple(header)
+        if self.has_ended(group.id):
+            return  # this look was delivered twice
+        now = backend.app.now().timestamp()
+        if until is None and backend.expires:
+            until = now + backend.expires
+        if (until is not None and now >= until) or _is_ready(group):
+            self.finish(group, body)
+        else:
+            self._sleep(countdown)
+            backend.app.dispatch(unlock_signature(backend.app, group, body, countdown, until))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -180,3 +204,17 @@ class CountedChords:
 def _part(index: int | None, task_id: object) -> str:
     """Return the suffix of the key by which a part is counted once: one task may stand at several places."""
     return f".part.{index}.{task_id}"
+
+
+def _is_ready(group: GroupResult) -> bool:
+    try:
+        return group.ready()
+    except Exception:  # a result that cannot be read never becomes ready: `finish` reports it
+        return True
+
+
+def unlock_signature(app: Any, header: GroupResult, body: Any, countdown: float, until: float | None = None) -> Any:
+    """Return the signature of the task `UNLOCK` for one chord."""
+    unlock = app.signature(UNLOCK, (header.as_tuple(), dict(body), countdown, until))
+    unlock.set(ignore_result=True)
+    return unlock

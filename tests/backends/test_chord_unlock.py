@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmdbresults.backends import chord_unlock as unlock
+from lmdbresults.backends.counted_chords import UNLOCK, CountedChords
 from lmdbresults.errors import ChordError, DecodeError, ResultTimeout
 from lmdbresults.results import AsyncResult
 from lmdbresults.testing import FakeClock
@@ -23,9 +23,9 @@ def app(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> Ite
 def naps(app: HeldApp) -> list[float]:
     """How long the task has slept between its looks; here it does not."""
     naps: list[float] = []
-    del app.tasks[unlock.NAME]
+    del app.tasks[UNLOCK]
     backend: Any = app.require_backend()
-    unlock.register(backend.counted_chords, backend, sleep=naps.append)
+    CountedChords(backend, backend.chord_bodies, sleep=naps.append)
     return naps
 
 
@@ -48,10 +48,10 @@ def test_the_task_looks_again_after_a_while_as_long_as_a_part_is_missing(app: He
     app.chord(app.parts(1, 2), app.body())
     look, first, second = app.take_held()
     app.run(look)
-    assert (names(app), naps) == ([unlock.NAME], [1.0])
+    assert (names(app), naps) == ([UNLOCK], [1.0])
     app.run(first)
     app.run(*app.held.pop())
-    assert (names(app), naps) == ([unlock.NAME], [1.0, 1.0])
+    assert (names(app), naps) == ([UNLOCK], [1.0, 1.0])
     app.run(second)
     app.run(*app.held.pop())
     assert (names(app), naps) == (["gather"], [1.0, 1.0])
@@ -162,4 +162,4 @@ def test_the_unlock_task_never_gives_up_if_results_never_expire(clock: FakeClock
         app.run(*app.held.pop())
         app.now = lambda: now.replace(year=9000)
         app.run(*app.held.pop())
-        assert names(app) == [unlock.NAME]
+        assert names(app) == [UNLOCK]

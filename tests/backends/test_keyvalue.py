@@ -9,7 +9,7 @@ import pytest
 from lmdbresults import states
 from lmdbresults.app import App, Request
 from lmdbresults.backends import KeyValueStoreBackend
-from lmdbresults.backends.chord_unlock import NAME
+from lmdbresults.backends.counted_chords import UNLOCK
 from lmdbresults.errors import ResultTimeout
 from lmdbresults.results import AsyncResult, GroupResult
 from tests.support.plain import DictBackend, OwnApp, opened
@@ -298,7 +298,7 @@ def test_a_store_without_counters_dispatches_the_unlock_task():
     backend = DictBackend(app)
     backend.apply_chord(("group", [AsyncResult("a"), AsyncResult("b")]), app.signature("body"))
     ((unlock, args),) = app.dispatched
-    assert unlock.task == NAME
+    assert unlock.task == UNLOCK
     assert unlock.task in app.tasks
     assert (args, unlock.options["ignore_result"]) == ((), True)
 
