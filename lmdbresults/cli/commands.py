@@ -6,7 +6,7 @@ import click
 
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
-from lmdbresults.cli.output import say_error
+from lmdbresults.cli.output import say
 from lmdbresults.cli.rewrite import rewrite
 from lmdbresults.cli.salvage import salvage
 from lmdbresults.cli.stats import stats
@@ -20,7 +20,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ResultError as error:
-            say_error(str(error))
+            say(str(error), err=True)
             ctx.exit(1 if isinstance(error, FileDamaged) else 2)
 
 

@@ -10,20 +10,15 @@ from rich.progress import Progress
 
 from lmdbresults.store.base import Progress as Report
 
-__all__ = ["progress", "say", "say_error", "say_some"]
+__all__ = ["progress", "say", "say_some"]
 
 #: The most lines of one kind that are listed.
 _MOST: Final = 20
 
 
-def say(text: str) -> None:
-    """Print a line. File names that are not UTF-8 are escaped."""
-    click.echo(text.encode(errors="backslashreplace").decode())
-
-
-def say_error(text: str) -> None:
-    """Print a line to the standard error stream."""
-    click.echo(text.encode(errors="backslashreplace").decode(), err=True)
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, to the standard error stream if ``err``. File names that are not UTF-8 are escaped."""
+    click.echo(text.encode(errors="backslashreplace").decode(), err=err)
 
 
 def say_some(sentences: Sequence[str]) -> None:

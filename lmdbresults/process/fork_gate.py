@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from lmdbresults.errors import NestedTransaction
 
-__all__ = ["ExclusiveWanted", "ForkAware", "gate", "is_owned"]
+__all__ = ["ExclusiveWanted", "gate", "is_owned"]
 
 #: Seconds that a fork waits for transactions of other threads. A transaction that does not end may be waiting for a
 #: lock that is held for the fork, such as that of a thread pool; then the stores of the child are unusable.
@@ -32,13 +32,17 @@ class ExclusiveWanted(BaseException):
 
 
 class ForkAware(Protocol):
-    """An object that prepares for forks."""
-
-    def before_fork(self) -> None:
-        """Close everything that a child must not inherit. No transaction is open in this process."""
+    """An object that is told of forks."""
 
     def after_fork_in_child(self) -> None:
         """Start with new state; what belongs to the parent must not be touched."""
+
+
+class Closable(Protocol):
+    """An object that a child must not inherit as it is."""
+
+    def close(self) -> None:
+        """Close it; it can be opened again. No transaction is open in this process."""
 
 
 class _Thread(threading.local):
@@ -63,6 +67,7 @@ class ForkGate:
     def __init__(self, fork_timeout: float = _FORK_TIMEOUT) -> None:
         self.fork_timeout = fork_timeout
         self._watchers: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+        self._closed: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._reset()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
@@ -83,8 +88,12 @@ class ForkGate:
         self._thread = _Thread(self._list_lock, self._locks)
 
     def watch_forks(self, watcher: ForkAware) -> None:
-        """Call the watcher around every fork, for as long as it lives."""
+        """Call the watcher in the child of every fork, for as long as it lives."""
         self._watchers.add(watcher)
+
+    def close_before_forks(self, closable: Closable) -> None:
+        """Call its ``close()`` before every fork, for as long as it lives."""
+        self._closed.add(closable)
 
     # -- shared access -------------------------------------------------------------------------------------------
 
@@ -182,7 +191,8 @@ class ForkGate:
             return  # nothing can be closed, so the stores of the child are unusable
         self._thread.is_forking = True
         if self._acquire_all(self.fork_timeout):
-            self._call_watchers(lambda watcher: watcher.before_fork())
+            for closable in list(self._closed):
+                closable.close()
 
     def _after_fork_in_parent(self) -> None:
         if self._thread.is_forking:  # not if a signal handler forks while its thread has access for another reason
@@ -195,11 +205,8 @@ class ForkGate:
     def after_fork_in_child(self) -> None:
         """Reset this object and all watchers in a child."""
         self._reset()
-        self._call_watchers(lambda watcher: watcher.after_fork_in_child())
-
-    def _call_watchers(self, call: Callable[[ForkAware], None]) -> None:
         for watcher in list(self._watchers):
-            call(watcher)
+            watcher.after_fork_in_child()
 
 
 def is_owned(lock: threading.RLock) -> bool:

@@ -160,9 +160,6 @@ class LoopHubs:
         self._hubs: dict[asyncio.AbstractEventLoop, LoopHub] = {}
         gate.watch_forks(self)
 
-    def before_fork(self) -> None:
-        """Nothing to do: the loops stay the parent's."""
-
     def after_fork_in_child(self) -> None:
         """Forget the coroutines of the parent."""
         self._hubs = {}

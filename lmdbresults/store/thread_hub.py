@@ -90,9 +90,6 @@ class ThreadHub(Hub):
         #: The threads that wait, the reader included.
         self._waiting: set[ThreadWait] = set()
 
-    def before_fork(self) -> None:
-        """Nothing to do: the subscription stays the parent's."""
-
     def after_fork_in_child(self) -> None:
         """Forget the threads of the parent."""
         self._reset()

@@ -163,9 +163,6 @@ class ResultConsumer(BaseResultConsumer):
     def drainer(self, drainer: Any) -> None:
         """Ignore the one that Celery's base class sets, which ends for good when a callback raises."""
 
-    def before_fork(self) -> None:
-        """Nothing to do: all that is noted stays the parent's."""
-
     def after_fork_in_child(self) -> None:
         """Forget what the parent waits for, and its greenlets."""
         former = self._drainer

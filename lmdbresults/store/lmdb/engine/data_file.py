@@ -47,6 +47,7 @@ class DataFile:
         self._refuse_writes()
         self._reset()
         gate.watch_forks(self)
+        gate.close_before_forks(self)  # an inherited LMDB environment can neither be used nor closed in the child
 
     def _reset(self) -> None:
         #: Guards the opening of the file; acquired inside the gate.
@@ -138,10 +139,6 @@ class DataFile:
         """Close the file, unless a daemon thread is in a transaction that does not end soon."""
         if self._parts is not None and not gate.exclusive(self.close, timeout=1.0):
             _leak(self._parts)
-
-    def before_fork(self) -> None:
-        """Close the file: an inherited LMDB environment can neither be used nor closed in the child."""
-        self.close()
 
     def after_fork_in_child(self) -> None:
         """Reset the locks. If the file was not closed before the fork, it is unusable in this process for good."""

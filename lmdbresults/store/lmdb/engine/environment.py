@@ -47,9 +47,6 @@ class Environment:
         self.after_fork_in_child()
         gate.watch_forks(self)
 
-    def before_fork(self) -> None:
-        """Do nothing: the file closes itself."""
-
     def after_fork_in_child(self) -> None:
         """Reset the locks."""
         self._read_blocks = _ReadBlocks()
@@ -185,12 +182,13 @@ class Environment:
 
     def _run(self, work: Callable[[DataFile], Result]) -> Result:
         """Return ``work(file)``, which needs the file open, but no transaction around it."""
-        shared = self._shared()
+        shared = gate.try_shared() or self._shared()
         file, retries = self.file, RETRIES
         while True:
             try:
                 with shared:
-                    file.open()
+                    if file.handle is None:
+                        file.open()
                     result = work(file)
                 if file.checkpoints.needs_work:
                     file.checkpointer.wake()

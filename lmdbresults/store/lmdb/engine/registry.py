@@ -21,9 +21,6 @@ class EnvironmentRegistry:
         self.after_fork_in_child()
         gate.watch_forks(self)
 
-    def before_fork(self) -> None:
-        """Do nothing: each environment closes its file itself."""
-
     def after_fork_in_child(self) -> None:
         #: Guards the environments and their number of users; taken inside the gate.
         self._lock = threading.RLock()

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
+from lmdbresults.store.lmdb.file.meta import Meta, Root
 from lmdbresults.store.lmdb.file.pages import (
     BRANCH,
     LEAF,
     Node,
     PageDamaged,
     PageFile,
-    Root,
-    State,
     kind_of,
     nodes_of,
     offsets_of,
@@ -32,7 +31,7 @@ _FLAGS_OF_TREES, _INTEGER_KEY = 0x7E, 0x08
 _TRIES: Final = 16
 
 
-def problems_of(file: PageFile, state: State) -> Iterator[str]:
+def problems_of(file: PageFile, state: Meta) -> Iterator[str]:
     """Yield a sentence per problem. Takes a byte of memory per page.
 
     Wasted space is not a problem: pages that are neither in use nor free, and runs that are longer than their value.
@@ -45,7 +44,7 @@ def problems_of(file: PageFile, state: State) -> Iterator[str]:
     yield from survey(file, state, bytearray(state.last_page + 1))
 
 
-def survey(file: PageFile, state: State, pages: bytearray) -> Iterator[str]:
+def survey(file: PageFile, state: Meta, pages: bytearray) -> Iterator[str]:
     """Yield the problems of pages, and write the state of each to ``pages``, which holds zeros at first."""
     pages[:2] = bytes((IN_USE, IN_USE))
     if not _has_usual_order(state):
@@ -63,7 +62,7 @@ def survey(file: PageFile, state: State, pages: bytearray) -> Iterator[str]:
             pages[number] = FREE
 
 
-def freed_pages(file: PageFile, state: State) -> Iterator[tuple[int, int]]:
+def freed_pages(file: PageFile, state: Meta) -> Iterator[tuple[int, int]]:
     """Yield the transactions whose freed pages are listed as free, each with their number. Raises `PageDamaged`."""
     below = [] if state.free.page is None else [(state.free.page, state.free.depth)]
     while below:
@@ -97,7 +96,7 @@ def damage_at_the_top(file: PageFile) -> str | None:
     return None
 
 
-def _require_top(file: PageFile, state: State) -> None:
+def _require_top(file: PageFile, state: Meta) -> None:
     if not _has_usual_order(state):
         raise PageDamaged(f"Its trees have flags {state.free.flags:#x} and {state.main.flags:#x}.")
     for root in (state.free, state.main):
@@ -106,7 +105,7 @@ def _require_top(file: PageFile, state: State) -> None:
         _require_first_leaf(file, root, state.last_page)
 
 
-def _has_usual_order(state: State) -> bool:
+def _has_usual_order(state: Meta) -> bool:
     """Return whether the trees are ordered like those of a store: by bytes, and the free pages by number."""
     return state.main.flags == 0 and state.free.flags & _FLAGS_OF_TREES == _INTEGER_KEY
 

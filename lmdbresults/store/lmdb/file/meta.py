@@ -8,7 +8,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-__all__ = ["IDENTITY_BYTES", "IDENTITY_PLACE", "MAGIC", "META_BYTES", "Head", "Meta", "read_head", "unpack"]
+__all__ = ["IDENTITY_BYTES", "IDENTITY_PLACE", "MAGIC", "META_BYTES", "Head", "Meta", "Root", "read_head", "unpack"]
 
 MAGIC: Final = 0xBEEFC0DE
 _DATA_VERSION: Final = 1
@@ -24,6 +24,24 @@ _FIELDS: Final = struct.Struct("=II16xI92xQQ")
 _PAGE_HEADER: Final = struct.Struct("=QHHHH")
 _IS_META: Final = 0x08
 _TXN: Final = struct.Struct("=Q")
+#: Of each tree: page size (in the first one only), flags, depth, pages of three kinds, entries, root.
+_TREE: Final = struct.Struct("=IHHQQQQQ")
+_FREE_AT, _MAIN_AT = 24, 72
+#: The root of an empty tree.
+_NOTHING: Final = (1 << 64) - 1
+
+
+class Root(NamedTuple):
+    """A tree, as a meta page describes it."""
+
+    page: int | None
+    """Number of its topmost page; None: it is empty."""
+    depth: int
+    pages: int
+    """Pages in use, of all kinds."""
+    entries: int
+    flags: int
+    """How its keys are ordered, and whether they have several values."""
 
 
 class Meta(NamedTuple):
@@ -42,6 +60,20 @@ class Meta(NamedTuple):
     def end(self) -> int:
         """The least size of the file, in bytes."""
         return (self.last_page + 1) * self.page_size
+
+    @property
+    def free(self) -> Root:
+        """The tree of free pages."""
+        return self._root(_FREE_AT)
+
+    @property
+    def main(self) -> Root:
+        """The tree of all keys."""
+        return self._root(_MAIN_AT)
+
+    def _root(self, start: int) -> Root:
+        _, flags, depth, branches, leaves, others, entries, page = _TREE.unpack_from(self.data, start)
+        return Root(None if page == _NOTHING else page, depth, branches + leaves + others, entries, flags)
 
     def page(self, number: int) -> bytes:
         """Return the beginning of meta page ``number`` (0 or 1): its header, and this meta."""

@@ -20,8 +20,6 @@ __all__ = [
     "Node",
     "PageDamaged",
     "PageFile",
-    "Root",
-    "State",
     "kind_of",
     "nodes_of",
     "offsets_of",
@@ -43,45 +41,10 @@ _HEAD_BYTES: Final = 16
 #: Size of the value, flags, size of the key; in a branch the first two are the number of the page below.
 _NODE: Final = struct.Struct("=IHH")
 _PAGE_NUMBER: Final = struct.Struct("=Q")
-#: In a meta: page size (in the first tree only), flags, depth, pages of three kinds, entries, root.
-_TREE: Final = struct.Struct("=IHHQQQQQ")
-_FREE_AT, _MAIN_AT = 24, 72
-#: The root of an empty tree.
-_NOTHING: Final = (1 << 64) - 1
 
 
 class PageDamaged(Exception):
     """Raised when a page is damaged; the text says which one, and how."""
-
-
-class Root(NamedTuple):
-    """A tree, as a meta page describes it."""
-
-    page: int | None
-    """Number of its topmost page; None: it is empty."""
-    depth: int
-    pages: int
-    """Pages in use, of all kinds."""
-    entries: int
-    flags: int
-    """How its keys are ordered, and whether they have several values."""
-
-
-class State(NamedTuple):
-    """The state of the file as of one commit, as a meta page says."""
-
-    txn: int
-    """Number of the commit."""
-    last_page: int
-    page_size: int
-    free: Root
-    main: Root
-
-    @classmethod
-    def of(cls, meta: Meta) -> "State":
-        """Return the state that a meta page describes."""
-        roots = [_root(_TREE.unpack_from(meta.data, start)) for start in (_FREE_AT, _MAIN_AT)]
-        return cls(meta.txn, meta.last_page, meta.page_size, *roots)
 
 
 class Node(NamedTuple):
@@ -117,8 +80,8 @@ class PageFile:
         """Return the present size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
-    def states(self) -> list[State]:
-        """Return the states of the two meta pages, the newer one first, and learn the page size from them.
+    def states(self) -> list[Meta]:
+        """Return the two meta pages, the newer one first, and learn the page size from them.
 
         An invalid meta page is left out. Raises `PageDamaged` if both are invalid.
         """
@@ -129,7 +92,7 @@ class PageFile:
         if not metas:
             raise PageDamaged("Both meta pages are invalid (not an LMDB file?).")
         self.page_size = metas[0].page_size
-        return sorted(map(State.of, metas), key=lambda state: -state.txn)
+        return sorted(metas, key=lambda meta: -meta.txn)
 
     def _meta(self, page_at: int) -> Meta | None:
         return unpack(os.pread(self._descriptor, META_BYTES, page_at + _HEAD_BYTES))
@@ -157,11 +120,6 @@ class PageFile:
         if count * self.page_size < _HEAD_BYTES + node.size:
             raise PageDamaged(f"Page {number} begins {count} pages, too few for a value of {node.size} bytes.")
         return count
-
-
-def _root(fields: tuple[int, ...]) -> Root:
-    _, flags, depth, branches, leaves, others, entries, page = fields
-    return Root(None if page == _NOTHING else page, depth, branches + leaves + others, entries, flags)
 
 
 def kind_of(page: bytes, number: int) -> int:

@@ -21,7 +21,8 @@ from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.btree import IN_USE, LEAF_IN_USE, UNKNOWN, survey
-from lmdbresults.store.lmdb.file.pages import Node, PageDamaged, PageFile, State, sound_nodes_of
+from lmdbresults.store.lmdb.file.meta import Meta
+from lmdbresults.store.lmdb.file.pages import Node, PageDamaged, PageFile, sound_nodes_of
 from lmdbresults.store.lmdb.maintenance.backup import publish, refuse_target
 from lmdbresults.store.lmdb.maintenance.salvage_writer import Salvaged, SalvageWriter
 
@@ -114,14 +115,13 @@ class _Source:
         self.expected = state.main.entries if state else 0
         self._mark_large_values()
 
-    def _state(self, path: str) -> State | None:
+    def _state(self, path: str) -> Meta | None:
         try:
             newest = self._file.states()[0]
         except PageDamaged:
             self._file.page_size = _USUAL_PAGE
             return None
-        checkpoint = recovery.pending_rollback(path)
-        return State.of(checkpoint) if checkpoint else newest
+        return recovery.pending_rollback(path) or newest
 
     def _mark_large_values(self) -> None:
         """Mark the pages of large values as in use: a stored value may contain what looks like a page."""

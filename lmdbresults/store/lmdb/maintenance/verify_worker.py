@@ -10,7 +10,8 @@ from typing import Final
 import lmdb
 
 from lmdbresults.store.lmdb.file.btree import problems_of
-from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile, State
+from lmdbresults.store.lmdb.file.meta import Meta
+from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
 from lmdbresults.store.lmdb.maintenance.check import check
 from lmdbresults.store.lmdb.types import Transaction
@@ -50,7 +51,7 @@ def problems_in(path: str, live: bool, records: bool) -> Iterator[str]:
         yield f"{path} cannot be read: {error}"
 
 
-def _problems_of_snapshot(file: PageFile, state: State, txn: Transaction, records: bool) -> Iterator[str]:
+def _problems_of_snapshot(file: PageFile, state: Meta, txn: Transaction, records: bool) -> Iterator[str]:
     """Yield the problems of a snapshot, whose pages (except the meta page) the transaction keeps from being reused."""
     broken = list(problems_of(file, state))
     yield from broken

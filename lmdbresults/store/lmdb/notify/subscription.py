@@ -54,9 +54,6 @@ class LMDBSubscription(Subscription):
         self._has_missed = False
         self._verify_at = 0.0
 
-    def before_fork(self) -> None:
-        """Nothing to do: the box stays the parent's."""
-
     def after_fork_in_child(self) -> None:
         """Leave the box to the parent."""
         self._box = None
