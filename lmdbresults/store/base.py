@@ -63,7 +63,11 @@ class Subscription(ABC):
 
     @abstractmethod
     def remove(self, keys: Iterable[bytes]) -> None:
-        """Stop following some keys. A key that is not followed is skipped."""
+        """Stop following some keys. A key that is not followed is skipped.
+
+        A message for ``one`` subscriber (`WriteTransaction.notify`) may have come before. `drain` returns its topic no
+        more, but passes it on to another subscriber; so does `close`.
+        """
 
     @abstractmethod
     def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:

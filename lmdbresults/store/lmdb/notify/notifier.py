@@ -69,10 +69,11 @@ class Notifier:
     def _send_messages(self, found: list[tuple[Change, list[int]]], moment: int) -> None:
         bundles: dict[int, bytes] = {}
         for (key, kind, value, deadline), boxes in found:
-            message = pack(place_of(key), kind, moment, deadline, value)
+            place = place_of(key)
             if kind == ONE:
-                self._send_to_one(boxes, message)
+                self._send_to_one(boxes, place, moment)
                 continue
+            message = pack(place, kind, moment, deadline, value)
             for box in boxes:
                 bundle = bundles.get(box, b"")
                 if len(bundle) + len(message) > DATAGRAM_BYTES:
@@ -95,25 +96,34 @@ class Notifier:
             if (marks := self._marks) is not None:
                 boxes = marks.followers(place, FOLLOWED, marks.groups())
                 if moment != _PASSED_ON and boxes:
-                    self._send_to_one(boxes, pack(place, ONE, _PASSED_ON))
+                    self._send_to_one(boxes, place, _PASSED_ON)
                 else:
                     for box in boxes:
                         self._send_or_note_loss(box, pack(place, FINAL, 0))
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _send_to_one(self, boxes: list[int], message: bytes) -> None:
-        """Send a message to one box whose owner is alive: in turn, but rather to one that has read the one before."""
+    def _send_to_one(self, boxes: list[int], place: bytes, moment: int) -> None:
+        """Send a message to one box whose owner is alive: in turn, but rather to one that has read the one before.
+
+        A subscriber that stops following removes its mark, then reads its box. So if its mark is still there after the
+        message was sent, it will read that; if not, another is sent one as well.
+        """
+        message = pack(place, ONE, moment)
         first = next(self._turn) % len(boxes)
         full = []
         for box in sorted(boxes[first:] + boxes[:first], key=self._has_unread):
             try:
-                if self._send_datagram(box, message):
+                if self._send_datagram(box, message) and self._is_followed_by(box, place):
                     return
             except _QueueFull:
                 full.append(box)
         if full:
             self._send_or_note_loss(full[0], message)
+
+    def _is_followed_by(self, box: int, place: bytes) -> bool:
+        marks = self._marks
+        return marks is not None and box in marks.followers(place, FOLLOWED, marks.groups())
 
     def _has_unread(self, box: int) -> bool:
         """Return whether a box has not received all that this process has sent to it."""

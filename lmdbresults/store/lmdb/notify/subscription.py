@@ -172,7 +172,8 @@ class LMDBSubscription(Subscription):
         while datagram is not None:
             self._take(datagram, changed)
             # The rest can wait if nothing else is followed: the usual case, in which this saves a system call.
-            datagram = None if len(changed) == len(self._keys) else self._datagram(box.receiver, 0.0)
+            all_changed = changed and len(changed) == len(self._keys)
+            datagram = None if all_changed else self._datagram(box.receiver, 0.0)
         if box.has_lost():
             self._has_missed = True
 

@@ -129,6 +129,39 @@ class TestOne:
         for each in (closing_one, other):
             each.close()
 
+    def test_one_that_stops_following_as_it_is_chosen_is_not_the_only_one(
+        self, store: LMDBStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It drains its box before the message is there, then works for a long time and does not read."""
+        made = subscriptions(store, 3, b"topic")
+        send, stopped = store._notifier._send_datagram, list[Subscription]()
+
+        def stop_and_send(box: int, datagram: bytes) -> bool:
+            if not stopped:
+                stopped.append(made[box])
+                made[box].remove([b"topic"])
+                assert made[box].drain() == set()
+            return send(box, datagram)
+
+        monkeypatch.setattr(store._notifier, "_send_datagram", stop_and_send)
+        store.notify(b"topic", one=True)
+        [left] = stopped
+        assert sorted(len(each.drain() or ()) for each in made if each is not left) == [0, 1]
+        for each in made:
+            each.close()
+
+    def test_one_that_follows_nothing_passes_on_all_that_it_has_not_read(self, store: LMDBStore) -> None:
+        busy, idle = subscriptions(store, 2, b"topic", b"other")
+        idle.remove([b"topic", b"other"])
+        store.notify(b"topic", one=True)
+        store.notify(b"other", one=True)
+        idle.add([b"topic", b"other"])
+        busy.remove([b"topic", b"other"])
+        assert busy.drain() == set()
+        assert idle.drain() == {b"topic", b"other"}
+        busy.close()
+        idle.close()
+
     def test_of_consumers_that_come_and_go_the_idle_one_is_woken(self, store: LMDBStore) -> None:
         first, second = store.subscribe(), store.subscribe()
         for idle, busy in [(first, second), (second, first)] * 3:
