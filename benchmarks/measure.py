@@ -41,6 +41,28 @@ def time_each(operation: Callable[[Any], object], arguments: Iterable[Any]) -> l
     return times
 
 
+class CPU:
+    """Counts the processor time of this process, without what its main thread does between operations."""
+
+    def __init__(self, operation: Callable[[Any], object]) -> None:
+        self.operation = operation
+        self.start = time.process_time_ns() - time.thread_time_ns()
+        self.used = 0
+
+    def time(self, argument: Any) -> int:
+        """Return the nanoseconds of one operation, and count its processor time."""
+        before = time.thread_time_ns()
+        start = time.perf_counter_ns()
+        self.operation(argument)
+        took = time.perf_counter_ns() - start
+        self.used += time.thread_time_ns() - before
+        return took
+
+    def total(self) -> int:
+        """Return the nanoseconds that operations and other threads took."""
+        return self.used + time.process_time_ns() - time.thread_time_ns() - self.start
+
+
 def interleave(blocks: Mapping[Key, Block], rounds: Iterable[int], rng: Random, *, warm_up: bool = True) -> Samples:
     """Run every block once a round; return their times. ``warm_up`` adds a first round that does not count."""
     if warm_up:

@@ -1,8 +1,8 @@
 """What a run found: rows of figures by scenario, with the machine they were measured on; and their JSON form."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ OWN_ROW: Final = {MEMORY: OWN, KILL: OWN, BOUNDED: f"{OWN}, checkpoint", DISK: f
 BARE_ROW: Final = {MEMORY: BARE, KILL: BARE, BOUNDED: BARE, DISK: f"{BARE}, commit"}
 
 MICROSECONDS: Final = "µs"
+#: Looks at the expired results in a lifetime.
+LOOKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,19 @@ class Row:
     p90: float | None = None
     p99: float | None = None
     maximum: float | None = None
+    mean: float | None = None
+    cpu: float | None = None
+    """Microseconds of processor time for each operation, in all threads and in the server."""
     rate: float | None = None
     """Operations per second."""
+    written: float | None = None
+    """Bytes written to files per operation."""
+    expired: float | None = None
+    """The most results that were expired and not yet deleted, as a share of the others."""
+    looks: Sequence[float] = ()
+    """That share over time, `LOOKS` times a lifetime."""
+    size: float | None = None
+    """Bytes on disk at the end."""
     to_own: float | None = None
     """The time for the same work divided by that of lmdbresults in the same class: above 1, lmdbresults is faster."""
     to_bare: float | None = None
@@ -66,6 +79,21 @@ class Row:
         return self.work, self.x, self.peer
 
 
+def with_ratios(rows: Sequence[Row], figure: Callable[[Row], float | None], *, alike: bool = False) -> list[Row]:
+    """Add the ratios of a figure to the rows of one measurement each. ``alike``: durability makes no difference."""
+    found = {row.place: row for row in rows}
+
+    def against(row: Row, reference: str) -> float | None:
+        own, other = figure(row), found.get((row.work, row.x, reference))
+        base = figure(other) if other else None
+        return own / base if own and base and base > 0 else None
+
+    def names(row: Row) -> tuple[str, str]:
+        return (OWN, BARE) if alike else (OWN_ROW[row.durability], BARE_ROW[row.durability])
+
+    return [replace(row, to_own=against(row, names(row)[0]), to_bare=against(row, names(row)[1])) for row in rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """The rows of a scenario."""
@@ -77,6 +105,8 @@ class Section:
     """What ``x`` counts."""
     seconds: float = 0.0
     """How long the scenario took."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Lines of the header that were others for this scenario, if it was measured later."""
     rows: tuple[Row, ...] = ()
 
 
@@ -113,7 +143,17 @@ def read(path: Path) -> Run:
     return Run(data["header"], data["settings"], sections)
 
 
+def merged(runs: Sequence[Run]) -> Run:
+    """Return the first run with the sections of the later ones, which say how their headers differ from its own."""
+    first, *later = runs
+    sections = {section.name: section for section in first.sections}
+    for run in later:
+        about = {name: text for name, text in run.header.items() if text != first.header.get(name)}
+        sections |= {section.name: replace(section, about=about) for section in run.sections}
+    return Run(first.header, first.settings, list(sections.values()))
+
+
 def _lean(row: Row) -> dict[str, Any]:
     """Return the fields of a row, with five digits: the sixth is noise, and the files are committed."""
-    found = {name: value for name, value in asdict(row).items() if value not in (None, "")}
+    found = {name: value for name, value in asdict(row).items() if value not in (None, "", ())}
     return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in found.items()}

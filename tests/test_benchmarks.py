@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWa
 ROOT = Path(__file__).parent.parent
 #: Scenarios that must have a row of bare LMDB.
 WITH_BARE = {
+    "steady",
     "store",
     "progress",
     "get",
@@ -79,7 +80,7 @@ def made_up(factor: float = 1.0) -> Run:
         return Row(work="store", peer=peer, configuration="default", durability="kill", median=median, **more)
 
     own = row(OWN, 40.0 * factor, to_own=1.0, to_bare=4.0 * factor)
-    others = row("Redis", 400.0, to_own=10.0 / factor, to_bare=40.0), row(BARE, 10.0, to_bare=1.0)
+    others = row("Redis", 400.0, to_own=10.0 / factor, to_bare=40.0), row(BARE, 10.0, to_own=0.25 / factor, to_bare=1.0)
     return Run(HEADER, {"mode": "short"}, [Section(name="store", title="Store", rows=(own, *others))])
 
 
@@ -149,17 +150,37 @@ def test_the_command_prints_tables():
 
 
 def test_the_published_docs_match_the_published_figures():
-    source = report.published()
-    assert report.DOCS.read_text() == report.docs(rows.read(source), str(source.relative_to(ROOT)))
+    assert report.DOCS.read_text() == report.docs(report.published())
 
 
-def test_the_published_picture_matches_the_published_figures():
-    assert report.PICTURE.read_text() == picture.draw(rows.read(report.published()))
+def published_run() -> Run:
+    return rows.merged([rows.read(source) for source in report.published()])
+
+
+def test_the_published_pictures_match_the_published_figures():
+    run = published_run()
+    assert picture.digest(picture.ratios(run)) in report.RATIOS.read_text()
+    assert picture.digest(picture.expired(run)) in report.EXPIRED.read_text()
+
+
+def test_pictures_are_drawn_from_any_run(tmp_path):
+    run = made_up()
+    picture.draw_ratios(picture.ratios(run), tmp_path / "ratios.svg")
+    assert "Redis" in (tmp_path / "ratios.svg").read_text()
+    picture.draw_expired(picture.expired(run), tmp_path / "expired.svg")
+    assert "expired" in (tmp_path / "expired.svg").read_text()
+
+
+def test_the_scenarios_of_a_later_run_replace_those_of_the_first():
+    later = Run({**HEADER, "load": "much"}, {}, [replace(made_up(factor=2.0).sections[0], name="store")])
+    run = rows.merged([made_up(), later])
+    assert run.sections[0].rows == later.sections[0].rows
+    assert run.sections[0].about == {"load": "much"}
 
 
 def test_the_table_of_the_readme_matches_the_published_figures():
     text = report.README.read_text()
-    assert text == report.readme(text, rows.read(report.published()))
+    assert text == report.readme(text, published_run())
 
 
 def test_a_readme_without_a_place_for_the_table_is_not_changed():

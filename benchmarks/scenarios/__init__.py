@@ -1,6 +1,7 @@
 """The scenarios, in the order in which they run. Importing a module registers its scenarios."""
 
 # isort: off
+from benchmarks.scenarios import steady  # noqa: F401
 from benchmarks.scenarios import one_result  # noqa: F401
 from benchmarks.scenarios import many_results  # noqa: F401
 from benchmarks.scenarios import wakeups  # noqa: F401

@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from benchmarks.measure import Key, Rounds
 from benchmarks.peers import celery
 from benchmarks.peers.bare import BareLMDB, BareLMDBCommit
 from benchmarks.peers.base import Peer, new_ids, stored
-from benchmarks.rows import BARE_ROW, OWN_ROW, Row
+from benchmarks.rows import Row, with_ratios
 
 # -- mixed -------------------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ def sustained(bench: Bench) -> list[Row]:
         floods = crew.run(int(key.x or 1), flood, field, key.peer, bench.rng.getrandbits(32), seconds)
         found[key] = _flood_row(field, key, floods, disk_usage(field.folders[key.peer]) - before)
     missing = [field.row(name, "", missing=why) for name, why in field.missing.items()]
-    return [_with_ratios(found[key], found) for key in keys] + missing
+    return with_ratios([found[key] for key in keys], lambda row: 1 / row.rate if row.rate else None) + missing
 
 
 def flood(peer: Peer, number: int, seed: int, seconds: float) -> Flood:
@@ -163,14 +163,6 @@ def _flood_row(field: Field, key: Key, floods: Sequence[Flood], growth: int) -> 
     seconds = max(flood.seconds for flood in floods)
     note = f"files +{growth / 1e6:,.0f} MB in {seconds:.2g} s, {growth / count:,.0f} B each"
     return field.row(key.peer, key.work, key.x, **figures, loss=field.classes[key.peer].loss, note=note)
-
-
-def _with_ratios(row: Row, found: Mapping[Key, Row]) -> Row:
-    def against(other: str) -> float | None:
-        reference = found.get(Key(other, row.work, row.x))
-        return reference.rate / row.rate if reference and reference.rate and row.rate else None
-
-    return replace(row, to_own=against(OWN_ROW[row.durability]), to_bare=against(BARE_ROW[row.durability]))
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

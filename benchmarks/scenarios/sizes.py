@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,7 +17,7 @@ from benchmarks.peers import celery
 from benchmarks.peers.bare import FLAGS, BareLMDB
 from benchmarks.peers.base import Peer, stored
 from benchmarks.peers.plain import Plain
-from benchmarks.rows import BARE, OWN, Row
+from benchmarks.rows import BARE, OWN, Row, with_ratios
 from benchmarks.scenarios.one_result import store_new
 from benchmarks.scenarios.processes import disk_usage
 from lmdbresults import open_store
@@ -110,7 +109,7 @@ def disk(bench: Bench) -> list[Row]:
         size = _server_memory(peer) - before if is_in_memory else disk_usage(field.folders[name])
         note = "in the memory of the server" if is_in_memory else ""
         rows.append(field.row(name, "size", count, unit="B", median=size / count, note=note))
-    return _with_ratios(rows)
+    return with_ratios(rows, lambda row: row.median, alike=True)
 
 
 def _server_memory(peer: Any) -> int:
@@ -149,7 +148,7 @@ def memory(bench: Bench) -> list[Row]:
             elif name != NoBackend.name:
                 more = taken[name][work] - taken[NoBackend.name][work]
                 rows.append(field.row(name, work, unit="MiB", median=more))
-    return _with_ratios(rows)
+    return with_ratios(rows, lambda row: row.median, alike=True)
 
 
 def memory_after_work(peer: Peer, number: int, count: int) -> dict[str, float]:
@@ -158,11 +157,3 @@ def memory_after_work(peer: Peer, number: int, count: int) -> dict[str, float]:
         peer.get(task_id)
     found = re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
     return {name: int(kilobytes) / 1024 for name, kilobytes in found}
-
-
-def _with_ratios(rows: list[Row]) -> list[Row]:
-    def against(row: Row, other: str) -> float | None:
-        found = next((one.median for one in rows if one.peer == other and one.work == row.work), None)
-        return row.median / found if row.median and found and found > 0 else None
-
-    return [replace(row, to_own=against(row, OWN), to_bare=against(row, BARE)) for row in rows]

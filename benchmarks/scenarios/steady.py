@@ -1,0 +1,395 @@
+"""The steady state: for each result that is stored, one expires.
+
+Each peer runs alone, in a process of its own. It begins with as many results as it keeps; they expire one after the
+other. lmdbresults and bare LMDB read a clock that shows a thousand stores a second, however long they take. Redis
+expires by the real time: its TTL is how long it takes to store as many results as it keeps. Celery deletes from SQLite
+and files only in ``cleanup()``, which beat calls once a day, the default time to live; here it is called once a
+lifetime, and its time counts.
+"""
+
+import shutil
+import sqlite3
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import timedelta
+from heapq import heappop, heappush
+from itertools import cycle
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+from benchmarks import measure
+from benchmarks.bench import Bench, scenario
+from benchmarks.crew import Crew
+from benchmarks.filling import random_id
+from benchmarks.measure import CPU
+from benchmarks.peers import celery
+from benchmarks.peers.bare import DEADLINE, BareLMDB, BareLMDBCommit, Pair
+from benchmarks.rows import LOOKS, OWN, Row, with_ratios
+from benchmarks.scenarios.processes import disk_usage
+from lmdbresults.integrations.celery import LMDBBackend
+from lmdbresults.store import LMDBStore, open_store
+
+#: Seconds between two stores, by the clock of lmdbresults and bare LMDB.
+TICK = 0.001
+LIFETIMES = 10
+#: Results in one transaction, for filling.
+BATCH = 10_000
+
+# -- the peers ---------------------------------------------------------------------------------------------------------
+
+
+class Steady:
+    """What the scenario asks of a peer, besides storing."""
+
+    folder: Path
+    time = 0.0
+    ttl = 0.0
+
+    def begin(self, kept: int) -> list[float]:
+        """Fill the store with results that expire one by one; return their deadlines."""
+        self.set_ttl(kept * TICK)
+        start, ttls = self.now(), [TICK * number for number in range(1, kept + 1)]
+        self.fill_with(ttls)
+        return [start + ttl for ttl in ttls]
+
+    def fill_with(self, ttls: list[float]) -> None:
+        """Store copies of a result with these times to live."""
+        raise NotImplementedError
+
+    def set_ttl(self, ttl: float) -> None:
+        """Let results expire after so many seconds."""
+        self.ttl = ttl
+
+    def now(self) -> float:
+        """Return the time by which results expire."""
+        return self.time
+
+    def tick(self) -> None:
+        """Let the time of one store pass."""
+        self.time += TICK
+
+    def clean(self) -> None:
+        """Delete what has expired, once a lifetime; peers that do so as they store need nothing."""
+
+    def present(self) -> int:
+        """Return the number of results, expired ones included."""
+        raise NotImplementedError
+
+    def written(self) -> int:
+        """Return the bytes written to files so far."""
+        return written_by("self")
+
+    def served(self) -> float:
+        """Return the seconds of processor time that a server has taken so far."""
+        return 0.0
+
+    def size(self) -> int:
+        """Return the bytes on disk."""
+        return disk_usage(self.folder)
+
+
+def written_by(process: int | str) -> int:
+    """Return the bytes that a process has passed to write()."""
+    return int(Path(f"/proc/{process}/io").read_text().partition("wchar: ")[2].split()[0])
+
+
+def batches(ttls: list[float]) -> Iterator[list[tuple[str, float]]]:
+    """Yield ids with their times to live, in parts for one transaction each."""
+    for start in range(0, len(ttls), BATCH):
+        yield [(random_id(start + number), ttl) for number, ttl in enumerate(ttls[start : start + BATCH])]
+
+
+class Clocked(LMDBBackend):
+    """The Celery backend with a clock of the scenario."""
+
+    def _open(self, url: str | None, options: Any) -> LMDBStore:
+        self.time = time.time()
+        return open_store(url or "", **options, clock=lambda: self.time)
+
+
+class Ours(Steady, celery.LMDBResults):
+    """Expired results are deleted by those that store."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.backend = Clocked(app=self.app, url=self.url(folder))
+        self.time = self.backend.time
+
+    def set_ttl(self, ttl: float) -> None:
+        self.ttl = self.backend.expires = ttl
+
+    def tick(self) -> None:
+        self.backend.time = self.time = self.time + TICK
+
+    def fill_with(self, ttls: list[float]) -> None:
+        self.store(self.request("any"))
+        key_of, store = self.backend.get_key_for_task, self.backend.store
+        record = store.get(key_of("any"))
+        self.backend.forget("any")
+        for batch in batches(ttls):
+            pairs = sorted((key_of(task_id), ttl) for task_id, ttl in batch)
+            store.update(lambda txn, pairs=pairs: [txn.set(key, record, ttl) for key, ttl in pairs])
+
+    def present(self) -> int:
+        return int(self.backend.store.stats().entries // 2)
+
+    def progress(self, request: Any) -> None:
+        """Store STARTED, three states of progress, and SUCCESS."""
+        for state in ("STARTED", *["PROGRESS"] * 3):
+            self.backend.store_result(request.id, {"pid": 1, "hostname": "w"}, state, request=request)
+        self.store(request)
+
+
+class OursCheckpoint(Ours, celery.LMDBResultsCheckpoint):
+    """The same with checkpoints, by the real time."""
+
+
+class OursCommit(Ours, celery.LMDBResultsCommit):
+    """The same, on disk before each store returns."""
+
+
+class Redis(Steady, celery.Redis):
+    """Expires by the real time: samples ten times a second."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def tick(self) -> None:
+        """Nothing: time passes by itself."""
+
+    def begin(self, kept: int) -> list[float]:
+        count = min(kept, 500)
+        start = self.now()
+        for number in range(count):
+            self.store(self.request(f"calibration {number}"))
+        lifetime = max(1, round((self.now() - start) / count * kept))
+        self.set_ttl(lifetime)
+        start, ttls = self.now(), [lifetime * number / kept for number in range(1, kept + 1)]
+        self.fill_with(ttls)
+        return [start + ttl for ttl in ttls]
+
+    def set_ttl(self, ttl: float) -> None:
+        self.ttl = self.backend.expires = int(ttl)
+
+    def fill_with(self, ttls: list[float]) -> None:
+        key_of, client = self.backend.get_key_for_task, self.backend.client
+        self.store(self.request("any"))
+        value = client.get(key_of("any"))
+        client.flushall()
+        for batch in batches(ttls):
+            with client.pipeline(transaction=False) as pipe:
+                for task_id, ttl in batch:
+                    pipe.set(key_of(task_id), value, px=max(1, round(ttl * 1000)))
+                pipe.execute()
+
+    def present(self) -> int:
+        return int(self.backend.client.dbsize())
+
+    def written(self) -> int:
+        about = self.backend.client.info()
+        return written_by(about["process_id"]) - int(
+            about["total_net_output_bytes"]
+        )  # the server writes to sockets too
+
+    def served(self) -> float:
+        about = self.backend.client.info("cpu")
+        return float(about["used_cpu_sys"] + about["used_cpu_user"])
+
+
+class RedisEverysec(Redis, celery.RedisEverysec):
+    """The same with a log on disk."""
+
+
+class Cleaned(Steady):
+    """Deletes only in ``cleanup()``."""
+
+    backend: Any
+    cleaned = 0.0
+    second: ClassVar[Any] = 1
+    """In the unit of the backend."""
+
+    def begin(self, kept: int) -> list[float]:
+        deadlines = super().begin(kept)
+        self.cleaned = time.time()
+        return deadlines
+
+    def clean(self) -> None:
+        now = time.time()
+        self.backend.expires = (now - self.cleaned) * self.second
+        self.backend.cleanup()
+        self.cleaned = now
+
+
+class SQLite(Cleaned, celery.SQLite):
+    configuration = f"{celery.SQLite.configuration}; cleanup() once a lifetime"
+    second = timedelta(seconds=1)
+    columns: ClassVar[str] = "status, result, date_done, traceback, children"
+
+    def fill_with(self, ttls: list[float]) -> None:
+        self.store(self.request("any"))
+        copy = f"""
+            WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)
+            INSERT INTO celery_taskmeta (task_id, {self.columns})
+            SELECT lower(hex(randomblob(16))), {self.columns} FROM numbers, celery_taskmeta WHERE task_id = 'any'"""
+        with closing(sqlite3.connect(self.folder / "results.sqlite")) as database, database:
+            database.execute(copy, [len(ttls)])
+        self.backend.forget("any")
+
+    def present(self) -> int:
+        with closing(sqlite3.connect(self.folder / "results.sqlite")) as database:
+            return int(database.execute("SELECT count(*) FROM celery_taskmeta").fetchone()[0])
+
+
+class Files(Cleaned, celery.Files):
+    configuration = f"{celery.Files.configuration}; cleanup() once a lifetime"
+
+    def fill_with(self, ttls: list[float]) -> None:
+        self.store(self.request("any"))
+        key_of = self.backend.get_key_for_task
+        value = self.backend.get(key_of("any"))
+        self.backend.forget("any")
+        for batch in batches(ttls):
+            for task_id, _ in batch:
+                self.backend.set(key_of(task_id), value)
+
+    def present(self) -> int:
+        return sum(1 for _ in (self.folder / "results").iterdir())
+
+
+class Walking(Steady, BareLMDB):
+    """The limit: a record and no index, and a hand that walks over the tree as results are stored."""
+
+    configuration = "py-lmdb transaction, sync=False, the same bytes; looks at 4 records a store, deletes every 16"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.hand, self.stores = b"", 0
+        self.expired: list[bytes] = []
+
+    def pair(self, task_id: str, ttl: float) -> Pair:
+        """Return key and value; a value starts with its deadline."""
+        return self.place_of(task_id), DEADLINE.pack(self.now() + ttl) + self.value[DEADLINE.size :]
+
+    def request(self, task_id: str) -> list[Pair]:
+        return [self.pair(task_id, self.ttl)]
+
+    def store(self, request: list[Pair]) -> None:
+        with self.environment.begin(write=True) as transaction:
+            transaction.put(*request[0])
+            self.look(transaction.cursor(), DEADLINE.pack(self.now()))
+            self.stores += 1
+            if self.stores % 16 == 0:
+                for place in self.expired:
+                    transaction.delete(place)
+                self.expired.clear()
+
+    def look(self, cursor: Any, now: bytes) -> None:
+        """Note the expired ones of the four records at the hand, and move it."""
+        more = cursor.set_range(self.hand)
+        for _ in range(4):
+            if more:
+                if cursor.value()[: DEADLINE.size] <= now:
+                    self.expired.append(cursor.key())
+                more = cursor.next()
+        self.hand = cursor.key() if more else b""
+
+    def fill_with(self, ttls: list[float]) -> None:
+        for batch in batches(ttls):
+            with self.environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                cursor.putmulti(sorted(self.pair(task_id, ttl) for task_id, ttl in batch))
+
+    def present(self) -> int:
+        return int(self.environment.stat()["entries"])
+
+
+class WalkingCommit(Walking, BareLMDBCommit):
+    configuration = Walking.configuration.replace("sync=False", "sync=True")
+
+
+CLASSES = (
+    Ours, OursCheckpoint, OursCommit, Redis, RedisEverysec, SQLite, Files, Walking, WalkingCommit
+)  # fmt: skip
+
+# -- the measurement ---------------------------------------------------------------------------------------------------
+
+ONE_TTL, MIXED, STARTED, PROGRESS = "one TTL", "mixed TTLs", "STARTED, SUCCESS", "progress"
+#: How a result is stored, and shares of the lifetime after which results expire in turn. They average 1.
+WORKS: dict[str, tuple[str, tuple[float, ...]]] = {
+    ONE_TTL: ("store", (1.0,)),
+    MIXED: ("store", (0.01, 1.99)),
+    STARTED: ("start_and_store", (1.0,)),
+    PROGRESS: ("progress", (1.0,)),
+}
+
+
+@scenario(
+    "steady",
+    "Celery's backend classes: store a result while another expires, with so many that have not; processor time (with "
+    "the server's) and bytes written for each, expired results in the file (the most that was seen, % of the others), "
+    "and the file at the end",
+    grows_with="kept results",
+)
+def steady(bench: Bench) -> list[Row]:
+    seconds, rows = bench.size(0.05, 4.0, 120.0), []
+    for kept in bench.size([40], [10_000], [10_000, 100_000, 1_000_000]):
+        for number, work in enumerate(WORKS):
+            classes = [about for about in CLASSES if work == ONE_TTL or about.name == OWN]
+            with ExitStack() as stack:
+                rows += _each_alone(replace(bench, stack=stack), classes, work, kept, seconds, f"{kept}{number}")
+    return with_ratios(rows, lambda row: row.mean)
+
+
+def _each_alone(bench: Bench, classes: list[Any], work: str, kept: int, seconds: float, group: str) -> list[Row]:
+    """Run peers one after the other; their servers and files go afterwards."""
+    field = bench.serve(classes, group)
+    rows = [field.row(name, work, kept, missing=reason) for name, reason in field.missing.items()]
+    for name in field.folders:
+        bench.step(f"{kept:,} {work}, {name}")
+        with ExitStack() as stack:
+            (figures,) = Crew(replace(bench, stack=stack), 1).run(1, run, field, name, work, kept, seconds)
+        rows.append(field.row(name, work, kept, **figures))
+        shutil.rmtree(field.folders[name], ignore_errors=True)
+    return rows
+
+
+def run(peer: Any, number: int, work: str, kept: int, seconds: float) -> dict[str, Any]:
+    """Store for so many lifetimes or seconds, and return the figures of a row."""
+    how, shares = WORKS[work]
+    deadlines, rng, cpu = peer.begin(kept), Random(kept), CPU(getattr(peer, how))
+    ttls = cycle([share * peer.ttl for share in shares])
+    looks, times, cleaning = [share_of_expired(peer, deadlines)], array("q"), 0
+    written, served, until = peer.written(), peer.served(), time.monotonic() + seconds
+    while len(times) < LIFETIMES * kept and time.monotonic() < until:
+        for _ in range(max(kept // LOOKS, 1)):
+            peer.set_ttl(next(ttls))
+            request = peer.request(random_id(rng.getrandbits(63)))
+            heappush(deadlines, peer.now() + peer.ttl)
+            times.append(cpu.time(request))
+            peer.tick()
+        looks.append(share_of_expired(peer, deadlines))
+        if len(times) % kept == 0:
+            (took,) = measure.time_each(lambda _: peer.clean(), [None])
+            cleaning += took
+    return {
+        **measure.summary([times]),
+        "mean": (sum(times) + cleaning) / len(times) / 1000,
+        "cpu": (cpu.total() / 1000 + (peer.served() - served) * 1e6) / len(times),
+        "written": (peer.written() - written) / len(times),
+        "expired": max(looks),
+        "size": peer.size(),
+        "looks": looks,
+        "note": f"{len(times) / kept:.2g} lifetimes",
+    }
+
+
+def share_of_expired(peer: Any, deadlines: list[float]) -> float:
+    """Return how many results have expired and are not deleted, as a share of the others; ``deadlines`` is a heap."""
+    now = peer.now()
+    while deadlines and deadlines[0] <= now:
+        heappop(deadlines)
+    present: int = peer.present()
+    return round(present / max(len(deadlines), 1) - 1, 3)
