@@ -2,7 +2,8 @@
 
 The law: no item is left lying while consumers sleep, although none looks again by itself. A consumer follows the topic
 only while it is idle: it follows, takes what is there, and sleeps if that was nothing; else it stops following, drains,
-and works. One that leaves more than it takes wakes another. A consumer that is killed may take a wake-up with it, so its end is announced to all.
+and works. One that leaves more than it takes wakes another. A consumer that is killed may take a wake-up with it, so
+its end is announced to all.
 """
 
 import os
