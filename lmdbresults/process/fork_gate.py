@@ -144,8 +144,9 @@ class ForkGate:
         finally:
             try:
                 self._release_all()
-            finally:  # again, in case a signal handler raises during the first call, as Celery's soft time limit does
-                self._release_all()
+            finally:  # again, if a signal handler has raised during the first call, as Celery's soft time limit does
+                if self._thread.is_exclusive:
+                    self._release_all()
 
     def refuse_in_transaction(self) -> None:
         """Raise `NestedTransaction` if this thread is in a transaction, or has or awaits exclusive access."""
@@ -199,7 +200,8 @@ class ForkGate:
             try:
                 self._release_all()
             finally:
-                self._release_all()
+                if self._thread.is_exclusive:
+                    self._release_all()
             self._thread.is_forking = False
 
     def after_fork_in_child(self) -> None:
