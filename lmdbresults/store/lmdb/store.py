@@ -164,7 +164,7 @@ class LMDBStore(Store):
     def _read_block(self) -> Steps[None]:
         txn = Reading(self._scope, ENDED)
         try:
-            yield from self._environment.lend(False, txn.begin)
+            yield from self._environment.lend(txn.begin)
         finally:
             txn.end()
         yield 0
@@ -184,7 +184,7 @@ class LMDBStore(Store):
             moment = txn.finish()
 
         try:
-            failure = yield from self._environment.lend(True, txn.begin, before_commit)
+            failure = yield from self._environment.lend(txn.begin, before_commit)
             if failure is None:
                 self._notifier.send(txn.changes, moment)
             elif isinstance(failure, StoreFull):

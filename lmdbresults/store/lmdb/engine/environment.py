@@ -109,14 +109,14 @@ class Environment:
                 return result
 
     def lend(
-        self, write: bool, wrap: Callable[[Transaction], Any], finish: Callable[[], object] | None = None
+        self, wrap: Callable[[Transaction], Any], finish: Callable[[], object] | None = None
     ) -> Steps[BaseException | None]:
         """Lend ``wrap(txn)`` to a `Block`, then end the transaction; return what the block has raised, or None.
 
-        A write transaction is committed if the block ends well, after ``finish()``.
+        With ``finish`` it is a write transaction, which is committed after ``finish()`` if the block ends well.
         """
         self._shared()
-        file, is_lent, retries, number = self.file, False, RETRIES, 0
+        file, write, is_lent, retries, number = self.file, finish is not None, False, RETRIES, 0
         lock, reading = file.write_lock, self._read_blocks.lock
         failure: BaseException | None = None
         while not is_lent:
@@ -131,9 +131,8 @@ class Environment:
                         is_lent = True
                         failure = yield from lend(wrap(txn))
                         gate.detect_fork()
-                        if file.handle is not None and failure is None and write:
-                            if finish is not None:
-                                finish()
+                        if file.handle is not None and failure is None and finish is not None:
+                            finish()
                             file.before_commit(txn)
                             number = txn.id()
                             txn.commit()
