@@ -10,7 +10,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 #: Seconds after which a child is taken to hang and is ended; it prints the stacks of its threads then.
@@ -196,3 +197,12 @@ def busy_threads(*works: Callable[[int], object]) -> Iterator[None]:
         sys.setswitchinterval(interval)
     assert failures == []
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+
+
+def is_open(folder: Path) -> bool:
+    """Whether this process has anything in a folder open, or mapped."""
+    links = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{number}"))
+    return any(link.startswith(str(folder)) for link in links) or str(folder) in Path("/proc/self/maps").read_text()

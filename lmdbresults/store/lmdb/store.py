@@ -93,7 +93,7 @@ class LMDBStore(Store):
         self.options = options
         self._clock = options.clock
         self._prefix = options.global_keyprefix.encode()
-        self._environment: Environment = environments.acquire(options)
+        self._environment: Environment = environments.acquire(options, self)
         self._scope = Scope(self._prefix, self._clock, self._environment.file, SweepAlong())
         self._folder = WakeFolder(self._environment.path, options.mode)
         self._notifier = Notifier(self._folder)
@@ -130,12 +130,13 @@ class LMDBStore(Store):
         self._notifier.send([(self._prefix + topic, ONE if one else FINAL, None, NEVER)], self.moment())
 
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return scan(self._environment.read, self._prefix, prefix, self._clock, head)
+        # As a generator, it keeps the store from becoming garbage, and the file from being closed.
+        yield from scan(self._environment.read, self._prefix, prefix, self._clock, head)
 
     def range(
         self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        return ordered(self._environment.read, self._prefix, prefix, self._clock, head, start, limit)
+        yield from ordered(self._environment.read, self._prefix, prefix, self._clock, head, start, limit)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -325,7 +326,7 @@ class LMDBStore(Store):
         if environment is CLOSED:  # closed by another thread meanwhile
             return
         try:
-            environments.release(environment)
+            environments.release(environment, self)
         except NestedTransaction:
             self._environment = environment
             raise

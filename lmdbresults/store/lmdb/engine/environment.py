@@ -5,6 +5,7 @@ There is one per file and process, however many stores use it, because LMDB's lo
 
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -40,8 +41,8 @@ class Environment:
         self.options = options
         self.path = options.path
         self.file = DataFile(options)
-        #: The number of stores that use it; guarded by the registry.
-        self.users = 0
+        #: The stores that use it. One that is garbage leaves the set, unless a signal handler raises meanwhile.
+        self.users: set[weakref.ref[object]] = set()
         #: Whether a write returns only when it is on disk.
         self._syncs = options.durability == "commit"
         self.after_fork_in_child()
@@ -50,6 +51,10 @@ class Environment:
     def after_fork_in_child(self) -> None:
         """Reset the locks."""
         self._read_blocks = _ReadBlocks()
+
+    def is_used(self) -> bool:
+        """Return whether a store uses it."""
+        return any(user() is not None for user in list(self.users))
 
     # -- transactions --------------------------------------------------------------------------------------------
 
