@@ -21,7 +21,9 @@ pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 
 def wait_until_closed(folder: Path) -> None:
-    wait_until(lambda: not is_open(folder) and not any(str(folder) in path for path in list(environments._environments)))
+    wait_until(
+        lambda: not is_open(folder) and not any(str(folder) in path for path in list(environments._environments))
+    )
 
 
 def test_dropped_stores_give_files_and_threads_back(tmp_path: Path) -> None:
