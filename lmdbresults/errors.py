@@ -25,6 +25,7 @@ __all__ = [
     "NotLMDB",
     "NotRegistered",
     "OpenError",
+    "QueueFull",
     "ReadOnlyPath",
     "RecordDamaged",
     "ResultError",
@@ -156,6 +157,10 @@ class ForkedStore(StoreError, RuntimeError):
 
 class TargetExists(StoreError, FileExistsError):
     """Raised when a backup or a salvage would overwrite an existing file."""
+
+
+class QueueFull(StoreError):
+    """Raised when a queue that refuses what exceeds its limits is full. Consume its messages, or raise the limits."""
 
 
 class NotACounter(StoreError, ValueError):

@@ -90,7 +90,7 @@ def test_the_tree_of_the_design_matches_the_package():
     folder, found = "", {"": set(), "store/": set()}
     for indent, name in re.findall(r"^( {2}| {4})([\w/.]+)", tree, flags=re.MULTILINE):
         found[folder if len(indent) == 4 else ""].add(name)
-        folder = name if name.endswith("/") else folder
+        folder = name if name.endswith("/") and len(indent) == 2 else folder
     assert found == {folder: modules_in(ROOT / "lmdbresults" / folder) for folder in found}
 
 

@@ -8,11 +8,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from lmdbresults.process.identity import Owner, current_owner
 from lmdbresults.store.chords import TransactionalChords
+from lmdbresults.store.queues.transactional import TransactionalQueues
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 
 __all__ = [
@@ -132,6 +134,9 @@ class Store(WriteTransaction):
     def ttl(self, key: bytes) -> float | None:
         return self.view(lambda txn: txn.ttl(key))
 
+    def now(self) -> float:
+        return self.view(lambda txn: txn.now())
+
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         yield from self.view(lambda txn: list(txn.scan(prefix, head=head)))
 
@@ -151,6 +156,9 @@ class Store(WriteTransaction):
     def delete(self, key: bytes) -> bool:
         return self.update(lambda txn: txn.delete(key))
 
+    def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
+        self.update(lambda txn: txn.move(key, new_key, value))
+
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         return self.update(lambda txn: txn.incr(key, by, ttl))
 
@@ -160,12 +168,17 @@ class Store(WriteTransaction):
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self.update(lambda txn: txn.notify(topic, one=one))
 
-    # -- chords and liveness ---------------------------------------------------------------------------------------
+    # -- chords, queues and liveness -------------------------------------------------------------------------------
 
     @property
     def chords(self) -> TransactionalChords:
         """The chords of this store. An engine without arbitrary transactions returns its own."""
         return TransactionalChords(self)
+
+    @cached_property
+    def queues(self) -> TransactionalQueues:
+        """The queues of this store."""
+        return TransactionalQueues(self)
 
     def owner(self) -> Owner:
         """Return what this process owns claims by."""

@@ -233,6 +233,10 @@ class _Read(ReadTransaction):
             return None
         return math.inf if record.deadline == NEVER else record.deadline - self._clock()
 
+    def now(self) -> float:
+        self._open()
+        return self._clock()
+
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         return self.range(prefix, head=head)
 
@@ -275,6 +279,10 @@ class _Write(_Read, WriteTransaction):
         self._open().pop(key, None)
         self.changed[key] = False
         return existed
+
+    def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
+        self._open().pop(key, None)
+        self._put(new_key, bytes(memoryview(value)), NEVER)
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         present = self._find(key) or Record(b"0", NEVER)

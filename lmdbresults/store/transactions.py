@@ -40,6 +40,10 @@ class ReadTransaction(ABC):
         """Return the seconds until a key expires: infinity if it never does, None if there is no such key."""
 
     @abstractmethod
+    def now(self) -> float:
+        """Return the time by the clock of the store, in seconds since the epoch: deadlines are compared with it."""
+
+    @abstractmethod
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield key and value of each record whose key begins with ``prefix``, in no promised order.
 
@@ -80,6 +84,14 @@ class WriteTransaction(ReadTransaction):
     @abstractmethod
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it existed. Works in a full store."""
+
+    @abstractmethod
+    def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
+        """Delete a key, if it exists, and store a value that never expires under ``new_key``, which may be the same.
+
+        Works in a full store, like `delete`, if the value is about as large as the former one. Subscribers are not
+        notified.
+        """
 
     @abstractmethod
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:

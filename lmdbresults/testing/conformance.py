@@ -7,6 +7,7 @@ from lmdbresults.store.base import Store
 from lmdbresults.testing.chords import Chords
 from lmdbresults.testing.expiry import Expiry, Sweeping
 from lmdbresults.testing.hooks import Hooks
+from lmdbresults.testing.queues import QueueOwners, Queues
 from lmdbresults.testing.samples import VERBS
 from lmdbresults.testing.scanning import Ranges, Scans
 from lmdbresults.testing.transactions import Blocks, Transactions
@@ -44,6 +45,18 @@ class Lifecycle(Hooks):
 
 
 class StoreConformance(
-    Values, Counters, Expiry, Sweeping, Transactions, Blocks, Waiting, Scans, Ranges, Chords, Lifecycle
+    Values,
+    Counters,
+    Expiry,
+    Sweeping,
+    Transactions,
+    Blocks,
+    Waiting,
+    Scans,
+    Ranges,
+    Chords,
+    Queues,
+    QueueOwners,
+    Lifecycle,
 ):
     """Subclass it, and override what `Hooks` says. Tests of a capability that the store does not have are skipped."""

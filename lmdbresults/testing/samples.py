@@ -20,12 +20,14 @@ READING: Final[dict[str, Callable[[ReadTransaction], object]]] = {
     "get": lambda txn: txn.get(b"key"),
     "mget": lambda txn: txn.mget([b"key"]),
     "ttl": lambda txn: txn.ttl(b"key"),
+    "now": lambda txn: txn.now(),
     "scan": lambda txn: list(txn.scan()),
     "range": lambda txn: list(txn.range()),
 }
 WRITING: Final[dict[str, Callable[[WriteTransaction], object]]] = {
     "set": lambda txn: txn.set(b"key", b"2"),
     "add": lambda txn: txn.add(b"new", b"2"),
+    "move": lambda txn: txn.move(b"key", b"new", b"2"),
     "delete": lambda txn: txn.delete(b"key"),
     "incr": lambda txn: txn.incr(b"key"),
     "expire": lambda txn: txn.expire(b"key", 1.0),

@@ -75,6 +75,10 @@ class Reading(ReadTransaction):
             return None
         return found.deadline - now if found.deadline else math.inf
 
+    def now(self) -> float:
+        self._raw.id()  # raises, once the transaction has ended
+        return self._scope.clock()
+
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         return scan(self._here, self._scope.prefix, prefix, self._scope.clock, head)
 
@@ -118,6 +122,14 @@ class Writing(Reading, WriteTransaction):
         key = self._scope.prefix + key
         self.changes.append((key, FINAL, None, NEVER))  # also of an expired record, which a sweep will not meet now
         return records.remove(self._raw, key, self._scope.clock())
+
+    def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
+        scope, raw = self._scope, self._raw
+        scope.space.reserve_for_delete(raw)
+        now = scope.clock()
+        if key != new_key:
+            records.remove(raw, scope.prefix + key, now)
+        records.put(raw, scope.prefix + new_key, bytes(memoryview(value)), NEVER, now)
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         key, now = self._scope.prefix + key, self._scope.clock()

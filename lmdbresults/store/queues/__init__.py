@@ -1,0 +1,94 @@
+"""Queues of messages, over the transactions of the port.
+
+The functions are steps: their first argument is a transaction of the caller's, so that a message is published or
+acknowledged together with whatever else the transaction changes. `Store.queues` does each in a transaction of its own.
+
+A message is published to an exchange, which leads to queues, and waits there. A consumer takes it: from then on it
+belongs to the process, its owner, until it is settled. There is no timeout: if the owner dies, `recover` returns the
+message to its old place. A delivery is known by its tag, which is never used again.
+"""
+
+from lmdbresults.store.queues.declaring import declare, names, state
+from lmdbresults.store.queues.delivering import register, take
+from lmdbresults.store.queues.listing import peek, remove, unacknowledged
+from lmdbresults.store.queues.publishing import publish
+from lmdbresults.store.queues.records import OWNERS_TOPIC, topic
+from lmdbresults.store.queues.routing import (
+    Kind,
+    bind,
+    bindings,
+    declare_exchange,
+    delete_exchange,
+    exchange_kind,
+    exchanges,
+    route,
+    unbind,
+)
+from lmdbresults.store.queues.settling import (
+    ACKNOWLEDGE,
+    REJECT,
+    REQUEUE,
+    REQUEUE_UNCOUNTED,
+    Settlement,
+    acknowledge,
+    is_held,
+    reject,
+    requeue,
+    settle,
+)
+from lmdbresults.store.queues.transactional import TransactionalQueues, Want
+from lmdbresults.store.queues.values import (
+    Arguments,
+    Death,
+    Delivery,
+    Message,
+    QueueState,
+    Recovered,
+    Taken,
+    Unacknowledged,
+    Waiting,
+)
+
+__all__ = [
+    "ACKNOWLEDGE",
+    "OWNERS_TOPIC",
+    "REJECT",
+    "REQUEUE",
+    "REQUEUE_UNCOUNTED",
+    "Arguments",
+    "Death",
+    "Delivery",
+    "Kind",
+    "Message",
+    "QueueState",
+    "Recovered",
+    "Settlement",
+    "Taken",
+    "TransactionalQueues",
+    "Unacknowledged",
+    "Waiting",
+    "Want",
+    "acknowledge",
+    "bind",
+    "bindings",
+    "declare",
+    "declare_exchange",
+    "delete_exchange",
+    "exchange_kind",
+    "exchanges",
+    "is_held",
+    "names",
+    "peek",
+    "publish",
+    "register",
+    "reject",
+    "remove",
+    "requeue",
+    "route",
+    "settle",
+    "state",
+    "take",
+    "topic",
+    "unacknowledged",
+    "unbind",
+]

@@ -1,0 +1,189 @@
+"""Delivering: messages move from a queue to the owner that takes them."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgpack
+
+from lmdbresults.errors import RecordDamaged
+from lmdbresults.process.identity import Owner
+from lmdbresults.store.queues.heads import Heads, read_head
+from lmdbresults.store.queues.publishing import bury
+from lmdbresults.store.queues.records import (
+    DELAYED,
+    DUE,
+    LARGE,
+    MESSAGE,
+    NOTED,
+    OWNER,
+    OWNERS_TOPIC,
+    QUEUE_ID,
+    READY,
+    REDELIVERED,
+    UNACKED,
+    Head,
+    body_key,
+    owner_id,
+    pack_unacked,
+    place_in,
+    read_message,
+    unacked_key,
+)
+from lmdbresults.store.queues.values import PRIORITIES, Delivery, Taken
+from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
+
+__all__ = ["register", "survey", "take", "take_from"]
+
+#: A queue is noted as used when this part of its time without use has passed.
+_USE_NOTED: Final = 0.25
+#: Expired messages that one take drops from a queue, and delayed ones that it moves, at most.
+_MAX_MOVES: Final = 500
+_START: Final = len(READY)
+
+#: Numbers of the deliveries of this process. A forked child goes on counting, as another owner.
+_numbers: Final = itertools.count(1)
+
+
+def take(txn: WriteTransaction, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
+    """Take up to ``limit`` messages for an owner, about as many from each queue; later queues fill what is left.
+
+    If more are left in a queue, another consumer of it is woken.
+    """
+    heads = Heads(txn)
+    taken = take_from(heads, owner, queues, limit)
+    heads.write()
+    return taken
+
+
+def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
+    """Do `take`, as a part of a step."""
+    found: list[Delivery] = []
+    names = [queue for queue in dict.fromkeys(queues) if heads.get(queue) is not None]
+    for queue in names:
+        _prepare(heads, queue)
+    waiting = [queue for queue in names if _ready(heads, queue)]
+    if waiting and limit > 0:
+        register(heads.txn, owner)
+        id_, share = owner_id(owner), max(limit // len(waiting), 1)
+        for queue in waiting:
+            _take_some(heads, id_, queue, min(share, limit - len(found)), found)
+        for queue in waiting:
+            _take_some(heads, id_, queue, limit - len(found), found)
+    for queue in waiting:
+        if _ready(heads, queue):
+            heads.wake(queue)
+    due = [head.due for queue in names if (head := heads.get(queue)) is not None and head.delayed]
+    return Taken(found, min(due, default=None))
+
+
+def survey(txn: ReadTransaction, queues: Iterable[str]) -> tuple[bool, float | None]:
+    """Return whether a take has something to do, and when the next delayed message is due."""
+    now, next_due = txn.now(), None
+    for queue in queues:
+        head = read_head(txn, queue)
+        if head is None:
+            continue
+        if head.ready or _must_note_use(head, now):
+            return True, None
+        if head.delayed:
+            if head.due <= now:
+                return True, None
+            next_due = head.due if next_due is None else min(next_due, head.due)
+    return False, next_due
+
+
+def register(txn: WriteTransaction, owner: Owner) -> None:
+    """List a process as an owner of messages, so that others see when it dies. Works in a full store."""
+    key = OWNER + owner_id(owner)
+    if txn.get(key) is None:
+        txn.move(key, key, msgpack.packb(owner))
+        txn.notify(OWNERS_TOPIC)
+
+
+def _ready(heads: Heads, queue: str) -> int:
+    head = heads.get(queue)
+    return 0 if head is None else head.ready
+
+
+# -- before ------------------------------------------------------------------------------------------------------------
+
+
+def _prepare(heads: Heads, queue: str) -> None:
+    """Note that a queue is in use, and make the messages ready that are due."""
+    head = heads.get(queue)
+    assert head is not None, "asked for queues that exist"
+    if _must_note_use(head, heads.now):
+        head.used = heads.now
+    if head.delayed and head.due <= heads.now:
+        _make_ready(heads, head)
+
+
+def _must_note_use(head: Head, now: float) -> bool:
+    expires = head.arguments.expires
+    return expires is not None and not 0 <= now - head.used < _USE_NOTED * expires
+
+
+def _make_ready(heads: Heads, head: Head) -> None:
+    """Move delayed messages that are due among the ready ones, to the place that they had when they were published."""
+    prefix = DELAYED + QUEUE_ID.pack(head.id)
+    due = len(prefix)
+    for count, (key, record) in enumerate(_sound(heads.txn.range(prefix, limit=_MAX_MOVES + 1))):
+        (time,) = DUE.unpack_from(key, due)
+        if time > heads.now or count == _MAX_MOVES:
+            head.due = time
+            return
+        heads.txn.move(key, READY + place_in(key), record)
+        head.ready += 1
+        head.size += MESSAGE.unpack_from(record)[3]
+        head.delayed -= 1
+    head.delayed, head.due = 0, 0.0
+
+
+# -- taking ------------------------------------------------------------------------------------------------------------
+
+
+def _take_some(heads: Heads, owner: bytes, queue: str, limit: int, found: list[Delivery]) -> None:
+    """Move up to so many messages to the owner. Those that have expired are dropped."""
+    head = heads.get(queue)
+    assert head is not None, "asked for queues that exist"
+    until, dropped = len(found) + limit, 0
+    while head.ready and dropped < _MAX_MOVES and (wanted := until - len(found)) > 0:
+        pairs = list(_sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))
+        for key, record in pairs:
+            head.ready -= 1
+            head.size -= MESSAGE.unpack_from(record)[3]
+            if _has_expired(record, heads.now):
+                bury(heads, key, key[_START:], queue, head, record, "expired")
+                dropped += 1
+            else:
+                found.append(_deliver(heads, owner, queue, key, record))
+        if not pairs:  # the rest is damaged
+            head.ready = head.size = 0
+
+
+def _has_expired(record: bytes, now: float) -> bool:
+    expires: float = MESSAGE.unpack_from(record)[0]
+    return 0 < expires <= now
+
+
+def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes) -> Delivery:
+    txn, place = heads.txn, key[_START:]
+    _, published, deliveries, _, flags = MESSAGE.unpack_from(record)
+    target = unacked_key(owner, next(_numbers), flags)
+    txn.move(key, target, pack_unacked(place, heads.now, queue.encode(), record))
+    if flags & NOTED:
+        _, deaths, body = read_message(record)
+    else:
+        deaths, body = (), record[MESSAGE.size :]
+    if flags & LARGE:
+        body = txn.get(body_key(place)) or b""
+    tag, priority = target[len(UNACKED) :].hex(), PRIORITIES - 1 - place[4]
+    return Delivery(tag, queue, body, bool(flags & REDELIVERED), deliveries, deaths, priority, published)
+
+
+def _sound(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records that are not damaged. The others stay where they are, for `check` to report."""
+    with suppress(RecordDamaged):
+        yield from pairs

@@ -1,0 +1,192 @@
+"""Publishing: messages enter queues, and dead letters move to others."""
+
+from collections.abc import Iterable
+
+from lmdbresults.errors import QueueFull
+from lmdbresults.store.queues.heads import Heads
+from lmdbresults.store.queues.records import (
+    DELAYED,
+    DUE,
+    LARGE,
+    LARGEST_INLINE,
+    MESSAGE,
+    PLACE,
+    QUEUE_ID,
+    READY,
+    Head,
+    Stored,
+    body_key,
+    pack_message,
+    read_message,
+)
+from lmdbresults.store.queues.routing import route
+from lmdbresults.store.queues.values import PRIORITIES, Death, Message, Reason
+from lmdbresults.store.transactions import WriteTransaction
+
+__all__ = ["bury", "forget", "publish"]
+
+
+def publish(txn: WriteTransaction, messages: Iterable[Message]) -> list[int]:
+    """Add messages to the queues that they are routed to; return for each, to how many.
+
+    One consumer of each queue is woken after the commit. A message that no queue is found for is dropped. Raises
+    `QueueFull` if a queue refuses a message, `StoreFull`, or ValueError.
+    """
+    heads = Heads(txn)
+    try:
+        return [_publish(heads, message) for message in messages]
+    finally:
+        heads.write()
+
+
+def _publish(heads: Heads, message: Message) -> int:
+    body, key, exchange, priority, ttl, due = message
+    if not 0 <= priority < PRIORITIES:
+        raise ValueError(f"priority must be between 0 and {PRIORITIES - 1}, got {priority}.")
+    count = 0
+    for queue in route(heads.txn, exchange, key) if exchange else (key,):
+        head = heads.get(queue)
+        if head is not None:
+            _append(heads, queue, head, body, priority, ttl, due)
+            count += 1
+    return count
+
+
+def _append(
+    heads: Heads, queue: str, head: Head, body: bytes, priority: int, ttl: float | None, due: float | None
+) -> None:
+    txn, now, size = heads.txn, heads.now, len(body)
+    arguments = head.arguments
+    if arguments.message_ttl is not None and (ttl is None or arguments.message_ttl < ttl):
+        ttl = arguments.message_ttl
+    _make_room(heads, queue, head, size)
+    sequence = head.next
+    head.next = sequence + 1
+    place = PLACE.pack(head.id, PRIORITIES - 1 - priority, sequence)
+    flags = 0
+    if size > LARGEST_INLINE:
+        txn.set(body_key(place), body)
+        body, flags = b"", LARGE
+    start = now if due is None else max(due, now)
+    record = MESSAGE.pack(0.0 if ttl is None else start + ttl, now, 0, size, flags) + body
+    if start > now:
+        txn.set(DELAYED + place[:4] + DUE.pack(start) + place[4:], record)
+        if not head.delayed or start < head.due:
+            head.due = start
+            heads.wake(queue, everyone=True)  # each sleeps no longer than until the first message is due
+        head.delayed += 1
+    else:
+        txn.set(READY + place, record)
+        head.ready += 1
+        head.size += size
+        heads.wake(queue)
+
+
+# -- full queues -------------------------------------------------------------------------------------------------------
+
+
+def _make_room(heads: Heads, queue: str, head: Head, size: int) -> None:
+    """Drop the oldest messages of a queue that would exceed its limits, or refuse. Drop some that have expired."""
+    arguments = head.arguments
+    if arguments.message_ttl is not None and head.ready:
+        _drop_expired(heads, queue, head)
+    length, most = arguments.max_length, arguments.max_bytes
+    while head.ready and (
+        (length is not None and head.ready >= length) or (most is not None and head.size + size > most)
+    ):
+        if arguments.refuse:
+            raise QueueFull(
+                f"The queue {queue!r} holds {head.ready} messages of {head.size} bytes, and refuses another of {size}: "
+                f"max_length is {length}, max_bytes {most}. Consume its messages, purge it, or raise the limit."
+            )
+        if not _drop_first(heads, queue, head, "maxlen"):
+            break
+
+
+def _drop_first(heads: Heads, queue: str, head: Head, reason: Reason) -> bool:
+    """Move the first message of a queue to the dead letters; return False if none was found."""
+    for key, record in list(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=1)):
+        head.ready -= 1
+        head.size -= MESSAGE.unpack_from(record)[3]
+        bury(heads, key, key[len(READY) :], queue, head, record, reason)
+        return True
+    return False
+
+
+def _drop_expired(heads: Heads, queue: str, head: Head) -> None:
+    """Drop up to two expired messages: more than a publisher adds, so a queue without consumers does not grow."""
+    for key, record in list(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=2)):
+        expires, _, _, size, _ = MESSAGE.unpack_from(record)
+        if not 0 < expires <= heads.now:
+            break
+        head.ready -= 1
+        head.size -= size
+        bury(heads, key, key[len(READY) :], queue, head, record, "expired")
+
+
+# -- dead letters ------------------------------------------------------------------------------------------------------
+
+
+def forget(txn: WriteTransaction, key: bytes, place: bytes, flags: int) -> None:
+    """Delete a message that lies under ``key``, and its body."""
+    txn.delete(key)
+    if flags & LARGE:
+        txn.delete(body_key(place))
+
+
+def bury(heads: Heads, key: bytes, place: bytes, queue: str, head: Head | None, record: bytes, reason: Reason) -> None:
+    """Move a message that lies under ``key`` to the dead letters of its queue, or delete it if there are none.
+
+    The caller has taken it out of the counts. Works in a full store. A message that returns to a queue by itself, with
+    no rejection on its way, is deleted, as RabbitMQ does: it would circle for ever.
+    """
+    stored, deaths, body = read_message(record)
+    targets = [] if head is None else _dead_letter_queues(heads, queue, head)
+    if targets:
+        deaths = _with_death(deaths, Death(queue, reason, 1, heads.now))
+        if all(death.reason != "rejected" for death in deaths):
+            passed = {death.queue for death in deaths}
+            targets = [target for target in targets if target not in passed]
+        if targets and stored.flags & LARGE:
+            body = heads.txn.get(body_key(place)) or b""
+    order = place[4]
+    forget(heads.txn, key, place, stored.flags)
+    for target in targets:
+        _bury_in(heads, target, order, stored, deaths, body)
+
+
+def _dead_letter_queues(heads: Heads, queue: str, head: Head) -> list[str]:
+    arguments = head.arguments
+    if arguments.dead_letter_key is None and not arguments.dead_letter_exchange:
+        return []
+    key = queue if arguments.dead_letter_key is None else arguments.dead_letter_key
+    found = route(heads.txn, arguments.dead_letter_exchange, key)
+    return [target for target in found if heads.get(target) is not None]
+
+
+def _with_death(deaths: tuple[Death, ...], death: Death) -> tuple[Death, ...]:
+    """Return the deaths with one more in front; the same one again adds to its count."""
+    former = [each for each in deaths if (each.queue, each.reason) == (death.queue, death.reason)]
+    if former:
+        death = former[0]._replace(times=former[0].times + 1)
+    return (death, *(each for each in deaths if (each.queue, each.reason) != (death.queue, death.reason)))
+
+
+def _bury_in(heads: Heads, queue: str, order: int, stored: Stored, deaths: tuple[Death, ...], body: bytes) -> None:
+    head = heads.get(queue)
+    assert head is not None, "looked up before"
+    txn, ttl = heads.txn, head.arguments.message_ttl
+    try:
+        _make_room(heads, queue, head, stored.size)
+    except QueueFull:
+        return  # a queue that refuses loses it, as RabbitMQ does
+    place = PLACE.pack(head.id, order, head.next)
+    head.next += 1
+    expires = 0.0 if ttl is None else heads.now + ttl
+    stored = Stored(expires, stored.published, 0, stored.size, stored.flags & LARGE)
+    if stored.flags & LARGE:
+        txn.move(body_key(place), body_key(place), body)
+    txn.move(READY + place, READY + place, pack_message(stored, deaths, body))
+    head.ready += 1
+    head.size += stored.size
+    heads.wake(queue)

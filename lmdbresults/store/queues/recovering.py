@@ -1,0 +1,69 @@
+"""Recovery: what dead processes held returns to its queues, and queues that are no longer used go."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgpack
+
+from lmdbresults.process.identity import Owner
+from lmdbresults.store.queues.heads import Heads, read_head
+from lmdbresults.store.queues.records import DOOMED, OWNED, OWNER, UNACKED, UNUSED
+from lmdbresults.store.queues.settling import give_back
+from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
+
+__all__ = ["Orphans", "find_orphans", "is_unused", "owned_queues", "owners", "release_some"]
+
+
+class Orphans(NamedTuple):
+    """What is left behind."""
+
+    owners: list[bytes]
+    """Dead owners."""
+    unused: list[str]
+    """Queues that have expired."""
+    doomed: list[bytes]
+    """Ids of deleted queues whose messages are not all deleted."""
+
+
+def find_orphans(txn: ReadTransaction, is_alive: Callable[[Owner], bool]) -> Orphans:
+    """Return what dead processes have left behind, and what has expired."""
+    dead = [id_ for id_, owner in owners(txn).items() if not is_alive(owner)]
+    names = [key[len(UNUSED) :].decode() for key, _ in txn.range(UNUSED)]
+    doomed = [key[len(DOOMED) :] for key, _ in txn.range(DOOMED)]
+    return Orphans(dead, [name for name in names if is_unused(txn, name)], doomed)
+
+
+def owners(txn: ReadTransaction) -> dict[bytes, Owner]:
+    """Return the processes that may hold messages or own queues, by their ids."""
+    return {key[len(OWNER) :]: Owner(*msgpack.unpackb(value)) for key, value in txn.range(OWNER)}
+
+
+def is_unused(txn: ReadTransaction, queue: str) -> bool:
+    """Return whether a queue has expired because it was not used."""
+    head = read_head(txn, queue)
+    if head is None or (expires := head.arguments.expires) is None:
+        return False
+    return bool(head.used + expires <= txn.now())
+
+
+def release_some(txn: WriteTransaction, owner: bytes, limit: int) -> tuple[int, bool]:
+    """Return up to so many messages of a dead owner to their queues; return how many, and whether there may be more.
+
+    Works in a full store. Once there are no more, and no queues that it owns, the owner itself is removed.
+    """
+    heads = Heads(txn)
+    pairs = list(txn.range(UNACKED + owner, limit=limit))
+    for key, data in pairs:
+        give_back(heads, key, data, counted=True)
+    heads.write()
+    if len(pairs) == limit:
+        return limit, True
+    if not owned_queues(txn, owner):
+        txn.delete(OWNER + owner)
+    return len(pairs), False
+
+
+def owned_queues(txn: ReadTransaction, owner: bytes) -> list[str]:
+    """Return the queues that die with an owner."""
+    start = len(OWNED) + len(owner)
+    return [key[start:].decode() for key, _ in txn.range(OWNED + owner)]
