@@ -1,7 +1,7 @@
 """Declaring queues, purging and deleting them."""
 
 from lmdbresults.process.identity import Owner
-from lmdbresults.store.queues.delivering import register
+from lmdbresults.store.queues.delivering import must_note_use, register
 from lmdbresults.store.queues.heads import Heads, drop, read_head
 from lmdbresults.store.queues.records import (
     BODY,
@@ -20,7 +20,7 @@ from lmdbresults.store.queues.routing import unbind_all
 from lmdbresults.store.queues.values import Arguments, QueueState
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["clear", "declare", "delete_head", "names", "purge_some", "state"]
+__all__ = ["as_declared", "clear", "declare", "delete_head", "names", "purge_some", "state"]
 
 _LONGEST_NAME = 255
 
@@ -52,6 +52,21 @@ def declare(
         head.used = txn.now()
     if (data := head.pack()) != head.stored or is_new:
         txn.set(HEAD + name, data)
+    return QueueState(head.ready, head.size, head.delayed)
+
+
+def as_declared(
+    txn: ReadTransaction, queue: str, arguments: Arguments | None, owner: Owner | None
+) -> QueueState | None:
+    """Return what a queue holds, if declaring it would change nothing."""
+    head = read_head(txn, queue)
+    if (
+        head is None
+        or must_note_use(head, txn.now())
+        or (arguments is not None and arguments != head.arguments)
+        or (owner is not None and head.owner != owner_id(owner))
+    ):
+        return None
     return QueueState(head.ready, head.size, head.delayed)
 
 

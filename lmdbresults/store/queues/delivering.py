@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -31,10 +31,10 @@ from lmdbresults.store.queues.records import (
     read_message,
     unacked_key,
 )
-from lmdbresults.store.queues.values import PRIORITIES, Delivery, Taken
+from lmdbresults.store.queues.values import PRIORITIES, Death, Delivery, Taken
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["register", "survey", "take", "take_from"]
+__all__ = ["must_note_use", "register", "survey", "take", "take_from"]
 
 #: A queue is noted as used when this part of its time without use has passed.
 _USE_NOTED: Final = 0.25
@@ -60,22 +60,27 @@ def take(txn: WriteTransaction, owner: Owner, queues: Sequence[str], limit: int)
 def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
     """Do `take`, as a part of a step."""
     found: list[Delivery] = []
-    names = [queue for queue in dict.fromkeys(queues) if heads.get(queue) is not None]
-    for queue in names:
-        _prepare(heads, queue)
-    waiting = [queue for queue in names if _ready(heads, queue)]
+    waiting: list[tuple[str, Head]] = []
+    next_due = None
+    for queue in queues:
+        head = heads.get(queue)
+        if head is None:
+            continue
+        _prepare(heads, head)
+        if head.ready:
+            waiting.append((queue, head))
+        if head.delayed and (next_due is None or head.due < next_due):
+            next_due = head.due
     if waiting and limit > 0:
         register(heads.txn, owner)
-        id_, share = owner_id(owner), max(limit // len(waiting), 1)
-        for queue in waiting:
-            _take_some(heads, id_, queue, min(share, limit - len(found)), found)
-        for queue in waiting:
-            _take_some(heads, id_, queue, limit - len(found), found)
-    for queue in waiting:
-        if _ready(heads, queue):
+        id_, share = owner_id(owner), limit // len(waiting) or 1
+        for most in (share, limit):
+            for queue, head in waiting:
+                _take_some(heads, id_, queue, head, min(most, limit - len(found)), found)
+    for queue, head in waiting:
+        if head.ready:
             heads.wake(queue)
-    due = [head.due for queue in names if (head := heads.get(queue)) is not None and head.delayed]
-    return Taken(found, min(due, default=None))
+    return Taken(found, next_due)
 
 
 def survey(txn: ReadTransaction, queues: Iterable[str]) -> tuple[bool, float | None]:
@@ -85,7 +90,7 @@ def survey(txn: ReadTransaction, queues: Iterable[str]) -> tuple[bool, float | N
         head = read_head(txn, queue)
         if head is None:
             continue
-        if head.ready or _must_note_use(head, now):
+        if head.ready or must_note_use(head, now):
             return True, None
         if head.delayed:
             if head.due <= now:
@@ -102,25 +107,19 @@ def register(txn: WriteTransaction, owner: Owner) -> None:
         txn.notify(OWNERS_TOPIC)
 
 
-def _ready(heads: Heads, queue: str) -> int:
-    head = heads.get(queue)
-    return 0 if head is None else head.ready
-
-
 # -- before ------------------------------------------------------------------------------------------------------------
 
 
-def _prepare(heads: Heads, queue: str) -> None:
+def _prepare(heads: Heads, head: Head) -> None:
     """Note that a queue is in use, and make the messages ready that are due."""
-    head = heads.get(queue)
-    assert head is not None, "asked for queues that exist"
-    if _must_note_use(head, heads.now):
+    if must_note_use(head, heads.now):
         head.used = heads.now
     if head.delayed and head.due <= heads.now:
         _make_ready(heads, head)
 
 
-def _must_note_use(head: Head, now: float) -> bool:
+def must_note_use(head: Head, now: float) -> bool:
+    """Return whether a queue that expires has not been used for so long that its use must be written down."""
     expires = head.arguments.expires
     return expires is not None and not 0 <= now - head.used < _USE_NOTED * expires
 
@@ -144,43 +143,38 @@ def _make_ready(heads: Heads, head: Head) -> None:
 # -- taking ------------------------------------------------------------------------------------------------------------
 
 
-def _take_some(heads: Heads, owner: bytes, queue: str, limit: int, found: list[Delivery]) -> None:
+def _take_some(heads: Heads, owner: bytes, queue: str, head: Head, limit: int, found: list[Delivery]) -> None:
     """Move up to so many messages to the owner. Those that have expired are dropped."""
-    head = heads.get(queue)
-    assert head is not None, "asked for queues that exist"
     until, dropped = len(found) + limit, 0
     while head.ready and dropped < _MAX_MOVES and (wanted := until - len(found)) > 0:
         pairs = list(_sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))
         for key, record in pairs:
+            expires, _, _, size, _ = about = MESSAGE.unpack_from(record)
             head.ready -= 1
-            head.size -= MESSAGE.unpack_from(record)[3]
-            if _has_expired(record, heads.now):
+            head.size -= size
+            if 0 < expires <= heads.now:
                 bury(heads, key, key[_START:], queue, head, record, "expired")
                 dropped += 1
             else:
-                found.append(_deliver(heads, owner, queue, key, record))
+                found.append(_deliver(heads, owner, queue, key, record, about))
         if not pairs:  # the rest is damaged
             head.ready = head.size = 0
 
 
-def _has_expired(record: bytes, now: float) -> bool:
-    expires: float = MESSAGE.unpack_from(record)[0]
-    return 0 < expires <= now
-
-
-def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes) -> Delivery:
-    txn, place = heads.txn, key[_START:]
-    _, published, deliveries, _, flags = MESSAGE.unpack_from(record)
+def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes, about: tuple[Any, ...]) -> Delivery:
+    _, published, deliveries, _, flags = about
+    place = key[_START:]
     target = unacked_key(owner, next(_numbers), flags)
-    txn.move(key, target, pack_unacked(place, heads.now, queue.encode(), record))
+    heads.txn.move(key, target, pack_unacked(place, heads.now, queue.encode(), record))
+    deaths: tuple[Death, ...] = ()
     if flags & NOTED:
         _, deaths, body = read_message(record)
     else:
-        deaths, body = (), record[MESSAGE.size :]
+        body = record[MESSAGE.size :]
     if flags & LARGE:
-        body = txn.get(body_key(place)) or b""
+        body = heads.txn.get(body_key(place)) or b""
     tag, priority = target[len(UNACKED) :].hex(), PRIORITIES - 1 - place[4]
-    return Delivery(tag, queue, body, bool(flags & REDELIVERED), deliveries, deaths, priority, published)
+    return Delivery(tag, queue, body, flags & REDELIVERED != 0, deliveries, deaths, priority, published)
 
 
 def _sound(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

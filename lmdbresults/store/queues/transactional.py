@@ -62,8 +62,13 @@ class TransactionalQueues:
 
         ``arguments`` replace those of an existing queue; None leaves them. A queue that is ``owned`` is deleted when
         this process has exited. Raises ValueError for a name of more than 255 bytes.
+
+        Declaring a queue as it is writes nothing.
         """
         owner = self._store.owner() if owned else None
+        present = self._store.view(lambda txn: declaring.as_declared(txn, queue, arguments, owner))
+        if present is not None:
+            return present
         return self._store.update(lambda txn: declaring.declare(txn, queue, arguments, owner=owner))
 
     def state(self, queue: str) -> QueueState | None:
