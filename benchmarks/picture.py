@@ -52,8 +52,8 @@ def expired(run: Run) -> Lines:
     rows = [row for section in run.sections for row in section.rows if row.looks]
     least = min((row.x or 0 for row in rows), default=0)
     return [
-        {f"{row.x:,.0f}, {row.work}": row.looks for row in rows if row.peer == OWN},
-        {row.peer: row.looks for row in rows if row.x == least and row.work == WORKS["steady"]},
+        {f"{row.x or 0:,.0f}, {row.work}": row.looks for row in rows if row.peer == OWN},
+        {row.peer: row.looks for row in rows if (row.x or 0) == least and row.work == rows[0].work},
     ]
 
 

@@ -79,7 +79,7 @@ def made_up(factor: float = 1.0) -> Run:
     def row(peer: str, median: float, **more: float) -> Row:
         return Row(work="store", peer=peer, configuration="default", durability="kill", median=median, **more)
 
-    own = row(OWN, 40.0 * factor, to_own=1.0, to_bare=4.0 * factor)
+    own = row(OWN, 40.0 * factor, looks=[0.0, 0.1], to_own=1.0, to_bare=4.0 * factor)
     others = row("Redis", 400.0, to_own=10.0 / factor, to_bare=40.0), row(BARE, 10.0, to_own=0.25 / factor, to_bare=1.0)
     return Run(HEADER, {"mode": "short"}, [Section(name="store", title="Store", rows=(own, *others))])
 
