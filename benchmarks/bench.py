@@ -27,17 +27,17 @@ Item = TypeVar("Item")
 class Field:
     """The peers of a scenario, and why others are missing."""
 
-    classes: Mapping[str, Any]
-    """All peers, in the order of their rows."""
-    peers: Mapping[str, Any]
-    """The open ones."""
-    folders: Mapping[str, Path]
+    peers: Mapping[str, Peer]
+    """All of them, in the order of their rows."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
     """The folders of those that run on this machine."""
     missing: Mapping[str, str] = field(default_factory=dict)
+    clients: Mapping[str, Any] = field(default_factory=dict)
+    """The open ones."""
 
     def row(self, name: str, work: str, x: float | None = None, **figures: Any) -> Row:
         """Return a row of a peer."""
-        about = self.classes[name]
+        about = self.peers[name]
         given = {"configuration": about.configuration, "durability": about.durability, **figures}
         return Row(work=work, x=x, peer=name, **given)
 
@@ -45,7 +45,7 @@ class Field:
         """Return a row for each peer and work. ``alike``: durability makes no difference, as in reading."""
         found = []
         for work, x in dict.fromkeys((key.work, key.x) for key in samples):
-            for name, about in self.classes.items():
+            for name, about in self.peers.items():
                 if name in self.missing:
                     found.append(self.row(name, work, x, missing=self.missing[name]))
                 elif (times := samples.get(Key(name, work, x))) is not None:
@@ -71,13 +71,13 @@ class Bench:
         """Return the value for this mode."""
         return {"tiny": tiny, "short": short, "full": full}[self.mode]
 
-    def operations(self, about: type[Peer] | Peer) -> int:
+    def operations(self, about: Peer) -> int:
         """Return the number of operations in a block."""
         return min(about.operations, self.size(4, 1000, 1000))
 
-    def few(self, classes: Iterable[type[Peer]]) -> list[type[Peer]]:
-        """Return the classes; in tiny mode only the most important ones."""
-        return [about for about in classes if self.mode != "tiny" or about.name in (OWN, "Redis", BARE)]
+    def few(self, peers: Iterable[Peer]) -> list[Peer]:
+        """Return the peers; in tiny mode only the most important ones."""
+        return [about for about in peers if self.mode != "tiny" or about.name in (OWN, "Redis", BARE)]
 
     def steps(self, items: Sequence[Item], what: str) -> Iterator[Item]:
         """Yield the items and report progress."""
@@ -97,33 +97,29 @@ class Bench:
                 return
             yield number
 
-    def open(self, classes: Iterable[type[Peer]], group: str = "", **settings: Any) -> Field:
+    def open(self, peers: Iterable[Peer], group: str = "") -> Field:
         """Start and open peers, each in its own folder, and check that they return what is stored."""
-        field = self.serve(classes, group)
-        peers, missing = {}, dict(field.missing)
+        field = self.serve(peers, group)
+        clients = {}
         for name, folder in field.folders.items():
-            try:
-                peers[name] = field.classes[name](folder, **settings)
-            except Unavailable as reason:
-                missing[name] = str(reason)
-                continue
-            self.stack.callback(peers[name].close)
-            check(peers[name], self.rng)
-        return replace(field, peers=peers, missing=missing)
+            clients[name] = field.peers[name].open(folder)
+            self.stack.callback(clients[name].close)
+            check(clients[name], self.rng)
+        return replace(field, clients=clients)
 
-    def serve(self, classes: Iterable[type[Peer]], group: str = "") -> Field:
+    def serve(self, peers: Iterable[Peer], group: str = "") -> Field:
         """Start the servers of peers; other processes open the peers. A scenario with several fields groups them."""
-        named = {about.name: about for about in classes}
+        named = {about.name: about for about in peers}
         folders, missing = {}, {}
-        for name, about in named.items():
-            folder = self.folder / f"{group}{about.__name__}"  # short, for the paths of sockets
+        for number, (name, about) in enumerate(named.items()):
+            folder = self.folder / f"{group}-{number}"  # short, for the paths of sockets
             folder.mkdir()
             try:
                 about.serve(folder, self.stack)
                 folders[name] = folder
             except Unavailable as reason:
                 missing[name] = str(reason)
-        return Field(named, {}, folders, missing)
+        return Field(named, folders, missing)
 
 
 @dataclass(frozen=True, slots=True)

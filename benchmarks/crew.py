@@ -41,7 +41,7 @@ class Crew:
     ) -> Sequence[Connection]:
         """Start work in ``count`` processes, ``lead`` seconds from now. Pass what this returns to `collect`."""
         pipes = self._pipes[:count]
-        opened = field.classes[name], field.folders[name]
+        opened = field.peers[name], field.folders[name]
         for pipe in pipes:  # opening takes long in a process that has not imported the peer yet
             pipe.send((_nothing, opened, 0, 0.0, ()))
         self.collect(pipes)
@@ -66,16 +66,15 @@ def _nothing(peer: Any, number: int) -> None:
 
 def _serve(orders: Connection) -> None:
     """Execute orders until the pipe is closed."""
-    peers: dict[tuple[type[Any], Path], Any] = {}
+    clients: dict[tuple[str, Path], Any] = {}
     with ExitStack() as stack, suppress(EOFError, KeyboardInterrupt):
         while True:
-            work, opened, number, start, args = orders.recv()
+            work, (about, folder), number, start, args = orders.recv()
             try:
-                if opened not in peers:
-                    about, folder = opened
-                    peers[opened] = about(folder)
-                    stack.callback(peers[opened].close)
+                if (about.name, folder) not in clients:
+                    clients[about.name, folder] = about.open(folder)
+                    stack.callback(clients[about.name, folder].close)
                 time.sleep(max(start - time.monotonic(), 0))
-                orders.send(work(peers[opened], number, *args))
+                orders.send(work(clients[about.name, folder], number, *args))
             except Exception as error:  # raised again in the main process
-                orders.send(RuntimeError(f"{opened[0].__name__}: {error!r}"))
+                orders.send(RuntimeError(f"{about.name}: {error!r}"))

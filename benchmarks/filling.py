@@ -3,14 +3,13 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from benchmarks.peers.base import RESULT
-from lmdbresults.app import Request
-from lmdbresults.backends import LMDBBackend
-from lmdbresults.options import options_from_url
+from benchmarks.peers import plain
 
 #: Results in one transaction. In the order of their keys they share many pages.
 BATCH = 50_000
@@ -18,6 +17,8 @@ DAY = 86_400.0
 
 IdOf = Callable[[int], str]
 """The id of a result by its number."""
+Expiring = tuple[str, float]
+"""The id of a result, and its time to live in seconds."""
 
 
 def random_id(number: int) -> str:
@@ -31,20 +32,31 @@ def ordered_id(number: int) -> str:
     return f"{number:08x}-0000-7000-8000-000000000000"
 
 
-def fill(
-    path: Path, numbers: range, id_of: IdOf = random_id, *, age: float = 0.0, step: Callable[[str], None] | None = None
+def batches(results: Iterable[Expiring]) -> Iterator[list[Expiring]]:
+    """Yield what is filled in one transaction each."""
+    rest = iter(results)
+    while batch := list(islice(rest, BATCH)):
+        yield sorted(batch)
+
+
+def fill(client: Any, results: Iterable[Expiring], step: Callable[[str], None] = lambda text: None) -> None:
+    """Store copies of one result through a client of lmdbresults."""
+    client.store(client.request("any"))
+    key_of, store = client.backend.get_key_for_task, client.backend.store
+    record = store.get(key_of("any"))
+    client.forget("any")
+    for number, batch in enumerate(batches(results)):
+        step(f"filling {number * BATCH:,}")
+        store.update(lambda txn, batch=batch: [txn.set(key_of(task_id), record, ttl) for task_id, ttl in batch])
+
+
+def fill_file(
+    path: Path, numbers: range, step: Callable[[str], None], id_of: IdOf = random_id, *, age: float = 0.0
 ) -> None:
     """Add results that were stored ``age`` seconds ago and expire a day after that."""
-    backend = LMDBBackend(path, options=options_from_url(path, durability="none", clock=lambda: time.time() - age))
-    backend.store_result("any", RESULT, "SUCCESS", request=Request("any", "tasks.answer", (6, 7)))
-    record = backend.store.get(backend.get_key_for_task("any"))
-    backend.forget("any")
-    for start in range(0, len(numbers), BATCH):
-        if step is not None:
-            step(f"filling {numbers[start]:,}/{numbers.stop:,}")
-        keys = sorted(backend.get_key_for_task(id_of(number)) for number in numbers[start : start + BATCH])
-        backend.store.update(lambda txn, keys=keys: [txn.set(key, record, DAY) for key in keys])  # type: ignore[misc]
-    backend.process_cleanup()
+    client = plain.NONE.open(path.parent, file=path.name, clock=lambda: time.time() - age)
+    fill(client, ((id_of(number), DAY) for number in numbers), step)
+    client.close()
 
 
 def copy(source: Path, target: Path) -> None:

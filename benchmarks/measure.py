@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -83,6 +84,11 @@ def _round(blocks: Mapping[Key, Block], rng: Random) -> list[tuple[Key, Sequence
     works = list(dict.fromkeys((key.work, key.x) for key in blocks))
     order.sort(key=lambda key: works.index((key.work, key.x)))
     return [(key, blocks[key]()) for key in order]
+
+
+def disk_usage(folder: Path) -> int:
+    """Return the bytes on disk of all files in a folder."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
 def summary(own: Rounds) -> dict[str, Any]:

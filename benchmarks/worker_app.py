@@ -9,31 +9,29 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from celery import Celery
-
 from benchmarks.peers import celery
-from benchmarks.peers.base import RESULT
+from benchmarks.peers.base import RESULT, Peer
 
 PEER: Final = "LMDBRESULTS_BENCHMARK_PEER"
 FOLDER: Final = "LMDBRESULTS_BENCHMARK_FOLDER"
 BROKER: Final = "LMDBRESULTS_BENCHMARK_BROKER"
 
-CLASSES = (celery.LMDBResults, celery.LMDBResultsCheckpoint, celery.Redis, celery.Files, celery.SQLiteOff)
+PEERS = (celery.NONE, celery.CHECKPOINT, celery.REDIS, celery.FILES, celery.SQLITE_OFF)
 
 
-def make_app(about: type[celery.CeleryPeer], folder: Path, broker: str) -> Celery:
-    """Return an application with this result backend and its own queue."""
-    made = about.make_app(folder, broker_url=broker, task_default_queue=about.name)
-    made.conf.update(broker_connection_retry_on_startup=True, worker_enable_remote_control=False)
+def open_client(about: Peer, folder: Path, broker: str) -> celery.Backend:
+    """Return a client whose application has this broker, a queue of its own, and the task."""
+    settings = {"broker_url": broker, "task_default_queue": about.name, "worker_enable_remote_control": False}
+    client: celery.Backend = about.open(folder, settings=settings)
 
-    @made.task(name="tasks.answer", shared=False)
+    @client.app.task(name="tasks.answer", shared=False)
     def answer(number: int) -> dict[str, Any]:
         """Return the result that all scenarios store."""
         return RESULT
 
-    return made
+    return client
 
 
 if PEER in os.environ:
-    named = {about.name: about for about in CLASSES}
-    app = make_app(named[os.environ[PEER]], Path(os.environ[FOLDER]), os.environ[BROKER])
+    named = {about.name: about for about in PEERS}
+    app = open_client(named[os.environ[PEER]], Path(os.environ[FOLDER]), os.environ[BROKER]).app

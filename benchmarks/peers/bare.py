@@ -6,13 +6,14 @@ import struct
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import lmdb
 
-from benchmarks.peers.base import PATIENCE, RESULT, Peer
+from benchmarks.peers.base import PATIENCE, RESULT, Client, Peer
 from benchmarks.rows import BARE, BARE_ROW, DISK, KILL
 from lmdbresults.app import Request
 from lmdbresults.backends import LMDBBackend
@@ -26,19 +27,12 @@ DEADLINE = struct.Struct(">d")
 FLAGS: dict[str, Any] = {"subdir": False, "map_size": 64 << 30, "max_spare_txns": 0, "readahead": False}
 
 
-class BareLMDB(Peer):
+class BareLMDB(Client):
     """Puts and gets the pairs that our store writes for a result; decodes nothing."""
 
-    name = BARE
-    configuration = "py-lmdb transaction, sync=False, the same bytes"
-    durability = KILL
-    loss = "the file"
-    syncs: ClassVar[bool] = False
-
-    def __init__(self, folder: Path, *, value: Any = RESULT, file: str = "bare.lmdb") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, sync: bool = False, value: Any = RESULT, file: str = "bare.lmdb") -> None:
         self.pairs, self.expires = template(folder, value)
-        self.environment = lmdb.open(str(folder / file), sync=self.syncs, metasync=self.syncs, **FLAGS)
+        self.environment = lmdb.open(str(folder / file), sync=sync, metasync=sync, **FLAGS)
         self.place, self.value = next(pair for pair in self.pairs if not pair[0].startswith(INDEX))
 
     def request(self, task_id: str) -> list[Pair]:
@@ -81,19 +75,8 @@ class BareLMDB(Peer):
         self.environment.close()
 
 
-class BareLMDBCommit(BareLMDB):
-    name = BARE_ROW[DISK]
-    configuration = "py-lmdb transaction, sync=True, the same bytes"
-    durability = DISK
-    loss = "nothing"
-    syncs = True
-    operations = 20
-
-
 class BareWakeUp(BareLMDB):
     """The same with a datagram to the only waiter, which then reads the bytes."""
-
-    configuration = "py-lmdb transaction, sync=False, and a datagram; nothing decoded"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -119,6 +102,19 @@ class BareWakeUp(BareLMDB):
     def close(self) -> None:
         self.socket.close()
         super().close()
+
+
+NONE = Peer(
+    name=BARE, configuration="py-lmdb transaction, sync=False, the same bytes", durability=KILL, client=BareLMDB,
+    loss="the file",
+)  # fmt: skip
+COMMIT = Peer(
+    name=BARE_ROW[DISK], configuration="py-lmdb transaction, sync=True, the same bytes", durability=DISK,
+    client=BareLMDB, options={"sync": True}, loss="nothing", operations=20,
+)  # fmt: skip
+WAKE_UP = replace(
+    NONE, client=BareWakeUp, configuration="py-lmdb transaction, sync=False, and a datagram; nothing decoded"
+)
 
 
 def template(folder: Path, value: Any) -> tuple[list[Pair], float]:

@@ -1,14 +1,16 @@
-"""What a peer must do, and what all of them store."""
+"""What a peer is and must do, and what all of them store."""
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
+from benchmarks.rows import BOUNDED, DISK, KILL, OWN_ROW
 from benchmarks.servers import Unavailable
 
 #: What every task returns.
@@ -18,25 +20,15 @@ KEY_PREFIX = b"celery-task-meta-"
 PATIENCE = 30.0
 
 
-class Peer(ABC):
-    """A store that does the common work. Several processes may open it on one folder if it is ``shared``."""
+class Client(ABC):
+    """A store, opened in one process, that does the common work."""
 
-    name: ClassVar[str]
-    configuration: ClassVar[str]
-    durability: ClassVar[str]
-    loss: ClassVar[str] = ""
-    """What a power failure may lose."""
-    operations: ClassVar[int] = 200
-    """Operations in a block; fewer for slow peers."""
-    shared: ClassVar[bool] = True
+    about: "Peer"
+    folder: Path
 
     @classmethod  # noqa: B027 - most need nothing
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
         """Start what the peer needs; the stack ends it. Raises `Unavailable`."""
-
-    @abstractmethod
-    def __init__(self, folder: Path) -> None:
-        """Open it in this process."""
 
     @abstractmethod
     def request(self, task_id: str) -> Any:
@@ -79,6 +71,66 @@ class Peer(ABC):
         """Close files and connections."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A store in one configuration."""
+
+    name: str
+    configuration: str
+    durability: str
+    """One of `benchmarks.rows.CLASSES`."""
+    client: type[Any]
+    """The class that opens it on a folder."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the class is given."""
+    loss: str = ""
+    """What a power failure may lose."""
+    operations: int = 200
+    """Operations in a block; fewer for slow peers."""
+
+    def serve(self, folder: Path, stack: ExitStack) -> None:
+        """Start what the peer needs on a new folder; the stack ends it. Raises `Unavailable`."""
+        self.client.serve(folder, stack, **self.options)
+
+    def open(self, folder: Path, **more: Any) -> Any:
+        """Return a client in this process."""
+        client = self.client(folder, **self.options, **more)
+        client.about, client.folder = self, folder
+        return client
+
+
+def in_each_durability(configuration: str, client: type[Any]) -> tuple[Peer, Peer, Peer]:
+    """Return the peers of lmdbresults: never synced, with checkpoints, and on disk at once."""
+
+    def synced(option: str, durability: str, loss: str, operations: int = 200) -> Peer:
+        text = f"{configuration}, durability={option}{' (the default)' if option == 'checkpoint' else ''}"
+        options = {"durability": option}
+        return Peer(
+            name=OWN_ROW[durability], configuration=text, durability=durability, client=client, options=options,
+            loss=loss, operations=operations,
+        )  # fmt: skip
+
+    return (
+        synced("none", KILL, "the file"), synced("checkpoint", BOUNDED, "1 s, or 64 MiB"),
+        synced("commit", DISK, "nothing", 20),
+    )  # fmt: skip
+
+
+def off_and_full(normal: Peer) -> tuple[Peer, Peer]:
+    """Return peers of SQLite that never sync, and that sync each commit."""
+
+    def synced(synchronous: str, **changes: Any) -> Peer:
+        configuration = normal.configuration.replace("NORMAL", synchronous)
+        options = {"synchronous": synchronous}
+        return replace(
+            normal, name=f"{normal.name}, {synchronous}", configuration=configuration, options=options, **changes
+        )
+
+    return synced("OFF", durability=KILL, loss="the file"), synced(
+        "FULL", durability=DISK, loss="nothing", operations=20
+    )
+
+
 def require(module: str) -> None:
     """Raise `Unavailable` if a module is not installed."""
     if find_spec(module) is None:
@@ -90,20 +142,20 @@ def new_ids(count: int, rng: Random) -> list[str]:
     return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(count)]
 
 
-def check(peer: Peer, rng: Random) -> None:
+def check(client: Client, rng: Random) -> None:
     """Raise an error if a peer does not return what was stored."""
     known, unknown = new_ids(2, rng)
-    peer.store(peer.request(known))
-    if not peer.holds(known) or peer.holds(unknown):
-        raise RuntimeError(f"{peer.name} does not return what was stored")
-    peer.forget(known)
-    if peer.holds(known):
-        raise RuntimeError(f"{peer.name} does not forget")
+    client.store(client.request(known))
+    if not client.holds(known) or client.holds(unknown):
+        raise RuntimeError(f"{client.about.name} does not return what was stored")
+    client.forget(known)
+    if client.holds(known):
+        raise RuntimeError(f"{client.about.name} does not forget")
 
 
-def stored(peer: Peer, count: int, rng: Random) -> list[str]:
+def stored(client: Client, count: int, rng: Random) -> list[str]:
     """Store new results and return their ids."""
     task_ids = new_ids(count, rng)
     if task_ids:
-        peer.fill(task_ids)
+        client.fill(task_ids)
     return task_ids

@@ -3,7 +3,8 @@
 import gc
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,42 +13,30 @@ from celery import Celery
 from celery.app.task import Context
 from celery.result import AsyncResult
 
-from benchmarks.peers.base import PATIENCE, RESULT, Peer, require
-from benchmarks.rows import BOUNDED, DISK, KILL, MEMORY, OWN, OWN_ROW
+from benchmarks.peers.base import PATIENCE, RESULT, Client, Peer, in_each_durability, off_and_full, require
+from benchmarks.rows import BOUNDED, DISK, KILL
+from benchmarks.rows import MEMORY as IN_PROCESS
 from benchmarks.servers import IN_MEMORY, Unavailable, redis_server
 
 
-class CeleryPeer(Peer):
+class Backend(Client):
     """A result backend of Celery with its default settings, except for those given."""
 
     app_class: ClassVar[type[Celery]] = Celery
 
+    def __init__(self, folder: Path, *, settings: Mapping[str, Any] | None = None, **options: Any) -> None:
+        self.app = self.app_class("benchmark", backend=self.url(folder, **options), set_as_current=False)
+        self.app.conf.update(settings or {})
+
+    @cached_property
+    def backend(self) -> Any:
+        """The backend; opened by the first use, so that a worker does not open it before it forks."""
+        return self.app.backend
+
     @classmethod
-    def url(cls, folder: Path) -> str:
+    def url(cls, folder: Path, **options: Any) -> str:
         """Return the URL of the backend."""
         raise NotImplementedError
-
-    @classmethod
-    def settings(cls) -> dict[str, Any]:
-        """Return the other settings."""
-        return {}
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.app = self.make_app(folder, **settings)
-        self.backend = self.app.backend
-
-    @classmethod
-    def make_app(cls, folder: Path, **settings: Any) -> Any:
-        """Return an application with this result backend."""
-        app = cls.app_class("benchmark", backend=cls.url(folder), set_as_current=False)
-        app.conf.update({**cls.settings(), **settings})
-        return app
-
-    @classmethod
-    def end(cls, backend: Any) -> None:
-        """Close files and connections of a backend."""
-        backend.process_cleanup()
 
     def request(self, task_id: str) -> Any:
         return Context(worker_request(), id=task_id, root_id=task_id, correlation_id=task_id)
@@ -82,7 +71,7 @@ class CeleryPeer(Peer):
         return AsyncResult(task_id, app=self.app).get(timeout=PATIENCE)
 
     def close(self) -> None:
-        self.end(self.backend)
+        self.backend.process_cleanup()
 
 
 @cache
@@ -95,62 +84,30 @@ def worker_request() -> dict[str, Any]:
     return {**headers, **properties, "properties": properties, "delivery_info": delivery, **call}
 
 
-class LMDBResults(CeleryPeer):
-    """The Celery backend of lmdbresults."""
-
-    name = OWN
-    configuration = "lmdb://, durability=none"
-    durability = KILL
-    loss = "the file"
-    option = "none"
-
+class LMDBResults(Backend):
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **_: Any) -> None:
         if not entry_points(group="celery.result_backends", name="lmdb"):
             raise Unavailable("not installed: pip install -e '.[bench]'")
 
     @classmethod
-    def url(cls, folder: Path) -> str:
-        return f"lmdb://{folder}/results.lmdb?durability={cls.option}"
+    def url(cls, folder: Path, *, durability: str) -> str:  # type: ignore[override]
+        return f"lmdb://{folder}/results.lmdb?durability={durability}"
 
-    @classmethod
-    def end(cls, backend: Any) -> None:
-        backend.close()
-
-
-class LMDBResultsCheckpoint(LMDBResults):
-    name = OWN_ROW[BOUNDED]
-    configuration = "lmdb://, durability=checkpoint (the default)"
-    durability = BOUNDED
-    loss = "1 s, or 64 MiB"
-    option = "checkpoint"
+    def close(self) -> None:
+        self.backend.close()
 
 
-class LMDBResultsCommit(LMDBResults):
-    name = OWN_ROW[DISK]
-    configuration = "lmdb://, durability=commit"
-    durability = DISK
-    loss = "nothing"
-    option = "commit"
-    operations = 20
-
-
-class Redis(CeleryPeer):
+class Redis(Backend):
     """Celery's Redis backend, with a private server."""
 
-    name = "Redis"
-    configuration = "redis+socket://, nothing written to disk"
-    durability = KILL
-    loss = "all"
-    persistence: ClassVar[Mapping[str, str]] = IN_MEMORY
-
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **persistence: str) -> None:
         require("redis")
-        stack.enter_context(redis_server(folder, cls.persistence))
+        stack.enter_context(redis_server(folder, persistence or IN_MEMORY))
 
     @classmethod
-    def url(cls, folder: Path) -> str:
+    def url(cls, folder: Path, **_: str) -> str:
         return f"redis+socket://{folder}/redis.sock"
 
     def fill(self, task_ids: Iterable[str]) -> None:
@@ -161,144 +118,111 @@ class Redis(CeleryPeer):
         value = client.get(key_of(first))
         with client.pipeline(transaction=False) as pipe:
             for task_id in others:
-                pipe.set(key_of(task_id), value.replace(first.encode(), task_id.encode()), ex=self.backend.expires)
+                pipe.set(key_of(task_id), value, self.backend.expires)
             pipe.execute()
 
-    @classmethod
-    def end(cls, backend: Any) -> None:
-        for pending in backend._pending_results:
+    def close(self) -> None:
+        for pending in self.backend._pending_results:
             pending.clear()  # groups that were not joined
         gc.collect()  # deleting a result sends a command to the server
-        backend.result_consumer.stop()
-        backend.client.connection_pool.disconnect()
+        self.backend.result_consumer.stop()
+        self.backend.client.connection_pool.disconnect()
 
 
-class RedisDefault(Redis):
-    """Redis with its default settings: slower than in memory only while it writes a snapshot."""
-
-    name = "Redis, default"
-    configuration = "redis+socket://, snapshots as shipped (60 s and 10,000 changes, ...)"
-    loss = "1 min to 1 h"
-    persistence: ClassVar[Mapping[str, str]] = {"save": "3600 1 300 100 60 10000", "appendonly": "no"}
-
-
-class RedisEverysec(Redis):
-    name = "Redis, everysec"
-    configuration = "redis+socket://, appendonly, appendfsync everysec"
-    durability = BOUNDED
-    loss = "1 to 2 s"
-    persistence: ClassVar[Mapping[str, str]] = {"save": "", "appendonly": "yes", "appendfsync": "everysec"}
-
-
-class RedisAlways(Redis):
-    name = "Redis, always"
-    configuration = "redis+socket://, appendonly, appendfsync always"
-    durability = DISK
-    loss = "nothing"
-    persistence: ClassVar[Mapping[str, str]] = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-    operations = 20
-
-
-class Files(CeleryPeer):
-    name = "file://"
-    configuration = "file://"
-    durability = KILL
-    loss = "30 s, torn"
-
+class Files(Backend):
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **_: Any) -> None:
         (folder / "results").mkdir()
 
     @classmethod
-    def url(cls, folder: Path) -> str:
+    def url(cls, folder: Path, **_: Any) -> str:
         return f"file://{folder}/results"
 
 
-class SQLite(CeleryPeer):
-    """Celery's database backend. It keeps its connection, as in the pool processes of a worker."""
+class SQLite(Backend):
+    """Celery's database backend, in WAL mode, so that readers do not block writers.
 
-    name = "SQLite"
-    configuration = "db+sqlite://, WAL, synchronous=NORMAL, pooled"
-    durability = BOUNDED
-    loss = "4 MB of WAL"
-    synchronous = "NORMAL"
-    operations = 40
+    It keeps its connection, as in the pool processes of a worker.
+    """
 
-    @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
-        require("sqlalchemy")
-        peer = cls(folder)
-        if not hasattr(peer.backend, "session_manager"):
-            raise Unavailable("cannot be tuned before Celery 5.7")
-        peer.get("none")  # creates the tables, which two processes cannot do at the same time
-        peer.close()
-
-    @classmethod
-    def url(cls, folder: Path) -> str:
-        return f"db+sqlite:///{folder}/results.sqlite"
-
-    @classmethod
-    def settings(cls) -> dict[str, Any]:
-        return {"database_engine_callback": cls.tune, "database_engine_options": {"connect_args": {"timeout": 60}}}
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, synchronous: str, **settings: Any) -> None:
         super().__init__(folder, **settings)
-        if hasattr(self.backend, "session_manager"):
-            self.backend.session_manager.forked = True
+        self.synchronous = synchronous
+        self.app.conf.update(
+            database_engine_callback=self.tune, database_engine_options={"connect_args": {"timeout": 60}}
+        )
 
-    @classmethod
-    def tune(cls, engine: Any) -> None:
-        """Set WAL, so that readers do not block writers."""
+    @cached_property
+    def backend(self) -> Any:
+        backend = super().backend
+        if hasattr(backend, "session_manager"):
+            backend.session_manager.forked = True
+        return backend
+
+    def tune(self, engine: Any) -> None:
+        """Set WAL and how often to sync."""
         from sqlalchemy import event
 
         def connected(connection: Any, _: object) -> None:
             connection.execute("PRAGMA journal_mode=WAL").close()
-            connection.execute(f"PRAGMA synchronous={cls.synchronous}").close()
+            connection.execute(f"PRAGMA synchronous={self.synchronous}").close()
 
         event.listen(engine, "connect", connected)
 
-
-class SQLiteOff(SQLite):
-    name = "SQLite, OFF"
-    configuration = "db+sqlite://, WAL, synchronous=OFF, pooled"
-    durability = KILL
-    loss = "the file"
-    synchronous = "OFF"
-
-
-class SQLiteFull(SQLite):
-    name = "SQLite, FULL"
-    configuration = "db+sqlite://, WAL, synchronous=FULL, pooled"
-    durability = DISK
-    loss = "nothing"
-    synchronous = "FULL"
-    operations = 20
-
-
-class Memory(CeleryPeer):
-    name = "memory"
-    configuration = "cache+memory://, a dictionary"
-    durability = MEMORY
-    loss = "all"
-    shared = False
+    @classmethod
+    def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
+        require("sqlalchemy")
+        client = cls(folder, **options)
+        if not hasattr(client.backend, "session_manager"):
+            raise Unavailable("cannot be tuned before Celery 5.7")
+        client.get("none")  # creates the tables, which two processes cannot do at the same time
+        client.close()
 
     @classmethod
-    def url(cls, folder: Path) -> str:
+    def url(cls, folder: Path, **_: Any) -> str:
+        return f"db+sqlite:///{folder}/results.sqlite"
+
+
+class Memory(Backend):
+    @classmethod
+    def url(cls, folder: Path, **_: Any) -> str:
         return "cache+memory://"
 
 
-#: One of each kind; none of them syncs.
-KINDS = (LMDBResults, Redis, Files, SQLiteOff, Memory)
-EVERY = (
-    LMDBResults,
-    LMDBResultsCheckpoint,
-    LMDBResultsCommit,
-    Redis,
-    RedisEverysec,
-    RedisAlways,
-    Files,
-    SQLiteOff,
-    SQLite,
-    SQLiteFull,
-    Memory,
+NONE, CHECKPOINT, COMMIT = in_each_durability("lmdb://", LMDBResults)
+
+REDIS = Peer(
+    name="Redis", configuration="redis+socket://, nothing written to disk", durability=KILL, client=Redis, loss="all"
 )
+#: Slower than in memory only while it writes a snapshot.
+REDIS_DEFAULT = replace(
+    REDIS, name="Redis, default", configuration="redis+socket://, snapshots as shipped (60 s and 10,000 changes, ...)",
+    options={"save": "3600 1 300 100 60 10000", "appendonly": "no"}, loss="1 min to 1 h",
+)  # fmt: skip
+REDIS_EVERYSEC = replace(
+    REDIS, name="Redis, everysec", configuration="redis+socket://, appendonly, appendfsync everysec",
+    options={"save": "", "appendonly": "yes", "appendfsync": "everysec"}, durability=BOUNDED, loss="1 to 2 s",
+)  # fmt: skip
+REDIS_ALWAYS = replace(
+    REDIS, name="Redis, always", configuration="redis+socket://, appendonly, appendfsync always",
+    options={"save": "", "appendonly": "yes", "appendfsync": "always"}, durability=DISK, loss="nothing", operations=20,
+)  # fmt: skip
+
+FILES = Peer(name="file://", configuration="file://", durability=KILL, client=Files, loss="30 s, torn")
+
+SQLITE = Peer(
+    name="SQLite", configuration="db+sqlite://, WAL, synchronous=NORMAL, pooled", durability=BOUNDED, client=SQLite,
+    options={"synchronous": "NORMAL"}, loss="4 MB of WAL", operations=40,
+)  # fmt: skip
+SQLITE_OFF, SQLITE_FULL = off_and_full(SQLITE)
+
+MEMORY = Peer(
+    name="memory", configuration="cache+memory://, a dictionary", durability=IN_PROCESS, client=Memory, loss="all"
+)
+
+#: One of each kind that processes can share; none of them syncs.
+SHARED = (NONE, REDIS, FILES, SQLITE_OFF)
+KINDS = (*SHARED, MEMORY)
+EVERY = (
+    NONE, CHECKPOINT, COMMIT, REDIS, REDIS_EVERYSEC, REDIS_ALWAYS, FILES, SQLITE_OFF, SQLITE, SQLITE_FULL, MEMORY
+)  # fmt: skip

@@ -1,27 +1,22 @@
 """The backend of lmdbresults without Celery."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.base import PATIENCE, RESULT, Peer
-from benchmarks.rows import BOUNDED, DISK, KILL, OWN, OWN_ROW
+from benchmarks.peers.base import PATIENCE, RESULT, Client, in_each_durability
+from benchmarks.rows import OWN
 from lmdbresults.app import App, Request
 from lmdbresults.backends import LMDBBackend
 from lmdbresults.options import options_from_url
 
 
-class Plain(Peer):
+class Plain(Client):
     """The backend as plain worker processes use it."""
-
-    name = OWN
-    configuration = "LMDBBackend, durability=none"
-    durability = KILL
-    option = "none"
 
     def __init__(self, folder: Path, *, file: str = "plain.lmdb", app: App | None = None, **options: Any) -> None:
         path = folder / file
-        options = {"durability": self.option, **options}
         self.backend = LMDBBackend(path, app=app, options=options_from_url(path, **options))
 
     def request(self, task_id: str) -> Request:
@@ -50,22 +45,7 @@ class Plain(Peer):
         self.backend.process_cleanup()
 
 
-class PlainBesideCelery(Plain):
-    """The same under another name, for scenarios that also have the Celery backend."""
-
-    name = f"{OWN}, plain"
-
-
-class PlainCheckpoint(Plain):
-    name = OWN_ROW[BOUNDED]
-    configuration = "LMDBBackend, durability=checkpoint (the default)"
-    durability = BOUNDED
-    option = "checkpoint"
-
-
-class PlainCommit(Plain):
-    name = OWN_ROW[DISK]
-    configuration = "LMDBBackend, durability=commit"
-    durability = DISK
-    option = "commit"
-    operations = 20
+NONE, CHECKPOINT, COMMIT = in_each_durability("LMDBBackend", Plain)
+#: The first under another name, for scenarios that also have the Celery backend.
+BESIDE_CELERY = replace(NONE, name=f"{OWN}, plain")
+EVERY = (NONE, CHECKPOINT, COMMIT)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.bare import template
-from benchmarks.peers.base import KEY_PREFIX, PATIENCE, RESULT, Peer, require
-from benchmarks.rows import BOUNDED, DISK, KILL, OWN, OWN_ROW
+from benchmarks.peers.base import KEY_PREFIX, PATIENCE, RESULT, Client, Peer, in_each_durability, off_and_full, require
+from benchmarks.rows import BOUNDED, KILL
 from benchmarks.servers import redis_server
 from lmdbresults import open_store
 
@@ -18,7 +18,7 @@ Pair = tuple[bytes, bytes]
 TTL = 86_400.0
 
 
-class BytesPeer(Peer):
+class Bytes(Client):
     """Stores the record of a result as bytes."""
 
     def __init__(self, folder: Path) -> None:
@@ -31,15 +31,10 @@ class BytesPeer(Peer):
         return bool(self.get(task_id) == self.value)
 
 
-class Store(BytesPeer):
-    name = OWN
-    configuration = "open_store(), durability=none"
-    durability = KILL
-    option = "none"
-
-    def __init__(self, folder: Path) -> None:
+class Store(Bytes):
+    def __init__(self, folder: Path, *, durability: str) -> None:
         super().__init__(folder)
-        self.opened = open_store(folder / "store.lmdb", durability=self.option)
+        self.opened = open_store(folder / "store.lmdb", durability=durability)
 
     def store(self, request: Pair) -> object:
         return self.opened.set(*request, TTL)
@@ -59,28 +54,9 @@ class Store(BytesPeer):
         self.opened.close()
 
 
-class StoreCheckpoint(Store):
-    name = OWN_ROW[BOUNDED]
-    configuration = "open_store(), durability=checkpoint (the default)"
-    durability = BOUNDED
-    option = "checkpoint"
-
-
-class StoreCommit(Store):
-    name = OWN_ROW[DISK]
-    configuration = "open_store(), durability=commit"
-    durability = DISK
-    option = "commit"
-    operations = 20
-
-
-class DiskCache(BytesPeer):
-    name = "diskcache"
-    configuration = "diskcache.Cache, default settings (WAL, synchronous=NORMAL)"
-    durability = BOUNDED
-
+class DiskCache(Bytes):
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **_: Any) -> None:
         require("diskcache")
 
     def __init__(self, folder: Path) -> None:
@@ -106,18 +82,13 @@ class DiskCache(BytesPeer):
         self.cache.close()
 
 
-class SQLite(BytesPeer):
-    name = "sqlite3"
-    configuration = "sqlite3, a table and an index, WAL, synchronous=NORMAL"
-    durability = BOUNDED
-    synchronous = "NORMAL"
-
-    def __init__(self, folder: Path) -> None:
+class SQLite(Bytes):
+    def __init__(self, folder: Path, *, synchronous: str) -> None:
         super().__init__(folder)
         self.connection = sqlite3.connect(folder / "results.sqlite", isolation_level=None, timeout=60)
         self.run = self.connection.execute
         self.run("PRAGMA journal_mode=WAL")
-        self.run(f"PRAGMA synchronous={self.synchronous}")
+        self.run(f"PRAGMA synchronous={synchronous}")
         self.run("CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, value BLOB, deadline REAL) WITHOUT ROWID")
         self.run("CREATE INDEX IF NOT EXISTS deadlines ON results (deadline)")
 
@@ -141,30 +112,11 @@ class SQLite(BytesPeer):
         self.connection.close()
 
 
-class SQLiteOff(SQLite):
-    name = "sqlite3, OFF"
-    configuration = "sqlite3, a table and an index, WAL, synchronous=OFF"
-    durability = KILL
-    synchronous = "OFF"
-
-
-class SQLiteFull(SQLite):
-    name = "sqlite3, FULL"
-    configuration = "sqlite3, a table and an index, WAL, synchronous=FULL"
-    durability = DISK
-    synchronous = "FULL"
-    operations = 20
-
-
-class RedisPubSub(Peer):
+class RedisPubSub(Client):
     """What Celery's Redis backend does to store and to wait, by redis-py."""
 
-    name = "Redis"
-    configuration = "redis-py, SETEX and PUBLISH in one pipeline, the meta as JSON"
-    durability = KILL
-
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack) -> None:
+    def serve(cls, folder: Path, stack: ExitStack, **_: Any) -> None:
         require("redis")
         stack.enter_context(redis_server(folder))
 
@@ -216,4 +168,19 @@ class RedisPubSub(Peer):
         self.client.close()
 
 
-EVERY = (Store, StoreCheckpoint, StoreCommit, SQLiteOff, SQLite, SQLiteFull, DiskCache)
+NONE, CHECKPOINT, COMMIT = in_each_durability("open_store()", Store)
+SQLITE = Peer(
+    name="sqlite3", configuration="sqlite3, a table and an index, WAL, synchronous=NORMAL", durability=BOUNDED,
+    client=SQLite, options={"synchronous": "NORMAL"},
+)  # fmt: skip
+SQLITE_OFF, SQLITE_FULL = off_and_full(SQLITE)
+DISKCACHE = Peer(
+    name="diskcache", configuration="diskcache.Cache, default settings (WAL, synchronous=NORMAL)", durability=BOUNDED,
+    client=DiskCache,
+)  # fmt: skip
+EVERY = (NONE, CHECKPOINT, COMMIT, SQLITE_OFF, SQLITE, SQLITE_FULL, DISKCACHE)
+
+PUBSUB = Peer(
+    name="Redis", configuration="redis-py, SETEX and PUBLISH in one pipeline, the meta as JSON", durability=KILL,
+    client=RedisPubSub,
+)  # fmt: skip

@@ -1,7 +1,7 @@
 """What each part of a chord costs, and whether that grows with the size of the header.
 
 A chord starts, its parts return one after the other, each with a result that is stored, and the last one ends the
-chord. Only sending the body is left out; its values are checked. All chords of a peer share one file (or server).
+chord. Only sending the body is left out; its values are checked. All chords of a client share one file (or server).
 """
 
 import gc
@@ -21,10 +21,9 @@ from celery.result import AsyncResult
 
 from benchmarks.bench import Bench, scenario
 from benchmarks.measure import Key
-from benchmarks.peers import celery
+from benchmarks.peers import celery, plain
 from benchmarks.peers.base import RESULT, new_ids
 from benchmarks.peers.celery import worker_request
-from benchmarks.peers.plain import PlainBesideCelery
 from benchmarks.rows import Row
 from lmdbresults import results
 from lmdbresults.app import App, Request
@@ -48,12 +47,12 @@ class PlainApp(App):
         (self.values,) = args
 
 
-class PlainChords(PlainBesideCelery):
+class PlainChords(plain.Plain):
     """Chords without Celery."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         self.app = PlainApp()
-        super().__init__(folder, app=self.app)
+        super().__init__(folder, app=self.app, **options)
 
     def starter(self, group_id: str, task_ids: Sequence[str]) -> Callable[[], object]:
         header = [results.AsyncResult(task_id, self.backend) for task_id in task_ids]
@@ -73,7 +72,7 @@ class CeleryApp(Celery):  # type: ignore[misc]
         (self.values,) = args
 
 
-class CeleryChords(celery.CeleryPeer):
+class CeleryChords(celery.Backend):
     """Chords through a Celery backend, called as a worker calls it."""
 
     app_class = CeleryApp
@@ -102,6 +101,14 @@ class RedisChords(CeleryChords, celery.Redis):
     """Chords of Celery's Redis backend."""
 
 
+PEERS = tuple(
+    replace(about, client=client)
+    for about, client in (
+        (celery.NONE, LMDBChords), (plain.BESIDE_CELERY, PlainChords), (celery.REDIS, RedisChords)
+    )
+)  # fmt: skip
+
+
 class Chord(NamedTuple):
     """Nanoseconds that a chord took."""
 
@@ -112,23 +119,23 @@ class Chord(NamedTuple):
     """The last part, with the end of the chord."""
 
 
-def run_chord(peer: Any, size: int, rng: Random) -> Chord:
+def run_chord(client: Any, size: int, rng: Random) -> Chord:
     """Run a chord. Requests are made one by one, as a worker does not hold all of them."""
     (group_id, *task_ids), clock = new_ids(size + 1, rng), time.perf_counter_ns
-    start_chord = peer.starter(group_id, task_ids)
+    start_chord = client.starter(group_id, task_ids)
     start = clock()
     start_chord()
     starting, total = clock() - start, 0
     del start_chord
     for index, task_id in enumerate(task_ids):
-        request = peer.part(group_id, task_id, index)
+        request = client.part(group_id, task_id, index)
         start = clock()
-        peer.backend.mark_as_done(task_id, RESULT, request)
+        client.backend.mark_as_done(task_id, RESULT, request)
         last = clock() - start
         total += last
-    if len(peer.app.values) != size or any(value != RESULT for value in peer.app.values):
-        raise RuntimeError(f"{peer.name} did not send the body of {size} parts with their values")
-    peer.app.values = ()
+    if len(client.app.values) != size or any(value != RESULT for value in client.app.values):
+        raise RuntimeError(f"{client.about.name} did not send the body of {size} parts with their values")
+    client.app.values = ()
     return Chord(starting, total - last, last)
 
 
@@ -136,22 +143,22 @@ def run_chord(peer: Any, size: int, rng: Random) -> Chord:
     "chords", "A chord from start to end, by the size of its header; the time is for each part", grows_with="parts"
 )
 def chords(bench: Bench) -> list[Row]:
-    field = bench.open((LMDBChords, PlainChords, RedisChords))
+    field = bench.open(PEERS)
     details: dict[Key, list[Detail]] = defaultdict(list)
     blocks = {}
     for size in bench.size([3, 5], [10, 100, 1_000], [10, 100, 1_000, 10_000, 100_000]):
-        for name, peer in field.peers.items():
-            if size <= CELERY_LARGEST or name == PlainChords.name:
+        for name, client in field.clients.items():
+            if size <= CELERY_LARGEST or name == plain.BESIDE_CELERY.name:
                 key = Key(name, "part", size)
-                blocks[key] = partial(_block, peer, size, bench.size(1, SHORT_BLOCK, BLOCK), bench.rng, details[key])
+                blocks[key] = partial(_block, client, size, bench.size(1, SHORT_BLOCK, BLOCK), bench.rng, details[key])
     rows = field.rows(bench.interleave(blocks, bench.size(1, 3, 10)), alike=True)
     return [replace(row, note=_note(details[Key(row.peer, row.work, row.x)])) if row.median else row for row in rows]
 
 
-def _block(peer: Any, size: int, parts: int, rng: Random, details: list[Detail]) -> list[float]:
+def _block(client: Any, size: int, parts: int, rng: Random, details: list[Detail]) -> list[float]:
     """Run enough chords for a block."""
     gc.collect()
-    chords = [run_chord(peer, size, rng) for _ in range(-(-parts // size))]
+    chords = [run_chord(client, size, rng) for _ in range(-(-parts // size))]
     start, between, end = (sum(times) / (size * len(chords)) for times in zip(*chords, strict=True))
     details.append((start / 1000, end / 1000))
     return [start + between + end]

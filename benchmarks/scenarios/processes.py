@@ -3,11 +3,10 @@
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any, NamedTuple
@@ -16,9 +15,8 @@ from benchmarks import measure
 from benchmarks.bench import Bench, Field, scenario
 from benchmarks.crew import Crew
 from benchmarks.measure import Key, Rounds
-from benchmarks.peers import celery
-from benchmarks.peers.bare import BareLMDB, BareLMDBCommit
-from benchmarks.peers.base import Peer, new_ids, stored
+from benchmarks.peers import bare, celery
+from benchmarks.peers.base import Client, new_ids, stored
 from benchmarks.rows import Row, with_ratios
 
 # -- mixed -------------------------------------------------------------------------------------------------------------
@@ -35,7 +33,7 @@ Plan = list[tuple[Callable[[Any], object], Any]]
     grows_with="processes",
 )
 def mixed(bench: Bench) -> list[Row]:
-    field = bench.serve(bench.few((*(kind for kind in celery.KINDS if kind.shared), BareLMDB)))
+    field = bench.serve(bench.few((*celery.SHARED, bare.NONE)))
     sizes = bench.size([1, 2], [1, 2, 4, 8], [1, 2, 4, 8])
     crew, seconds = Crew(bench, sizes[-1]), bench.size(0.01, 0.25, 1.0)
     present = {name: crew.run(1, fill, field, name, bench.size(10, 300, 2000))[0] for name in field.folders}
@@ -54,16 +52,16 @@ def mixed(bench: Bench) -> list[Row]:
     ]
 
 
-def fill(peer: Peer, _: int, count: int) -> list[str]:
+def fill(client: Client, _: int, count: int) -> list[str]:
     """Store results to read."""
-    return stored(peer, count, Random(count))
+    return stored(client, count, Random(count))
 
 
-def operate(peer: Peer, number: int, present: list[str], seconds: float, seed: int) -> tuple[list[int], float]:
+def operate(client: Client, number: int, present: list[str], seconds: float, seed: int) -> tuple[list[int], float]:
     """Return the nanoseconds of each operation, and operations per second; preparation is in neither."""
     rng, clock, times, elapsed = Random(seed + number), time.perf_counter_ns, [], 0
     while elapsed < seconds * 1e9:
-        planned = _plan(peer, present, rng)
+        planned = _plan(client, present, rng)
         began = clock()
         for operation, argument in planned:
             start = clock()
@@ -73,34 +71,25 @@ def operate(peer: Peer, number: int, present: list[str], seconds: float, seed: i
     return times, len(times) / (elapsed / 1e9)
 
 
-def _plan(peer: Peer, present: list[str], rng: Random) -> Plan:
+def _plan(client: Client, present: list[str], rng: Random) -> Plan:
     """Return operations with their arguments; store the results that they will forget."""
     kinds = rng.choices(("get", "store", "forget"), (90, 9, 1), k=CHUNK)
-    forgotten = iter(stored(peer, kinds.count("forget"), rng))
-    requests = iter([peer.request(task_id) for task_id in new_ids(kinds.count("store"), rng)])
+    forgotten = iter(stored(client, kinds.count("forget"), rng))
+    requests = iter([client.request(task_id) for task_id in new_ids(kinds.count("store"), rng)])
     operations: dict[str, Callable[[], tuple[Callable[[Any], object], Any]]] = {
-        "get": lambda: (peer.get, rng.choice(present)),
-        "store": lambda: (peer.store, next(requests)),
-        "forget": lambda: (peer.forget, next(forgotten)),
+        "get": lambda: (client.get, rng.choice(present)),
+        "store": lambda: (client.store, next(requests)),
+        "forget": lambda: (client.forget, next(forgotten)),
     }
     return [operations[kind]() for kind in kinds]
 
 
 # -- sustained ---------------------------------------------------------------------------------------------------------
 
-CLASSES = (
-    celery.LMDBResultsCheckpoint,
-    celery.LMDBResults,
-    celery.LMDBResultsCommit,
-    celery.RedisDefault,
-    celery.RedisEverysec,
-    celery.RedisAlways,
-    celery.Files,
-    celery.SQLite,
-    celery.SQLiteFull,
-    BareLMDB,
-    BareLMDBCommit,
-)
+PEERS = (
+    celery.CHECKPOINT, celery.NONE, celery.COMMIT, celery.REDIS_DEFAULT, celery.REDIS_EVERYSEC, celery.REDIS_ALWAYS,
+    celery.FILES, celery.SQLITE, celery.SQLITE_FULL, bare.NONE, bare.COMMIT,
+)  # fmt: skip
 #: Times that a process returns at most.
 SAMPLES = 20_000
 
@@ -120,39 +109,45 @@ class Flood(NamedTuple):
     grows_with="processes",
 )
 def sustained(bench: Bench) -> list[Row]:
-    field = bench.serve(bench.few(CLASSES))
+    field = bench.serve(bench.few(PEERS))
     sizes = bench.size([1, 2], [1, 4], [1, 4])
     crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 30.0)
     keys = [Key(name, "store", size) for size in sizes for name in field.folders]
     found: dict[Key, Row] = {}
     for key in bench.steps(bench.rng.sample(keys, len(keys)), "peer"):
-        before = disk_usage(field.folders[key.peer])
+        before = measure.disk_usage(field.folders[key.peer])
         floods = crew.run(int(key.x or 1), flood, field, key.peer, bench.rng.getrandbits(32), seconds)
-        found[key] = _flood_row(field, key, floods, disk_usage(field.folders[key.peer]) - before)
+        found[key] = _flood_row(field, key, floods, measure.disk_usage(field.folders[key.peer]) - before)
     missing = [field.row(name, "", missing=why) for name, why in field.missing.items()]
     return with_ratios([found[key] for key in keys], lambda row: 1 / row.rate if row.rate else None) + missing
 
 
-def flood(peer: Peer, number: int, seed: int, seconds: float) -> Flood:
-    """Store new results. One request is reused, because creating one takes as long as storing."""
-    draw, store, rename = Random(seed + number).getrandbits, peer.store, peer.renamed
-    request, times, clock = peer.request("0"), array("q"), time.perf_counter_ns
-    began = clock()
-    end = began + int(seconds * 1e9)
-    now = began
-    while now < end:
-        request = rename(request, f"{draw(128):032x}")
+def storing(client: Client, seed: int, per_second: int = 0) -> Iterator[int]:
+    """Store new results, as fast as possible or at a pace; yield the nanoseconds of each.
+
+    One request is reused, because creating one takes as long as storing.
+    """
+    draw, request, clock = Random(seed).getrandbits, client.request("0"), time.perf_counter_ns
+    due = clock()
+    while True:
+        request = client.renamed(request, f"{draw(128):032x}")
+        if per_second:
+            time.sleep(max(due - clock(), 0) / 1e9)
+            due += 1_000_000_000 // per_second
         start = clock()
-        store(request)
-        now = clock()
-        times.append(now - start)
-    chosen = times[:: len(times) // SAMPLES + 1]
-    return Flood(len(times), (now - began) / 1e9, max(times), list(chosen))
+        client.store(request)
+        yield clock() - start
 
 
-def disk_usage(folder: Path) -> int:
-    """Return the bytes on disk of all files in a folder."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+def flood(client: Client, number: int, seed: int, seconds: float) -> Flood:
+    """Store new results for so many seconds."""
+    times, began = array("q"), time.perf_counter()
+    for took in storing(client, seed + number):
+        times.append(took)
+        if time.perf_counter() - began > seconds:
+            break
+    elapsed = time.perf_counter() - began
+    return Flood(len(times), elapsed, max(times), list(times[:: len(times) // SAMPLES + 1]))
 
 
 def _flood_row(field: Field, key: Key, floods: Sequence[Flood], growth: int) -> Row:
@@ -162,14 +157,13 @@ def _flood_row(field: Field, key: Key, floods: Sequence[Flood], growth: int) -> 
     figures["rate"] = sum(flood.stored / flood.seconds for flood in floods)
     seconds = max(flood.seconds for flood in floods)
     note = f"files +{growth / 1e6:,.0f} MB in {seconds:.2g} s, {growth / count:,.0f} B each"
-    return field.row(key.peer, key.work, key.x, **figures, loss=field.classes[key.peer].loss, note=note)
+    return field.row(key.peer, key.work, key.x, **figures, loss=field.peers[key.peer].loss, note=note)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 #: Stores per second.
 PACE = 1_000
-GAP = 1_000_000_000 // PACE
 #: Stores between two looks at the checkpoint file.
 LOOK_EVERY = 100
 
@@ -180,7 +174,7 @@ LOOK_EVERY = 100
     "durabilities are compared here)",
 )
 def checkpoint_latency(bench: Bench) -> list[Row]:
-    field = bench.serve((celery.LMDBResultsCheckpoint, celery.LMDBResults, celery.RedisEverysec))
+    field = bench.serve((celery.CHECKPOINT, celery.NONE, celery.REDIS_EVERYSEC))
     crew, seconds = Crew(bench, 1), bench.size(0.1, 2.0, 30.0)
     made: dict[str, int] = defaultdict(int)
 
@@ -194,18 +188,11 @@ def checkpoint_latency(bench: Bench) -> list[Row]:
     return [replace(row, note=f"{made[row.peer]} checkpoints") if made[row.peer] else row for row in rows]
 
 
-def pace(peer: celery.CeleryPeer, number: int, seed: int, seconds: float) -> tuple[list[int], int]:
+def pace(client: Client, number: int, seed: int, seconds: float) -> tuple[list[int], int]:
     """Return the nanoseconds of each store, and the number of checkpoints."""
-    draw, request = Random(seed + number).getrandbits, peer.request("0")
-    clock, times, seen = time.perf_counter_ns, [], set[int]()
-    due = clock()
-    for count in range(int(seconds * PACE)):
-        request = peer.renamed(request, f"{draw(128):032x}")
+    times, seen = [], set[int]()
+    for count, took in zip(range(int(seconds * PACE)), storing(client, seed, PACE), strict=False):
+        times.append(took)
         if count % LOOK_EVERY == 0:
-            seen.update(file.stat().st_mtime_ns for file in peer.folder.glob("*-checkpoint"))
-        time.sleep(max(due - clock(), 0) / 1e9)
-        start = clock()
-        peer.store(request)
-        times.append(clock() - start)
-        due += GAP
+            seen.update(file.stat().st_mtime_ns for file in client.folder.glob("*-checkpoint"))
     return times, max(len(seen) - 1, 0)

@@ -12,14 +12,11 @@ import lmdb
 from benchmarks import filling
 from benchmarks.bench import Bench, Field, scenario
 from benchmarks.crew import Crew
-from benchmarks.measure import Key, Samples, time_each
-from benchmarks.peers import celery
-from benchmarks.peers.bare import FLAGS, BareLMDB
-from benchmarks.peers.base import Peer, stored
-from benchmarks.peers.plain import Plain
-from benchmarks.rows import BARE, OWN, Row, with_ratios
+from benchmarks.measure import Key, Samples, disk_usage, time_each
+from benchmarks.peers import bare, celery, plain
+from benchmarks.peers.base import Client, Peer, stored
+from benchmarks.rows import BARE, MEMORY, OWN, Row, with_ratios
 from benchmarks.scenarios.one_result import store_new
-from benchmarks.scenarios.processes import disk_usage
 from lmdbresults import open_store
 
 # -- growth ------------------------------------------------------------------------------------------------------------
@@ -38,7 +35,7 @@ def growth(bench: Bench) -> list[Row]:
     folders = _prepare(bench, counts)
     opening = bench.interleave(_openings(folders), bench.size(2, 30, 60))
     using = _stores_and_reads(bench, {count: folder for count, folder in folders.items() if count})
-    field = Field({about.name: about for about in (Plain, BareLMDB)}, {}, {})
+    field = Field({OWN: plain.NONE, BARE: bare.NONE})
     return [*field.rows(using), *field.rows(opening)]
 
 
@@ -47,7 +44,7 @@ def _prepare(bench: Bench, counts: list[int]) -> dict[int, Path]:
     source, before, folders = bench.folder / "filled.lmdb", 0, {}
     open_store(source, durability="none").close()
     for count in counts:
-        filling.fill(source, range(before, count), step=bench.step)
+        filling.fill_file(source, range(before, count), bench.step)
         before = count
         folders[count] = bench.folder / str(count)
         folders[count].mkdir()
@@ -57,20 +54,24 @@ def _prepare(bench: Bench, counts: list[int]) -> dict[int, Path]:
 
 
 def _stores_and_reads(bench: Bench, folders: dict[int, Path]) -> Samples:
-    peers: dict[tuple[str, int], Peer] = {}
+    clients: dict[tuple[str, int], Client] = {}
     for count, folder in folders.items():
-        peers[OWN, count], peers[BARE, count] = Plain(folder), BareLMDB(folder)
-    storing = {Key(name, "store", count): partial(store_new, bench, peer) for (name, count), peer in peers.items()}
-    reading = {Key(name, "get", count): partial(_get, bench, peer, count) for (name, count), peer in peers.items()}
+        clients[OWN, count], clients[BARE, count] = plain.NONE.open(folder), bare.NONE.open(folder)
+    storing = {
+        Key(name, "store", count): partial(store_new, bench, client) for (name, count), client in clients.items()
+    }
+    reading = {
+        Key(name, "get", count): partial(_get, bench, client, count) for (name, count), client in clients.items()
+    }
     samples = bench.interleave({**storing, **reading}, bench.size(2, 30, 100))
-    for peer in peers.values():
-        peer.close()
+    for client in clients.values():
+        client.close()
     return samples
 
 
-def _get(bench: Bench, peer: Peer, count: int) -> list[int]:
-    numbers = bench.rng.choices(range(count), k=bench.operations(peer))
-    return time_each(peer.get, map(filling.random_id, numbers))
+def _get(bench: Bench, client: Client, count: int) -> list[int]:
+    numbers = bench.rng.choices(range(count), k=bench.operations(client.about))
+    return time_each(client.get, map(filling.random_id, numbers))
 
 
 def _openings(folders: dict[int, Path]) -> dict[Key, partial[list[int]]]:
@@ -88,7 +89,10 @@ def _open_store(path: Path) -> None:
 
 
 def _open_bare(path: Path) -> None:
-    with lmdb.open(str(path), sync=False, metasync=False, **FLAGS) as environment, environment.begin() as transaction:
+    with (
+        lmdb.open(str(path), sync=False, metasync=False, **bare.FLAGS) as environment,
+        environment.begin() as transaction,
+    ):
         transaction.get(b"no such result")
 
 
@@ -98,36 +102,35 @@ def _open_bare(path: Path) -> None:
 @scenario("disk", "Celery's backend classes: bytes on disk per result, after storing so many", grows_with="results")
 def disk(bench: Bench) -> list[Row]:
     count = bench.size(20, 2_000, 50_000)
-    redis = celery.Redis, celery.RedisEverysec
-    field = bench.open((celery.LMDBResults, *redis, celery.Files, celery.SQLiteOff, BareLMDB))
+    field = bench.open((celery.NONE, celery.REDIS, celery.REDIS_EVERYSEC, celery.FILES, celery.SQLITE_OFF, bare.NONE))
     rows = [field.row(name, "size", count, missing=why) for name, why in field.missing.items()]
-    for name, peer in field.peers.items():
+    for name, client in field.clients.items():
         bench.step(name)
-        is_in_memory = type(peer) is celery.Redis
-        before = _server_memory(peer) if is_in_memory else 0
-        stored(peer, count, bench.rng)
-        size = _server_memory(peer) - before if is_in_memory else disk_usage(field.folders[name])
+        is_in_memory = client.about is celery.REDIS
+        before = _server_memory(client) if is_in_memory else 0
+        stored(client, count, bench.rng)
+        size = _server_memory(client) - before if is_in_memory else disk_usage(client.folder)
         note = "in the memory of the server" if is_in_memory else ""
         rows.append(field.row(name, "size", count, unit="B", median=size / count, note=note))
     return with_ratios(rows, lambda row: row.median, alike=True)
 
 
-def _server_memory(peer: Any) -> int:
-    return int(peer.backend.client.info("memory")["used_memory"])
+def _server_memory(client: Any) -> int:
+    return int(client.backend.client.info("memory")["used_memory"])
 
 
-class NoBackend(celery.CeleryPeer):
+class NoBackend(celery.Backend):
     """The memory of a process that has imported Celery and created a backend."""
 
-    name = "no backend"
-    configuration = "disabled://"
-
     @classmethod
-    def url(cls, folder: Path) -> str:
+    def url(cls, folder: Path, **_: Any) -> str:
         return "disabled://"
 
     def get(self, task_id: str) -> None:
         """Return None: nothing is stored."""
+
+
+NO_BACKEND = Peer(name="no backend", configuration="disabled://", durability=MEMORY, client=NoBackend)
 
 
 @scenario(
@@ -136,24 +139,24 @@ class NoBackend(celery.CeleryPeer):
     "private memory, and with the pages of mapped files",
 )
 def memory(bench: Bench) -> list[Row]:
-    field = bench.serve((*bench.few(celery.KINDS), NoBackend))
+    field = bench.serve((*bench.few(celery.KINDS), NO_BACKEND))
     count = bench.size(10, 1_000, 5_000)
     crews = {name: Crew(bench, 1) for name in field.folders}  # a new process for each
     taken = {name: crew.run(1, memory_after_work, field, name, count)[0] for name, crew in crews.items()}
     rows = []
     for work in ("Anonymous", "Rss"):
-        for name in field.classes:
+        for name in field.peers:
             if name in field.missing:
                 rows.append(field.row(name, work, missing=field.missing[name]))
-            elif name != NoBackend.name:
-                more = taken[name][work] - taken[NoBackend.name][work]
+            elif name != NO_BACKEND.name:
+                more = taken[name][work] - taken[NO_BACKEND.name][work]
                 rows.append(field.row(name, work, unit="MiB", median=more))
     return with_ratios(rows, lambda row: row.median, alike=True)
 
 
-def memory_after_work(peer: Peer, number: int, count: int) -> dict[str, float]:
+def memory_after_work(client: Client, number: int, count: int) -> dict[str, float]:
     """Return MiB by their names in /proc."""
-    for task_id in stored(peer, count, Random(number)):
-        peer.get(task_id)
+    for task_id in stored(client, count, Random(number)):
+        client.get(task_id)
     found = re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
     return {name: int(kilobytes) / 1024 for name, kilobytes in found}

@@ -11,33 +11,31 @@ import shutil
 import sqlite3
 import time
 from array import array
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from heapq import heappop, heappush
 from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from benchmarks import measure
+from benchmarks import filling, measure
 from benchmarks.bench import Bench, scenario
 from benchmarks.crew import Crew
-from benchmarks.filling import random_id
-from benchmarks.measure import CPU
-from benchmarks.peers import celery
-from benchmarks.peers.bare import DEADLINE, BareLMDB, BareLMDBCommit, Pair
+from benchmarks.filling import Expiring
+from benchmarks.measure import CPU, disk_usage
+from benchmarks.peers import bare, celery
+from benchmarks.peers.bare import DEADLINE, Pair
+from benchmarks.peers.base import Client, Peer
 from benchmarks.rows import LOOKS, OWN, Row, with_ratios
-from benchmarks.scenarios.processes import disk_usage
 from lmdbresults.integrations.celery import LMDBBackend
 from lmdbresults.store import LMDBStore, open_store
 
 #: Seconds between two stores, by the clock of lmdbresults and bare LMDB.
 TICK = 0.001
 LIFETIMES = 10
-#: Results in one transaction, for filling.
-BATCH = 10_000
 
 # -- the peers ---------------------------------------------------------------------------------------------------------
 
@@ -51,14 +49,19 @@ class Steady:
 
     def begin(self, kept: int) -> list[float]:
         """Fill the store with results that expire one by one; return their deadlines."""
-        self.set_ttl(kept * TICK)
-        start, ttls = self.now(), [TICK * number for number in range(1, kept + 1)]
-        self.fill_with(ttls)
-        return [start + ttl for ttl in ttls]
+        self.set_ttl(self.lifetime(kept))
+        start = self.now()
+        results = [(filling.random_id(number), self.ttl * (number + 1) / kept) for number in range(kept)]
+        self.fill_with(results)
+        return [start + ttl for _, ttl in results]
 
-    def fill_with(self, ttls: list[float]) -> None:
-        """Store copies of a result with these times to live."""
+    def fill_with(self, results: list[Expiring]) -> None:
+        """Store copies of one result."""
         raise NotImplementedError
+
+    def lifetime(self, kept: int) -> float:
+        """Return the seconds in which so many results are stored."""
+        return kept * TICK
 
     def set_ttl(self, ttl: float) -> None:
         """Let results expire after so many seconds."""
@@ -97,12 +100,6 @@ def written_by(process: int | str) -> int:
     return int(Path(f"/proc/{process}/io").read_text().partition("wchar: ")[2].split()[0])
 
 
-def batches(ttls: list[float]) -> Iterator[list[tuple[str, float]]]:
-    """Yield ids with their times to live, in parts for one transaction each."""
-    for start in range(0, len(ttls), BATCH):
-        yield [(random_id(start + number), ttl) for number, ttl in enumerate(ttls[start : start + BATCH])]
-
-
 class Clocked(LMDBBackend):
     """The Celery backend with a clock of the scenario."""
 
@@ -114,10 +111,11 @@ class Clocked(LMDBBackend):
 class Ours(Steady, celery.LMDBResults):
     """Expired results are deleted by those that store."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.backend = Clocked(app=self.app, url=self.url(folder))
-        self.time = self.backend.time
+    @cached_property
+    def backend(self) -> Any:
+        backend = Clocked(app=self.app, url=self.app.conf.result_backend)
+        self.time = backend.time
+        return backend
 
     def set_ttl(self, ttl: float) -> None:
         self.ttl = self.backend.expires = ttl
@@ -125,14 +123,8 @@ class Ours(Steady, celery.LMDBResults):
     def tick(self) -> None:
         self.backend.time = self.time = self.time + TICK
 
-    def fill_with(self, ttls: list[float]) -> None:
-        self.store(self.request("any"))
-        key_of, store = self.backend.get_key_for_task, self.backend.store
-        record = store.get(key_of("any"))
-        self.backend.forget("any")
-        for batch in batches(ttls):
-            pairs = sorted((key_of(task_id), ttl) for task_id, ttl in batch)
-            store.update(lambda txn, pairs=pairs: [txn.set(key, record, ttl) for key, ttl in pairs])
+    def fill_with(self, results: list[Expiring]) -> None:
+        filling.fill(self, results)
 
     def present(self) -> int:
         return int(self.backend.store.stats().entries // 2)
@@ -144,14 +136,6 @@ class Ours(Steady, celery.LMDBResults):
         self.store(request)
 
 
-class OursCheckpoint(Ours, celery.LMDBResultsCheckpoint):
-    """The same with checkpoints, by the real time."""
-
-
-class OursCommit(Ours, celery.LMDBResultsCommit):
-    """The same, on disk before each store returns."""
-
-
 class Redis(Steady, celery.Redis):
     """Expires by the real time: samples ten times a second."""
 
@@ -161,26 +145,21 @@ class Redis(Steady, celery.Redis):
     def tick(self) -> None:
         """Nothing: time passes by itself."""
 
-    def begin(self, kept: int) -> list[float]:
-        count = min(kept, 500)
-        start = self.now()
+    def lifetime(self, kept: int) -> float:
+        count, start = min(kept, 500), time.time()
         for number in range(count):
             self.store(self.request(f"calibration {number}"))
-        lifetime = max(1, round((self.now() - start) / count * kept))
-        self.set_ttl(lifetime)
-        start, ttls = self.now(), [lifetime * number / kept for number in range(1, kept + 1)]
-        self.fill_with(ttls)
-        return [start + ttl for ttl in ttls]
+        return max(1, round((time.time() - start) / count * kept))  # SETEX takes whole seconds
 
     def set_ttl(self, ttl: float) -> None:
         self.ttl = self.backend.expires = int(ttl)
 
-    def fill_with(self, ttls: list[float]) -> None:
+    def fill_with(self, results: list[Expiring]) -> None:
         key_of, client = self.backend.get_key_for_task, self.backend.client
         self.store(self.request("any"))
         value = client.get(key_of("any"))
         client.flushall()
-        for batch in batches(ttls):
+        for batch in filling.batches(results):
             with client.pipeline(transaction=False) as pipe:
                 for task_id, ttl in batch:
                     pipe.set(key_of(task_id), value, px=max(1, round(ttl * 1000)))
@@ -198,10 +177,6 @@ class Redis(Steady, celery.Redis):
     def served(self) -> float:
         about = self.backend.client.info("cpu")
         return float(about["used_cpu_sys"] + about["used_cpu_user"])
-
-
-class RedisEverysec(Redis, celery.RedisEverysec):
-    """The same with a log on disk."""
 
 
 class Cleaned(Steady):
@@ -225,18 +200,17 @@ class Cleaned(Steady):
 
 
 class SQLite(Cleaned, celery.SQLite):
-    configuration = f"{celery.SQLite.configuration}; cleanup() once a lifetime"
     second = timedelta(seconds=1)
     columns: ClassVar[str] = "status, result, date_done, traceback, children"
 
-    def fill_with(self, ttls: list[float]) -> None:
+    def fill_with(self, results: list[Expiring]) -> None:
         self.store(self.request("any"))
         copy = f"""
             WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)
             INSERT INTO celery_taskmeta (task_id, {self.columns})
             SELECT lower(hex(randomblob(16))), {self.columns} FROM numbers, celery_taskmeta WHERE task_id = 'any'"""
         with closing(sqlite3.connect(self.folder / "results.sqlite")) as database, database:
-            database.execute(copy, [len(ttls)])
+            database.execute(copy, [len(results)])
         self.backend.forget("any")
 
     def present(self) -> int:
@@ -245,28 +219,23 @@ class SQLite(Cleaned, celery.SQLite):
 
 
 class Files(Cleaned, celery.Files):
-    configuration = f"{celery.Files.configuration}; cleanup() once a lifetime"
-
-    def fill_with(self, ttls: list[float]) -> None:
+    def fill_with(self, results: list[Expiring]) -> None:
         self.store(self.request("any"))
         key_of = self.backend.get_key_for_task
         value = self.backend.get(key_of("any"))
         self.backend.forget("any")
-        for batch in batches(ttls):
-            for task_id, _ in batch:
-                self.backend.set(key_of(task_id), value)
+        for task_id, _ in results:
+            self.backend.set(key_of(task_id), value)
 
     def present(self) -> int:
         return sum(1 for _ in (self.folder / "results").iterdir())
 
 
-class Walking(Steady, BareLMDB):
+class Walking(Steady, bare.BareLMDB):
     """The limit: a record and no index, and a hand that walks over the tree as results are stored."""
 
-    configuration = "py-lmdb transaction, sync=False, the same bytes; looks at 4 records a store, deletes every 16"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, **options)
         self.hand, self.stores = b"", 0
         self.expired: list[bytes] = []
 
@@ -297,8 +266,8 @@ class Walking(Steady, BareLMDB):
                 more = cursor.next()
         self.hand = cursor.key() if more else b""
 
-    def fill_with(self, ttls: list[float]) -> None:
-        for batch in batches(ttls):
+    def fill_with(self, results: list[Expiring]) -> None:
+        for batch in filling.batches(results):
             with self.environment.begin(write=True) as transaction, transaction.cursor() as cursor:
                 cursor.putmulti(sorted(self.pair(task_id, ttl) for task_id, ttl in batch))
 
@@ -306,13 +275,20 @@ class Walking(Steady, BareLMDB):
         return int(self.environment.stat()["entries"])
 
 
-class WalkingCommit(Walking, BareLMDBCommit):
-    configuration = Walking.configuration.replace("sync=False", "sync=True")
-
-
-CLASSES = (
-    Ours, OursCheckpoint, OursCommit, Redis, RedisEverysec, SQLite, Files, Walking, WalkingCommit
-)  # fmt: skip
+CLIENTS: dict[type[Client], tuple[type[Steady], str]] = {
+    celery.LMDBResults: (Ours, ""),
+    celery.Redis: (Redis, ""),
+    celery.SQLite: (SQLite, "; cleanup() once a lifetime"),
+    celery.Files: (Files, "; cleanup() once a lifetime"),
+    bare.BareLMDB: (Walking, "; looks at 4 records a store, deletes every 16"),
+}
+PEERS = [
+    replace(peer, client=CLIENTS[peer.client][0], configuration=peer.configuration + CLIENTS[peer.client][1])
+    for peer in (
+        celery.NONE, celery.CHECKPOINT, celery.COMMIT, celery.REDIS, celery.REDIS_EVERYSEC, celery.SQLITE,
+        celery.FILES, bare.NONE, bare.COMMIT,
+    )
+]  # fmt: skip
 
 # -- the measurement ---------------------------------------------------------------------------------------------------
 
@@ -337,15 +313,15 @@ def steady(bench: Bench) -> list[Row]:
     seconds, rows = bench.size(0.05, 4.0, 120.0), []
     for kept in bench.size([40], [10_000], [10_000, 100_000, 1_000_000]):
         for number, work in enumerate(WORKS):
-            classes = [about for about in CLASSES if work == ONE_TTL or about.name == OWN]
+            peers = [about for about in PEERS if work == ONE_TTL or about.name == OWN]
             with ExitStack() as stack:
-                rows += _each_alone(replace(bench, stack=stack), classes, work, kept, seconds, f"{kept}{number}")
+                rows += _each_alone(replace(bench, stack=stack), peers, work, kept, seconds, f"{kept}{number}")
     return with_ratios(rows, lambda row: row.mean)
 
 
-def _each_alone(bench: Bench, classes: list[Any], work: str, kept: int, seconds: float, group: str) -> list[Row]:
+def _each_alone(bench: Bench, peers: list[Peer], work: str, kept: int, seconds: float, group: str) -> list[Row]:
     """Run peers one after the other; their servers and files go afterwards."""
-    field = bench.serve(classes, group)
+    field = bench.serve(peers, group)
     rows = [field.row(name, work, kept, missing=reason) for name, reason in field.missing.items()]
     for name in field.folders:
         bench.step(f"{kept:,} {work}, {name}")
@@ -366,7 +342,7 @@ def run(peer: Any, number: int, work: str, kept: int, seconds: float) -> dict[st
     while len(times) < LIFETIMES * kept and time.monotonic() < until:
         for _ in range(max(kept // LOOKS, 1)):
             peer.set_ttl(next(ttls))
-            request = peer.request(random_id(rng.getrandbits(63)))
+            request = peer.request(filling.random_id(rng.getrandbits(63)))
             heappush(deadlines, peer.now() + peer.ttl)
             times.append(cpu.time(request))
             peer.tick()

@@ -1,43 +1,35 @@
 """Removing expired results: alone, and what a writer in another process notices of it."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from benchmarks import filling, measure
 from benchmarks.bench import Bench, Field, scenario
 from benchmarks.crew import LEAD, Crew
-from benchmarks.peers.base import new_ids
-from benchmarks.peers.plain import Plain
-from benchmarks.peers.stores import SQLiteOff
+from benchmarks.peers import plain, stores
 from benchmarks.rows import OWN, Row
+from benchmarks.scenarios.processes import PACE, storing
 
 TWO_DAYS = 2 * filling.DAY
 IDS = {"random ids": filling.random_id, "ids in order": filling.ordered_id}
 FILE = "expired.lmdb"
-#: Stores per second of the writer.
-PACE = 1_000
 
 
-class Writer(Plain):
-    """A worker that stores at a steady pace."""
-
-    name = "writer"
-    configuration = f"LMDBBackend, durability=none, {PACE:,} stores per second"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, file=FILE)
-
-
-class WriterBefore(Plain):
+class Before(plain.Plain):
     """The same two days earlier, when nothing in the file has expired."""
 
-    name = "writer, no sweep"
-    configuration = Writer.configuration
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, clock=lambda: time.time() - TWO_DAYS, **options)
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, file=FILE, clock=lambda: time.time() - TWO_DAYS)
+
+#: A worker that stores at a steady pace.
+WRITER = replace(
+    plain.NONE, name="writer", configuration=f"{plain.NONE.configuration}, {PACE:,} stores per second",
+    options={**plain.NONE.options, "file": FILE},
+)  # fmt: skip
+WRITER_BEFORE = replace(WRITER, name="writer, no sweep", client=Before)
 
 
 @scenario(
@@ -55,47 +47,47 @@ def sweep(bench: Bench) -> list[Row]:
 def _filled(bench: Bench, ids: str, count: int) -> Path:
     folder = bench.folder / f"{ids} {time.monotonic_ns()}"
     folder.mkdir()
-    filling.fill(folder / FILE, range(count), IDS[ids], age=TWO_DAYS, step=bench.step)
+    filling.fill_file(folder / FILE, range(count), bench.step, IDS[ids], age=TWO_DAYS)
     bench.step(f"sweeping {count:,}, {ids}")
     return folder
 
 
 def _sweep(folder: Path, count: int) -> dict[str, Any]:
-    peer = Writer(folder)
+    client = WRITER.open(folder)
     start = time.perf_counter()
-    removed = peer.backend.store.sweep()
+    removed = client.backend.store.sweep()
     seconds = time.perf_counter() - start
-    peer.close()
-    return {**_figures(removed, seconds, count), "peer": OWN, "configuration": Plain.configuration}
+    client.close()
+    return {**_figures(removed, seconds, count), "peer": OWN, "configuration": plain.NONE.configuration}
 
 
 def _figures(removed: int, seconds: float, count: int) -> dict[str, Any]:
     figures = {"median": seconds / removed * 1e6, "rate": removed / seconds}
-    return {"x": count, "durability": Plain.durability, **figures}
+    return {"x": count, "durability": plain.NONE.durability, **figures}
 
 
 def _sqlite(bench: Bench, count: int) -> Row:
-    peer = SQLiteOff(bench.folder)
-    rows = ((filling.random_id(number).encode(), peer.value, 1.0) for number in range(count))
-    with peer.connection:
-        peer.run("BEGIN")
-        peer.connection.executemany("INSERT INTO results VALUES (?, ?, ?)", rows)
+    client = stores.SQLITE_OFF.open(bench.folder)
+    rows = ((filling.random_id(number).encode(), client.value, 1.0) for number in range(count))
+    with client.connection:
+        client.run("BEGIN")
+        client.connection.executemany("INSERT INTO results VALUES (?, ?, ?)", rows)
     start = time.perf_counter()
-    removed = peer.run("DELETE FROM results WHERE deadline < ?", (time.time(),)).rowcount
+    removed = client.run("DELETE FROM results WHERE deadline < ?", (time.time(),)).rowcount
     figures = _figures(removed, time.perf_counter() - start, count)
-    peer.close()
-    how = f"{SQLiteOff.configuration}: one DELETE, during which all writers wait"
+    client.close()
+    how = f"{stores.SQLITE_OFF.configuration}: one DELETE, during which all writers wait"
     return Row(**figures, work="alone, random ids", peer="sqlite3", configuration=how)
 
 
 def _beside_a_writer(bench: Bench, count: int) -> list[Row]:
     folder = _filled(bench, "random ids", count)
-    classes = {about.name: about for about in (Writer, WriterBefore)}
-    field = Field(classes, {}, dict.fromkeys(classes, folder))
+    peers = {about.name: about for about in (WRITER, WRITER_BEFORE)}
+    field = Field(peers, dict.fromkeys(peers, folder))
     crew, seconds = Crew(bench, 1), bench.size(0.05, 2.0, 5.0)
-    undisturbed = crew.run(1, pace, field, WriterBefore.name, seconds, "")[0]
+    undisturbed = crew.run(1, pace, field, WRITER_BEFORE.name, seconds, "")[0]
     stop = str(bench.folder / "stop")
-    pipes = crew.start(1, pace, field, Writer.name, 60.0, stop)
+    pipes = crew.start(1, pace, field, WRITER.name, 60.0, stop)
     time.sleep(LEAD)
     swept = Row(**_sweep(folder, count), work="beside a writer, random ids")
     Path(stop).touch()
@@ -104,19 +96,16 @@ def _beside_a_writer(bench: Bench, count: int) -> list[Row]:
     note = f"p99 {during['p99'] / before['p99']:.1f} x that without a sweep"
     return [
         swept,
-        field.row(WriterBefore.name, work, count, **before),
-        field.row(Writer.name, work, count, **during, note=note),
+        field.row(WRITER_BEFORE.name, work, count, **before),
+        field.row(WRITER.name, work, count, **during, note=note),
     ]
 
 
-def pace(writer: Plain, number: int, seconds: float, stop: str) -> list[int]:
+def pace(writer: plain.Plain, number: int, seconds: float, stop: str) -> list[int]:
     """Return the nanoseconds of each store, for so many seconds or until a file named ``stop`` exists."""
-    times, rng, clock = [], Random(number), time.perf_counter_ns
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not (stop and Path(stop).exists()):
-        request = writer.request(new_ids(1, rng)[0])
-        time.sleep(1 / PACE)
-        start = clock()
-        writer.store(request)
-        times.append(clock() - start)
+    times, end = [], time.monotonic() + seconds
+    for took in storing(writer, number, PACE):
+        times.append(took)
+        if time.monotonic() > end or (stop and Path(stop).exists()):
+            break
     return times

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,8 @@ from typing import Any
 from benchmarks.bench import Bench, Field, scenario
 from benchmarks.crew import Crew
 from benchmarks.measure import Key
-from benchmarks.peers import celery
-from benchmarks.peers.bare import BareWakeUp
-from benchmarks.peers.base import RESULT, Peer, new_ids
-from benchmarks.peers.plain import Plain
-from benchmarks.peers.stores import RedisPubSub
+from benchmarks.peers import bare, celery, plain, stores
+from benchmarks.peers.base import RESULT, Client, Peer, new_ids
 from benchmarks.rows import OWN, Row
 from lmdbresults.backends import LMDBBackend
 from lmdbresults.errors import ResultTimeout
@@ -31,11 +29,11 @@ PAUSE = 0.002
 now = time.monotonic_ns
 
 
-class PlainFromCommit(Plain):
+class PlainFromCommit(plain.Plain):
     """Notes when the commit is done and the wake-ups are about to be sent."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, **options)
         self.committed = 0
         notifier: Any = self.backend.store._notifier
         send = notifier.send
@@ -47,10 +45,8 @@ class PlainFromCommit(Plain):
         notifier.send = send_from_now
 
 
-class RedisFromPublish(RedisPubSub):
+class RedisFromPublish(stores.RedisPubSub):
     """Notes when the result is set and the PUBLISH is about to be sent."""
-
-    configuration = "redis-py, SETEX, then PUBLISH of the meta as JSON"
 
     def store(self, request: dict[str, Any]) -> object:
         key, meta = self.message(request)
@@ -59,10 +55,17 @@ class RedisFromPublish(RedisPubSub):
         return self.client.publish(key, meta)
 
 
-WORKS: Mapping[str, Sequence[type[Peer]]] = {
-    "store_result() to wait_for()": (Plain, RedisPubSub, BareWakeUp),
-    "store_result() to AsyncResult.get()": (celery.LMDBResults, celery.Redis, BareWakeUp),
-    "commit to awake": (PlainFromCommit, RedisFromPublish, BareWakeUp),
+FROM_COMMIT = "commit to awake"
+WORKS: Mapping[str, Sequence[Peer]] = {
+    "store_result() to wait_for()": (plain.NONE, stores.PUBSUB, bare.WAKE_UP),
+    "store_result() to AsyncResult.get()": (celery.NONE, celery.REDIS, bare.WAKE_UP),
+    FROM_COMMIT: (
+        replace(plain.NONE, client=PlainFromCommit),
+        replace(
+            stores.PUBSUB, client=RedisFromPublish, configuration="redis-py, SETEX, then PUBLISH of the meta as JSON"
+        ),
+        bare.WAKE_UP,
+    ),
 }
 
 
@@ -73,11 +76,10 @@ WORKS: Mapping[str, Sequence[type[Peer]]] = {
 )
 def wakeups(bench: Bench) -> list[Row]:
     crew, fields, blocks = Crew(bench, 1), {}, {}
-    for number, (work, classes) in enumerate(WORKS.items()):
-        fields[work] = field = bench.open(classes, group=str(number))
-        for name, peer in field.peers.items():
-            from_commit = work.startswith("commit")
-            blocks[Key(name, work)] = partial(_wake, bench, crew, field, name, peer, from_commit)
+    for number, (work, peers) in enumerate(WORKS.items()):
+        fields[work] = field = bench.open(peers, group=str(number))
+        for name, client in field.clients.items():
+            blocks[Key(name, work)] = partial(_wake, bench, crew, field, name, client, work == FROM_COMMIT)
     samples = bench.interleave(blocks, bench.size(3, 500, 3000))
     return [
         row
@@ -86,24 +88,24 @@ def wakeups(bench: Bench) -> list[Row]:
     ]
 
 
-def _wake(bench: Bench, crew: Crew, field: Field, name: str, peer: Peer, from_commit: bool) -> list[int]:
+def _wake(bench: Bench, crew: Crew, field: Field, name: str, client: Client, from_commit: bool) -> list[int]:
     """Wait for a result that another process stores."""
     (task_id,) = new_ids(1, bench.rng)
-    peer.prepare_wait(task_id)
+    client.prepare_wait(task_id)
     pipes = crew.start(1, store, field, name, task_id, from_commit, lead=PAUSE)
-    result = peer.wait(task_id)
+    result = client.wait(task_id)
     awake = now()
     if result != RESULT:
         raise RuntimeError(f"{name} does not return what was stored")
     return [awake - crew.collect(pipes)[0]]
 
 
-def store(peer: Any, number: int, task_id: str, from_commit: bool) -> int:
+def store(client: Any, number: int, task_id: str, from_commit: bool) -> int:
     """Store the result; return the time from which the waiter's is counted."""
-    request = peer.request(task_id)
+    request = client.request(task_id)
     start = now()
-    peer.store(request)
-    return peer.committed if from_commit else start
+    client.store(request)
+    return client.committed if from_commit else start
 
 
 @scenario("idle", "The cost of waiting for so many results that are not stored, by get_many()", grows_with="results")
@@ -120,7 +122,7 @@ def idle(bench: Bench) -> list[Row]:
     share = (time.process_time() - start) / seconds
     thread.join()
     backend.process_cleanup()
-    field = Field({OWN: Plain}, {}, {})
+    field = Field({OWN: plain.NONE})
     return [field.row(OWN, "waiting", count, unit="% of a core", median=share * 100)]
 
 

@@ -31,18 +31,19 @@ WORKER += " --without-gossip --without-mingle --without-heartbeat"
     "its results, the time is for each task",
 )
 def worker(bench: Bench) -> list[Row]:
-    field = bench.serve(bench.few(worker_app.CLASSES))
+    field = bench.serve(bench.few(worker_app.PEERS))
     try:
         require("redis")
         (bench.folder / "broker").mkdir()
         broker = f"redis+socket://{bench.stack.enter_context(redis_server(bench.folder / 'broker'))}"
     except Unavailable as reason:
-        return [field.row(name, "round trip", missing=f"no broker: {reason}") for name in field.classes]
+        return [field.row(name, "round trip", missing=f"no broker: {reason}") for name in field.peers]
     apps = {}
     for name, folder in field.folders.items():
-        apps[name] = worker_app.make_app(field.classes[name], folder, broker)
-        bench.stack.callback(field.classes[name].end, apps[name].backend)
+        client = worker_app.open_client(field.peers[name], folder, broker)
+        bench.stack.callback(client.close)
         bench.stack.enter_context(running(name, folder, broker))
+        apps[name] = client.app
     for name, app in apps.items():
         bench.step(f"starting {name}")
         _round_trip(app)
