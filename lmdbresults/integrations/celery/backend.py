@@ -22,9 +22,9 @@ from lmdbresults.errors import ConfigurationError, StoreBusy, StoreFull, TooMany
 from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
 from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
-from lmdbresults.integrations.celery.options import MAX_DECODED_BYTES, store_options
 from lmdbresults.integrations.celery.payloads import KombuCodec
-from lmdbresults.options import require_expiry
+from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
+from lmdbresults.options import parse_size, require_expiry
 from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore, WriteTransaction, open_store
 
@@ -32,6 +32,12 @@ __all__ = ["LMDBBackend"]
 
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
+
+
+#: The option that is for the codec and not for the store.
+_MAX_DECODED_BYTES: Final = "max_decoded_bytes"
+#: Celery uses the option ``global_keyprefix`` itself.
+_OPTIONS: Final = (*(name for name in STORE_OPTIONS if name != "global_keyprefix"), _MAX_DECODED_BYTES)
 
 
 class RecordWithId(bytes):
@@ -68,14 +74,28 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         _require_expiry("result_failure_expires", self._failure_expires)
         self._has_plain_meta = self._find_plain_meta()
         self._changed_settings = self.app.conf.changes
-        options = store_options(url or "", self.app.conf.get("result_backend_transport_options") or {})
-        self.codec = KombuCodec(self, options.pop(MAX_DECODED_BYTES, serialization.MAX_DECODED_BYTES))
+        options = self._options(url)
+        self.codec = KombuCodec(self, options.pop(_MAX_DECODED_BYTES, serialization.MAX_DECODED_BYTES))
         self.records = TaskRecords(
             self.task_keyprefix, super().get_key_for_task, self.codec.value, self.codec.exception
         )
         self.store = self._open(url, options)
         self.result_consumer = ResultConsumer(self, self.app)
         self.chords = make_chords(self)
+
+    def _options(self, url: str | None) -> dict[str, Any]:
+        setting = "result_backend_transport_options"
+        try:
+            options = store_options(setting, url or "", self.app.conf.get(setting) or {}, _OPTIONS)
+        except ConfigurationError as error:
+            raise ImproperlyConfigured(str(error)) from error
+        limit = options.get(_MAX_DECODED_BYTES)
+        if isinstance(limit, str):
+            try:
+                options[_MAX_DECODED_BYTES] = parse_size(limit)
+            except ValueError as error:
+                raise ImproperlyConfigured(f"{_MAX_DECODED_BYTES} must be a size, got {limit!r}: {error}") from error
+        return options
 
     def _open(self, url: str | None, options: Mapping[str, Any]) -> LMDBStore:
         if not url:

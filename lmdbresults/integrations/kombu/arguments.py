@@ -1,0 +1,28 @@
+"""Arguments of queues, by RabbitMQ's names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmdbresults.store.queues import Arguments
+
+__all__ = ["queue_arguments"]
+
+
+def queue_arguments(given: Mapping[str, Any] | None) -> Arguments:
+    """Return how a queue behaves that is declared with ``x-`` arguments. Those that only RabbitMQ has are ignored."""
+    if not given:
+        return Arguments()
+    return Arguments(
+        max_length=given.get("x-max-length"),
+        max_bytes=given.get("x-max-length-bytes"),
+        refuse=str(given.get("x-overflow", "")).startswith("reject-publish"),
+        message_ttl=_seconds(given.get("x-message-ttl")),
+        expires=_seconds(given.get("x-expires")),
+        max_deliveries=given.get("x-delivery-limit"),
+        dead_letter_exchange=given.get("x-dead-letter-exchange") or "",
+        dead_letter_key=given.get("x-dead-letter-routing-key"),
+    )
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,309 @@
+"""The receiving side of a connection: it takes messages for the channels, and settles them.
+
+One transaction, a *turn*, does both. A queue that a turn has found empty is followed: a publisher then wakes one of the
+connections that follow it. So a turn takes only from queues that are not followed, or for which a message came.
+
+Invariant: no wake-up is lost. A queue is followed, then looked at again. A channel that may not have more messages
+stops following, then passes on the messages that have reached it meanwhile.
+"""
+
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from lmdbresults.integrations.kombu.owners import OwnerWatch
+from lmdbresults.process.fork_gate import gate
+from lmdbresults.store import queues
+from lmdbresults.store.lmdb.store import LMDBStore
+from lmdbresults.store.queues import Delivery, Settlement, Taken
+
+__all__ = ["LOOK_EVERY", "Receiver", "settled"]
+
+#: Seconds after which all queues are looked at, although no message came, and owners that died are noticed.
+LOOK_EVERY: Final = 1.0
+#: Seconds between looks where no messages can arrive.
+_POLL_EVERY: Final = 0.05
+
+#: In an event loop, which delivers all that was taken, a channel without a limit takes so many messages at once. A
+#: consumer that asks for one message after the other leaves the rest to others.
+_BATCH: Final = 100
+
+#: Deliveries of this process that were settled inside a larger transaction.
+_settled_elsewhere: Final[set[str]] = set()
+#: All receivers of this process.
+_receivers: Final["weakref.WeakSet[Receiver]"] = weakref.WeakSet()
+
+
+def settled(tag: str) -> None:
+    """Say that a delivery was settled in a transaction of the caller's: if it is this process', no other is needed."""
+    if any(tag in channel.qos.unsettled for receiver in list(_receivers) for channel in list(receiver.channels)):
+        _settled_elsewhere.add(tag)
+
+
+def _is_settled(tag: str) -> bool:
+    try:
+        _settled_elsewhere.remove(tag)
+    except KeyError:
+        return False
+    return True
+
+
+class Receiver:
+    """Takes messages for the channels of one connection. One thread takes; all threads may settle."""
+
+    def __init__(self, store: LMDBStore) -> None:
+        self._store = store
+        self._queues = store.queues
+        self.subscription = store.subscribe()
+        self.owners = OwnerWatch(store)
+        self._reset()
+        _receivers.add(self)
+        gate.watch_forks(self)
+
+    def _reset(self) -> None:
+        #: The channels that consume, the latest first: that of remote control comes before that of tasks.
+        self.channels: list[Any] = []
+        #: Messages that were taken and are not delivered yet.
+        self._taken: deque[tuple[Any, Delivery]] = deque()
+        #: What the next turn settles.
+        self._pending: deque[Settlement] = deque()
+        self._followed: set[str] = set()
+        #: Followed queues that must be looked at. None: all of them.
+        self._woken: set[str] | None = set()
+        #: Whether a turn may find something to do.
+        self.is_due = False
+        self._look_at = 0.0
+        self._first = 0
+        #: When the next delayed message is due, by the clock of the store.
+        self.next_due: float | None = None
+        #: The thread in which settling waits for the next turn; None: it never does.
+        self._deferring_thread: int | None = None
+        #: How many messages a channel without a limit takes at once.
+        self._batch = 1
+        self._on_deferred: Callable[[], object] | None = None
+        self._is_delivering = False
+
+    def after_fork_in_child(self) -> None:
+        """Leave all deliveries to the parent."""
+        for channel in self.channels:
+            channel.forget()
+        self.owners.forget()
+        self._reset()
+
+    # -- channels ----------------------------------------------------------------------------------------------------
+
+    def changed(self, channel: Any) -> None:
+        """Take note that a channel consumes from other queues than before, or may have more messages."""
+        if channel.consumers and channel not in self.channels:
+            self.subscription.add([queues.OWNERS_TOPIC])
+            self.channels.insert(0, channel)
+        elif not channel.consumers and channel in self.channels:
+            self.channels.remove(channel)
+            self._return_taken(channel)
+        self._stop_following(self._followed - self._wanted())
+        self.wake()
+
+    def _wanted(self) -> set[str]:
+        """Return the queues of the channels that may have messages."""
+        return {queue for channel in self.channels if channel.qos.can_consume() for queue in channel.queues()}
+
+    def _return_taken(self, channel: Any) -> None:
+        """Return to their queues what a channel has not delivered yet."""
+        kept = [pair for pair in self._taken if pair[0] is not channel]
+        tags = [delivery.tag for of, delivery in self._taken if of is channel]
+        self._taken = deque(kept)
+        channel.give_back(tags)
+
+    def wake(self) -> None:
+        """Have the thread that takes make a turn. For any thread."""
+        self.is_due = True
+        if self._on_deferred is not None and threading.get_ident() == self._deferring_thread:
+            self._on_deferred()
+        else:
+            self.subscription.ring()
+
+    def defer_in(self, thread: int | None, on_deferred: Callable[[], object] | None) -> None:
+        """Have what the event loop of a thread settles wait for the next turn, which ``on_deferred`` brings about."""
+        self._deferring_thread, self._on_deferred = thread, on_deferred
+        self._batch = 1 if thread is None else _BATCH
+
+    # -- settling ----------------------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Iterable[Settlement], *, now: bool = False) -> None:
+        """Settle deliveries, in a transaction of their own unless a turn is near.
+
+        In an event loop it is: each of its rounds ends with a turn. While a message is delivered it is not, because a
+        pool without processes runs the task meanwhile.
+        """
+        wanted = [settlement for settlement in settlements if not _is_settled(settlement[1])]
+        self.is_due = True
+        if self._must_commit(now):
+            if wanted:
+                self._queues.turn(wanted, ())
+        else:
+            self._pending.extend(wanted)
+            self.wake()
+
+    def _must_commit(self, now: bool) -> bool:
+        is_deferring = threading.get_ident() == self._deferring_thread and not self._is_delivering
+        return now or not is_deferring or not self.channels
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    def notice(self) -> None:
+        """Read the messages of publishers that have arrived."""
+        changed = self.subscription.drain()
+        if changed is None:
+            self._woken = None
+        elif self._woken is not None:
+            self._woken.update(queue for queue in self._followed if queues.topic(queue) in changed)
+        if changed is None or queues.OWNERS_TOPIC in changed:
+            self.owners.refresh()
+        self.is_due = True
+
+    def look_again(self) -> None:
+        """Have the next turn look at all queues, and return what dead owners hold."""
+        self._look_at = time.monotonic() + LOOK_EVERY
+        self.owners.recover()
+        self._woken = None
+        self.is_due = True
+
+    def turn(self) -> None:
+        """Settle what is pending, and take what the channels may have. Repeat it until `is_due` is False."""
+        self.is_due = False
+        woken, self._woken = self._woken, set()
+        asking, wants = [], []
+        for channel in self.channels:
+            if limit := channel.qos.limit(self._batch):
+                wanted = [queue for queue in channel.queues() if self._must_look_at(queue, woken)]
+                if wanted:
+                    asking.append((channel, limit, wanted))
+                    wants.append((self._rotated(wanted, limit), limit))
+        settlements = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not wants and not settlements:
+            return
+        try:
+            found = self._queues.turn(settlements, wants)
+        except BaseException:
+            self._pending.extendleft(reversed(settlements))
+            self._woken = None
+            raise
+        for (channel, limit, wanted), taken in zip(asking, found, strict=True):
+            self._receive(channel, limit, wanted, taken)
+        self._stop_following(self._followed - self._wanted())
+
+    def _must_look_at(self, queue: str, woken: set[str] | None) -> bool:
+        return woken is None or queue in woken or queue not in self._followed
+
+    def _rotated(self, wanted: list[str], limit: int) -> list[str]:
+        """Return the queues, with another one first than the last time if not all can have a turn."""
+        if limit >= len(wanted):
+            return wanted
+        self._first += 1
+        first = self._first % len(wanted)
+        return wanted[first:] + wanted[:first]
+
+    def _receive(self, channel: Any, limit: int, wanted: list[str], taken: Taken) -> None:
+        """Keep what was taken for a channel, and follow its queues if they are empty."""
+        for delivery in taken.deliveries:
+            channel.qos.unsettled[delivery.tag] = None
+            self._taken.append((channel, delivery))
+        if taken.next_due is not None:
+            self.next_due = taken.next_due if self.next_due is None else min(taken.next_due, self.next_due)
+        look_again = set(wanted)  # if there may be more
+        if len(taken.deliveries) < limit:
+            look_again -= self._followed
+            if look_again:
+                self._followed |= look_again
+                self.subscription.add([queues.topic(queue) for queue in look_again])
+        if look_again:
+            self.is_due = True
+            if self._woken is not None:
+                self._woken |= look_again
+
+    def _stop_following(self, left: set[str]) -> None:
+        if left:
+            self._followed -= left
+            self.subscription.remove([queues.topic(queue) for queue in left])
+            self.notice()
+
+    # -- delivering --------------------------------------------------------------------------------------------------
+
+    @property
+    def has_taken(self) -> bool:
+        """Whether there are messages to deliver."""
+        return bool(self._taken)
+
+    def deliver(self) -> bool:
+        """Deliver one message that was taken; return False if there is none."""
+        if not self._taken:
+            return False
+        channel, delivery = self._taken.popleft()
+        was_delivering, self._is_delivering = self._is_delivering, True
+        try:
+            channel.deliver(delivery)
+        finally:
+            self._is_delivering = was_delivering
+        return True
+
+    def wait(self, deadline: float | None) -> None:
+        """Deliver one message as soon as there is one. Raises TimeoutError at the deadline, a monotonic time."""
+        while not self.deliver():
+            if time.monotonic() >= self._look_at:
+                self.look_again()
+            self.notice()
+            while self.is_due and not self._taken:
+                self.turn()
+            if self._taken:
+                continue
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise TimeoutError("timed out")
+            until = self._look_at if deadline is None else min(self._look_at, deadline)
+            self._sleep(max(min(until - now, self.seconds_until_due()), 0))
+
+    def seconds_until_due(self) -> float:
+        """Return the seconds until a delayed message is due. Once it is, the next turn looks at all queues."""
+        if self.next_due is None:
+            return LOOK_EVERY
+        seconds = self.next_due - time.time()
+        if seconds > 0:
+            return seconds
+        self.look_at_all()
+        return 0.0
+
+    def look_at_all(self) -> None:
+        """Have the next turn look at all queues: a delayed message is due."""
+        self.next_due, self._woken, self.is_due = None, None, True
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep until a message arrives or an owner of messages dies."""
+        arrival = self.subscription.fileno()
+        if arrival < 0:
+            time.sleep(min(seconds, _POLL_EVERY))
+            self._woken = None
+            return
+        if any(descriptor != arrival for descriptor in _readable([arrival, *self.owners.descriptors()], seconds)):
+            self.look_again()
+
+    def close(self) -> None:
+        """Settle what is pending, and return to their queues what is not settled."""
+        for channel in list(self.channels):
+            channel.close()
+        self.settle([self._pending.popleft() for _ in range(len(self._pending))], now=True)
+        self.subscription.close()
+        self.owners.close()
+
+
+def _readable(descriptors: list[int], seconds: float) -> list[int]:
+    """Return which descriptors are readable, after up to so many seconds. gevent and eventlet run others meanwhile."""
+    if not hasattr(select, "poll"):  # eventlet removes it
+        return select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
