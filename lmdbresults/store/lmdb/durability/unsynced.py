@@ -43,6 +43,7 @@ class UnsyncedFile:
 
     def run_due(self) -> float:
         """Do nothing."""
+        self.needs_work = False
         return math.inf
 
     def unpin(self) -> None:

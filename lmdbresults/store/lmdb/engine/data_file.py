@@ -13,11 +13,11 @@ from lmdbresults.errors import ForkedStore, NestedTransaction, StoreBusy, StoreC
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.store.lmdb.durability.checkpointer import Checkpointer
-from lmdbresults.store.lmdb.engine.long_reader import LongReader, oldest_reader
+from lmdbresults.store.lmdb.engine.long_reader import LongReader
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.write_lock import WriteLock
 from lmdbresults.store.lmdb.file import lmdb_errors
-from lmdbresults.store.lmdb.file.reader_table import ReaderTable, began_now
+from lmdbresults.store.lmdb.file.reader_table import began_now
 from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["RETRIES", "DataFile"]
@@ -180,15 +180,13 @@ class DataFile:
 
     def oldest_reader(self) -> LongReader | None:
         """Return the oldest reader of the file; None if there is none, or the file is closed."""
-        return oldest_reader(self._readers(), self.options.path) if self.handle is not None else None
+        with gate.shared():
+            return self._parts.long_readers.oldest() if self._parts is not None else None
 
     def begin_block(self) -> Transaction:
         """Begin a read transaction that may last, and so tells when it began. The file is open."""
-        return self._readers().begin(began_now())
-
-    def _readers(self) -> ReaderTable:
         assert self._parts is not None, "the file is open"
-        return ReaderTable(self._parts.handle, self._parts.lock_file)
+        return self._parts.readers.begin(began_now())
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -196,7 +194,9 @@ class DataFile:
         """Make the checkpoint that is due; return after how many seconds to call again. For the checkpointer."""
         try:
             with gate.shared():
-                return math.inf if self.handle is None else self.checkpoints.run_due()
+                if self.handle is None or self._parts is None:
+                    return math.inf
+                return min(self.checkpoints.run_due(), self._parts.long_readers.run())
         except ExclusiveWanted:
             gate.give_way()
         except lmdb.MapResizedError:

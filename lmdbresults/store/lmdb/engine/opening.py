@@ -12,6 +12,7 @@ from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from lmdbresults.store.lmdb.durability.unsynced import Durability, UnsyncedFile
+from lmdbresults.store.lmdb.engine.long_reader import LongReaders
 from lmdbresults.store.lmdb.engine.space import Space
 from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
@@ -36,6 +37,10 @@ class OpenFile(NamedTuple):
     """What limits the loss when power fails."""
     space: Space
     """What there is room for."""
+    readers: ReaderTable
+    """The open read transactions of all processes."""
+    long_readers: LongReaders
+    """Those that keep many pages from reuse."""
 
     def close(self) -> None:
         """Close everything, after a last checkpoint. May be called again, as when a signal handler has raised."""
@@ -119,14 +124,17 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, run_loc
             handle = _map(options)
         check_format(handle, options.path)
         lock_file = LockFile(options.path)
+        readers = ReaderTable(handle, lock_file)
         durability: Durability
         if is_guarded and boot.boot_id():
-            durability = Checkpoints(handle, ReaderTable(handle, lock_file), sidecar, options, run_locked)
+            durability = Checkpoints(handle, readers, sidecar, options, run_locked)
         else:
             handle.reader_check()  # not where there are pins: none may be cleared while a writer relies on it
             durability = UnsyncedFile(handle, sidecar, options)
         _mark_as_ours(handle, durability)
-        return OpenFile(handle, sidecar, lock_file, durability, Space(handle, options, durability))
+        long_readers = LongReaders(handle, readers, options, run_locked)
+        space = Space(handle, options, durability, long_readers)
+        return OpenFile(handle, sidecar, lock_file, durability, space, readers, long_readers)
     except BaseException:  # as above
         handle.close()
         if lock_file is not None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from lmdbresults.errors import StoreFull
 from lmdbresults.options import Options
 from lmdbresults.store.lmdb.durability.unsynced import Durability
+from lmdbresults.store.lmdb.engine.long_reader import LongReaders
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
-from lmdbresults.store.lmdb.file.btree import freed_pages
+from lmdbresults.store.lmdb.file.btree import freed_before
 from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ _CHECK_EVERY: Final = 512 << 10
 class Space:
     """The space of an open file. Guarded by the write lock of its environment."""
 
-    def __init__(self, handle: "lmdb.Environment", options: Options, checkpoints: Durability) -> None:
+    def __init__(
+        self, handle: "lmdb.Environment", options: Options, checkpoints: Durability, long_readers: LongReaders
+    ) -> None:
         self._handle = handle
         self._checkpoints = checkpoints
+        self._long_readers = long_readers
         self._options = options
         self._page_size = handle.stat()["psize"]
         self._map_size = min(options.max_size, handle.info()["map_size"])
@@ -78,6 +82,7 @@ class Space:
         self._added = self._since + (self._added if number == self._transaction else 0)
         self._transaction, self._since = number, 0
         self._checkpoints.note_growth(used, number)
+        self._checkpoints.needs_work |= self._long_readers.note_growth(used)
         pages = txn.stat()
         live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit
@@ -132,8 +137,7 @@ class Space:
         behind = os.fstat(self._descriptor).st_size - used
         try:
             with PageFile(self._options.path) as file:
-                freed = freed_pages(file, file.states()[0])
-                return behind + self._page_size * sum(count for txn, count in freed if txn < min(oldest, last))
+                return behind + self._page_size * freed_before(file, file.states()[0], min(oldest, last))
         except (PageDamaged, OSError):
             return behind
 

@@ -3,7 +3,7 @@
 import struct
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Final
 
 from lmdbresults.store.lmdb.file.meta import Meta, Root
@@ -18,7 +18,7 @@ from lmdbresults.store.lmdb.file.pages import (
     offsets_of,
 )
 
-__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "freed_pages", "problems_of", "survey"]
+__all__ = ["FREE", "IN_USE", "LEAF_IN_USE", "UNKNOWN", "damage_at_the_top", "freed_before", "problems_of", "survey"]
 
 #: The state of a page: unknown; part of a tree; leaf of the main tree; listed as free.
 UNKNOWN, IN_USE, LEAF_IN_USE, FREE = range(4)
@@ -62,17 +62,28 @@ def survey(file: PageFile, state: Meta, pages: bytearray) -> Iterator[str]:
             pages[number] = FREE
 
 
-def freed_pages(file: PageFile, state: Meta) -> Iterator[tuple[int, int]]:
-    """Yield the transactions whose freed pages are listed as free, each with their number. Raises `PageDamaged`."""
+def freed_before(file: PageFile, state: Meta, number: int) -> int:
+    """Return how many free pages were freed before commit ``number``. Raises `PageDamaged`.
+
+    LMDB uses the oldest first, so these are few, however many were freed since.
+    """
+    counts = (count for commit, count in takewhile(lambda freed: freed[0] < number, _freed(file, state)))
+    return sum(counts)
+
+
+def _freed(file: PageFile, state: Meta) -> Iterator[tuple[int, int]]:
+    """Yield the commits whose freed pages are listed as free, the oldest first, each with their number."""
     below = [] if state.free.page is None else [(state.free.page, state.free.depth)]
     while below:
         number, levels = below.pop()
-        for node in nodes_of(file.page(number), number):
+        nodes = list(nodes_of(file.page(number), number))
+        for node in nodes:
             if node.below > state.last_page:
                 raise PageDamaged(f"Page {number} refers to page {node.below}, behind the end of the file.")
-            if levels > 1:
-                below.append((node.below, levels - 1))
-                continue
+        if levels > 1:
+            below += [(node.below, levels - 1) for node in reversed(nodes)]
+            continue
+        for node in nodes:
             count = file.value(node._replace(size=_NUMBER.size))[: _NUMBER.size]
             if len(node.key) != _NUMBER.size or len(count) != _NUMBER.size:
                 raise PageDamaged(f"Page {number} is not a page of the list of free pages.")
