@@ -43,9 +43,9 @@ def main(
     base = _base(base_path, mode) if base_path else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are ended
     run = Run(machine.describe(Path(gettempdir())), {"mode": mode, "seed": seed, "only": list(only)})
-    click.echo(report.header(run.header))
+    click.echo(report.header(run))
     failed = _measure(run, only or list(SCENARIOS), json_path)
-    click.echo("\n" + report.markdown(report.peers_table(run), is_padded=True))
+    click.echo(f"\n{report.peers_table(run)}\n")
     slower = False
     if base:
         found = report.changes(base, run)
@@ -78,7 +78,7 @@ def _measure(run: Run, names: Sequence[str], json_path: Path | None) -> bool:
             continue
         _steps("")("")
         run.sections.append(section)
-        click.echo(report.section(section))
+        click.echo(f"\n{report.section(section)}")
         if json_path:
             rows.write(json_path, run)
     return failed

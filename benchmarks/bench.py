@@ -41,19 +41,24 @@ class Field:
         given = {"configuration": about.configuration, "durability": about.durability, **figures}
         return Row(work=work, x=x, peer=name, **given)
 
+    def table(self, figures: Mapping[Key, Mapping[str, Any]]) -> list[Row]:
+        """Return a row for each peer and work: its figures, or why it is missing."""
+        works = dict.fromkeys((key.work, key.x) for key in figures)
+        missing = {Key(name, *work): {"missing": reason} for work in works for name, reason in self.missing.items()}
+        found = {**figures, **missing}
+        keys = [Key(name, *work) for work in works for name in self.peers]
+        return [self.row(key.peer, key.work, key.x, **found[key]) for key in keys if key in found]
+
     def rows(self, samples: Samples, *, alike: bool = False) -> list[Row]:
         """Return a row for each peer and work. ``alike``: durability makes no difference, as in reading."""
-        found = []
-        for work, x in dict.fromkeys((key.work, key.x) for key in samples):
-            for name, about in self.peers.items():
-                if name in self.missing:
-                    found.append(self.row(name, work, x, missing=self.missing[name]))
-                elif (times := samples.get(Key(name, work, x))) is not None:
-                    own = samples.get(Key(OWN if alike else OWN_ROW[about.durability], work, x))
-                    bare = samples.get(Key(BARE if alike else BARE_ROW[about.durability], work, x))
-                    ratios = {"to_own": median_ratio(times, own), "to_bare": median_ratio(times, bare)}
-                    found.append(self.row(name, work, x, **measure.summary(times), **ratios))
-        return found
+        figures = {}
+        for key, times in samples.items():
+            durability = self.peers[key.peer].durability
+            own = samples.get(key._replace(peer=OWN if alike else OWN_ROW[durability]))
+            bare = samples.get(key._replace(peer=BARE if alike else BARE_ROW[durability]))
+            ratios = {"to_own": median_ratio(times, own), "to_bare": median_ratio(times, bare)}
+            figures[key] = {**measure.summary(times), **ratios}
+        return self.table(figures)
 
 
 @dataclass(slots=True)

@@ -31,21 +31,20 @@ def describe(folder: Path) -> dict[str, str]:
 
 
 def _processor() -> str:
-    try:
-        models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        models = []
-    return models[0] if models else platform.machine()
+    found = re.search(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def _filesystem(folder: Path) -> str:
     """Return the type of the file system: on tmpfs a commit does not write to a disk."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return "unknown file system"
+    mounts = [line.split()[1:3] for line in _read("/proc/mounts").splitlines()]
     holding = [(point, kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
-    return max(holding, key=lambda mount: len(mount[0]))[1]
+    return max(holding, key=lambda mount: len(mount[0]), default=("", "unknown file system"))[1]
+
+
+def _read(path: str) -> str:
+    """Return the text of a file that only Linux has."""
+    return Path(path).read_text() if os.path.exists(path) else ""
 
 
 def _installed(package: str) -> str:
@@ -57,8 +56,6 @@ def _installed(package: str) -> str:
 
 def _redis() -> str:
     binary = shutil.which("redis-server")
-    if binary is None:
-        return "none"
-    output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    output = subprocess.check_output([binary, "--version"], text=True, timeout=10) if binary else ""
     found = re.search(r"v=(\S+)", output)
-    return found[1] if found else "unknown"
+    return found[1] if found else "none"

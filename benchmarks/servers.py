@@ -1,11 +1,17 @@
-"""Servers that peers need: each is private to the run, on a Unix socket in its folder, and ended by its process id."""
+"""Processes that peers need: servers and workers. Each is private to the run, and ended by its process id."""
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
 
 
 class Unavailable(Exception):
@@ -14,6 +20,21 @@ class Unavailable(Exception):
 
 #: Settings of Redis: nothing is written to disk.
 IN_MEMORY: Mapping[str, str] = {"save": "", "appendonly": "no"}
+
+
+@contextmanager
+def process(command: Sequence[str | Path], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process, and all that it forks, until the block ends; what it says goes to a file."""
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **options
+        )
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
 
 
 @contextmanager
@@ -26,18 +47,19 @@ def redis_server(folder: Path, persistence: Mapping[str, str] = IN_MEMORY, *, ti
     settings = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", **persistence}
     settings |= {"dir": str(folder), "maxmemory": "4gb", "daemonize": "no"}
     arguments = [text for name, value in settings.items() for text in (f"--{name}", value)]
-    process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
+    with process([binary, *arguments], folder / "redis.log") as server:
         deadline = time.monotonic() + timeout
         while not socket.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Unavailable("redis-server did not start")
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"redis-server did not start: {folder / 'redis.log'}")
             time.sleep(0.02)
         yield socket
-    finally:
-        process.terminate()
-        try:
-            process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+
+
+@contextmanager
+def celery_worker(folder: Path, app: str, variables: Mapping[str, str], *options: str) -> Iterator[int]:
+    """Run a Celery worker with two processes until the block ends; yield its process id."""
+    arguments = ["--app", app, "worker", "--concurrency", "2", "--loglevel", "ERROR", *options]
+    command = [sys.executable, "-m", "celery", *arguments]
+    with process(command, folder / "worker.log", cwd=ROOT, env={**os.environ, **variables}) as worker:
+        yield worker.pid

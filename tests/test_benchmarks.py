@@ -61,7 +61,7 @@ def test_each_scenario_finds_plausible_rows(name: str) -> None:
         if row.peer == OWN and row.to_own is not None:
             assert row.to_own == 1
     assert len({row.place for row in section.rows}) == len(section.rows)
-    assert report.section_table(section).rows
+    assert report.section_table(section).count("\n") > len(section.rows)
 
 
 def test_a_peer_that_is_not_installed_becomes_a_row_that_says_so(monkeypatch):
@@ -69,7 +69,7 @@ def test_a_peer_that_is_not_installed_becomes_a_row_that_says_so(monkeypatch):
     section = SCENARIOS["groups"].measured("tiny", 1, lambda text: None)
     reasons = {row.missing for row in section.rows if row.peer == "Redis"}
     assert reasons == {"not installed: redis-server"}
-    assert "not installed: redis-server" in {row[-1] for row in report.section_table(section).rows}
+    assert "not installed: redis-server" in report.section_table(section)
 
 
 HEADER = {"date": "some day", "machine": "some", "load": "some", "files on": "some"}
@@ -157,17 +157,12 @@ def published_run() -> Run:
     return rows.merged([rows.read(source) for source in report.published()])
 
 
-def test_the_published_pictures_match_the_published_figures():
-    run = published_run()
-    assert picture.digest(picture.ratios(run)) in report.RATIOS.read_text()
-    assert picture.digest(picture.expired(run)) in report.EXPIRED.read_text()
+def test_the_published_picture_matches_the_published_figures():
+    assert picture.digest(published_run()) in report.PICTURE.read_text()
 
 
-def test_pictures_are_drawn_from_any_run(tmp_path):
-    run = made_up()
-    picture.draw_ratios(picture.ratios(run), tmp_path / "ratios.svg")
-    assert "Redis" in (tmp_path / "ratios.svg").read_text()
-    picture.draw_expired(picture.expired(run), tmp_path / "expired.svg")
+def test_the_picture_is_drawn_from_any_run(tmp_path):
+    picture.draw(made_up(), tmp_path / "expired.svg")
     assert "expired" in (tmp_path / "expired.svg").read_text()
 
 

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks import measure
-from benchmarks.bench import Bench, Field, scenario
+from benchmarks.bench import Bench, scenario
 from benchmarks.crew import Crew
 from benchmarks.measure import Key, Rounds
 from benchmarks.peers import bare, celery
@@ -113,13 +113,13 @@ def sustained(bench: Bench) -> list[Row]:
     sizes = bench.size([1, 2], [1, 4], [1, 4])
     crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 30.0)
     keys = [Key(name, "store", size) for size in sizes for name in field.folders]
-    found: dict[Key, Row] = {}
+    found: dict[Key, dict[str, Any]] = {}
     for key in bench.steps(bench.rng.sample(keys, len(keys)), "peer"):
         before = measure.disk_usage(field.folders[key.peer])
         floods = crew.run(int(key.x or 1), flood, field, key.peer, bench.rng.getrandbits(32), seconds)
-        found[key] = _flood_row(field, key, floods, measure.disk_usage(field.folders[key.peer]) - before)
-    missing = [field.row(name, "", missing=why) for name, why in field.missing.items()]
-    return with_ratios([found[key] for key in keys], lambda row: 1 / row.rate if row.rate else None) + missing
+        found[key] = _together(floods, measure.disk_usage(field.folders[key.peer]) - before)
+        found[key]["loss"] = field.peers[key.peer].loss
+    return with_ratios(field.table({key: found[key] for key in keys}), lambda row: 1 / row.rate if row.rate else None)
 
 
 def storing(client: Client, seed: int, per_second: int = 0) -> Iterator[int]:
@@ -150,14 +150,15 @@ def flood(client: Client, number: int, seed: int, seconds: float) -> Flood:
     return Flood(len(times), elapsed, max(times), list(times[:: len(times) // SAMPLES + 1]))
 
 
-def _flood_row(field: Field, key: Key, floods: Sequence[Flood], growth: int) -> Row:
-    count = sum(flood.stored for flood in floods)
-    figures: dict[str, Any] = measure.summary([list(chain.from_iterable(flood.times for flood in floods))])
-    figures["maximum"] = max(flood.slowest for flood in floods) / 1000
-    figures["rate"] = sum(flood.stored / flood.seconds for flood in floods)
-    seconds = max(flood.seconds for flood in floods)
-    note = f"files +{growth / 1e6:,.0f} MB in {seconds:.2g} s, {growth / count:,.0f} B each"
-    return field.row(key.peer, key.work, key.x, **figures, loss=field.peers[key.peer].loss, note=note)
+def _together(floods: Sequence[Flood], growth: int) -> dict[str, Any]:
+    """Return the figures of all processes."""
+    count, seconds = sum(flood.stored for flood in floods), max(flood.seconds for flood in floods)
+    return {
+        **measure.summary([list(chain.from_iterable(flood.times for flood in floods))]),
+        "maximum": max(flood.slowest for flood in floods) / 1000,
+        "rate": sum(flood.stored / flood.seconds for flood in floods),
+        "note": f"files +{growth / 1e6:,.0f} MB in {seconds:.2g} s, {growth / count:,.0f} B each",
+    }
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _open_bare(path: Path) -> None:
 def disk(bench: Bench) -> list[Row]:
     count = bench.size(20, 2_000, 50_000)
     field = bench.open((celery.NONE, celery.REDIS, celery.REDIS_EVERYSEC, celery.FILES, celery.SQLITE_OFF, bare.NONE))
-    rows = [field.row(name, "size", count, missing=why) for name, why in field.missing.items()]
+    figures = {}
     for name, client in field.clients.items():
         bench.step(name)
         is_in_memory = client.about is celery.REDIS
@@ -111,8 +111,8 @@ def disk(bench: Bench) -> list[Row]:
         stored(client, count, bench.rng)
         size = _server_memory(client) - before if is_in_memory else disk_usage(client.folder)
         note = "in the memory of the server" if is_in_memory else ""
-        rows.append(field.row(name, "size", count, unit="B", median=size / count, note=note))
-    return with_ratios(rows, lambda row: row.median, alike=True)
+        figures[Key(name, "size", count)] = {"unit": "B", "median": size / count, "note": note}
+    return with_ratios(field.table(figures), lambda row: row.median, alike=True)
 
 
 def _server_memory(client: Any) -> int:
@@ -143,15 +143,13 @@ def memory(bench: Bench) -> list[Row]:
     count = bench.size(10, 1_000, 5_000)
     crews = {name: Crew(bench, 1) for name in field.folders}  # a new process for each
     taken = {name: crew.run(1, memory_after_work, field, name, count)[0] for name, crew in crews.items()}
-    rows = []
-    for work in ("Anonymous", "Rss"):
-        for name in field.peers:
-            if name in field.missing:
-                rows.append(field.row(name, work, missing=field.missing[name]))
-            elif name != NO_BACKEND.name:
-                more = taken[name][work] - taken[NO_BACKEND.name][work]
-                rows.append(field.row(name, work, unit="MiB", median=more))
-    return with_ratios(rows, lambda row: row.median, alike=True)
+    figures = {
+        Key(name, work): {"unit": "MiB", "median": taken[name][work] - taken[NO_BACKEND.name][work]}
+        for work in ("Anonymous", "Rss")
+        for name in taken
+        if name != NO_BACKEND.name
+    }
+    return with_ratios(field.table(figures), lambda row: row.median, alike=True)
 
 
 def memory_after_work(client: Client, number: int, count: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from benchmarks import filling, measure
 from benchmarks.bench import Bench, scenario
 from benchmarks.crew import Crew
 from benchmarks.filling import Expiring
-from benchmarks.measure import CPU, disk_usage
+from benchmarks.measure import CPU, Key, disk_usage
 from benchmarks.peers import bare, celery
 from benchmarks.peers.bare import DEADLINE, Pair
 from benchmarks.peers.base import Client, Peer
@@ -322,14 +322,15 @@ def steady(bench: Bench) -> list[Row]:
 def _each_alone(bench: Bench, peers: list[Peer], work: str, kept: int, seconds: float, group: str) -> list[Row]:
     """Run peers one after the other; their servers and files go afterwards."""
     field = bench.serve(peers, group)
-    rows = [field.row(name, work, kept, missing=reason) for name, reason in field.missing.items()]
+    found = {}
     for name in field.folders:
         bench.step(f"{kept:,} {work}, {name}")
         with ExitStack() as stack:
-            (figures,) = Crew(replace(bench, stack=stack), 1).run(1, run, field, name, work, kept, seconds)
-        rows.append(field.row(name, work, kept, **figures))
+            (found[Key(name, work, kept)],) = Crew(replace(bench, stack=stack), 1).run(
+                1, run, field, name, work, kept, seconds
+            )
         shutil.rmtree(field.folders[name], ignore_errors=True)
-    return rows
+    return field.table(found)
 
 
 def run(peer: Any, number: int, work: str, kept: int, seconds: float) -> dict[str, Any]:

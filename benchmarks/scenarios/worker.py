@@ -1,15 +1,8 @@
 """End to end: a client, a broker, and real Celery workers."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from celery import Celery, group
 
@@ -18,11 +11,10 @@ from benchmarks.bench import Bench, scenario
 from benchmarks.measure import Block, Key
 from benchmarks.peers.base import RESULT, require
 from benchmarks.rows import Row
-from benchmarks.servers import Unavailable, redis_server
+from benchmarks.servers import Unavailable, celery_worker, redis_server
 
 PATIENCE = 60.0
-WORKER = "-m celery --app benchmarks.worker_app worker --concurrency 2 --loglevel ERROR"
-WORKER += " --without-gossip --without-mingle --without-heartbeat"
+QUIET = "--without-gossip", "--without-mingle", "--without-heartbeat"
 
 
 @scenario(
@@ -42,7 +34,8 @@ def worker(bench: Bench) -> list[Row]:
     for name, folder in field.folders.items():
         client = worker_app.open_client(field.peers[name], folder, broker)
         bench.stack.callback(client.close)
-        bench.stack.enter_context(running(name, folder, broker))
+        variables = {worker_app.PEER: name, worker_app.FOLDER: str(folder), worker_app.BROKER: broker}
+        bench.stack.enter_context(celery_worker(folder, worker_app.__name__, variables, *QUIET))
         apps[name] = client.app
     for name, app in apps.items():
         bench.step(f"starting {name}")
@@ -78,25 +71,3 @@ def _group(app: Celery, size: int) -> list[float]:
     if found != [RESULT] * size:
         raise RuntimeError("the client did not get what the tasks returned")
     return [took / size]
-
-
-@contextmanager
-def running(name: str, folder: Path, broker: str) -> Iterator[None]:
-    """Run a worker until the block ends."""
-    variables = {worker_app.PEER: name, worker_app.FOLDER: str(folder), worker_app.BROKER: broker}
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *WORKER.split()],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # its process group has all its forks
-        )
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
