@@ -12,10 +12,10 @@ __all__ = ["check"]
 
 @click.command()
 @click.argument("path")
-@click.option("--repair", is_flag=True, help="Delete orphaned data and rebuild missing index entries.")
+@click.option("--repair", is_flag=True, help="Delete orphaned data.")
 @click.pass_context
 def check(context: click.Context, path: str, repair: bool) -> None:
-    """Verify a whole file: LMDB's pages, every record, the expiry index.
+    """Verify a whole file: LMDB's pages and every record.
 
     Other processes may use it meanwhile. Without --repair nothing is changed, with one exception: after a power failure
     the file first goes back to its last checkpoint, as it does whenever it is opened. A damaged record is never

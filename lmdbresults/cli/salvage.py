@@ -34,12 +34,11 @@ def _say_report(report: salvaging.Salvaged, target: str) -> None:
     if report.problems:
         say(f"Damaged pages: {len(report.problems)}")
         say_some(report.problems)
-    lost = [*report.damaged, *report.lost]
-    if lost:
-        say(f"Lost records whose key is known: {len(lost)}")
-        say_some(lost)
+    if report.damaged:
+        say(f"Lost records whose key is known: {len(report.damaged)}")
+        say_some(report.damaged)
     if report.missing:
-        say(f"Lost entries (records, index entries, chunks of large values): {report.missing}")
+        say(f"Lost entries (records, chunks of large values): {report.missing}")
     if not report.is_certain:
         say("The list of free pages is damaged: some records may be older versions, or had been deleted.")
     if report.is_complete():

@@ -135,9 +135,9 @@ class MemoryStore(Store):
         return len(expired)
 
     def stats(self) -> dict[str, int]:
-        """Return how many ``entries`` there are, expired ones that were not swept included."""
+        """Return how many ``records`` there are, with expired ones that were not deleted yet."""
         with self._entered():
-            return {"entries": len(self._present())}
+            return {"records": len(self._present())}
 
     def close(self) -> None:
         with self._entered(), self._writer:

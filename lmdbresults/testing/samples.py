@@ -12,7 +12,7 @@ __all__ = ["KEY_LENGTHS", "READING", "SIZES", "VERBS", "WRITING", "in_threads", 
 Result = TypeVar("Result")
 
 #: Sizes around the limits of a store: nothing, a memory page, four of them with and without headers, hundreds of them.
-SIZES: Final = (0, 1, 4096, 16346, 16347, 16348, 16367, 16368, 16369, 32736, 32737, 1 << 20, 5_000_001)
+SIZES: Final = (0, 1, 4096, 16354, 16355, 16356, 16367, 16368, 16369, 32736, 32737, 1 << 20, 5_000_001)
 #: Lengths around the 511 bytes that LMDB allows, and beyond four pages.
 KEY_LENGTHS: Final = (0, 1, 500, 501, 502, 511, 512, 4000, 17000)
 

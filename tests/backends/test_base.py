@@ -273,9 +273,9 @@ def test_cleanup_deletes_expired_results_only(backend, clock):
     backend.expires = 60
     backend.mark_as_done("old", 1)
     clock.advance(61)
-    kept = backend.store.stats().entries
+    kept = backend.store.stats().records
     backend.cleanup()
-    assert backend.store.stats().entries < kept
+    assert backend.store.stats().records < kept
     backend.mark_as_done("new", 2)
     backend.cleanup()
     assert (backend.get_state("old"), backend.get_state("new")) == (states.PENDING, states.SUCCESS)

@@ -114,12 +114,12 @@ def test_beat_is_not_asked_to_clean_up(app: Any) -> None:
 def test_cleanup_deletes_expired_results(application: Any, clock: FakeClock) -> None:
     app = application(result_expires=60)
     backend = on_clock(app, clock)
-    before = backend.store.stats().entries
+    before = backend.store.stats().records
     for number in range(20):
         backend.store_result(str(number), number, states.SUCCESS)
     clock.advance(61)
     app.tasks["celery.backend_cleanup"]()  # what beat sends
-    assert backend.store.stats().entries == before
+    assert backend.store.stats().records == before
 
 
 # -- content -----------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_commands_work_on_a_store_that_is_in_use(tmp_path: Path, durability: str
     with open_store(path, durability=durability) as store:
         store.set(b"key", b"value")
         assert "no problems" in run("check", path).stdout
-        assert "entries" in run("stats", path).stdout
+        assert "records" in run("stats", path).stdout
         assert "bytes" in run("backup", path, tmp_path / "copy").stdout
         store.set(b"key", b"other")
     with open_store(tmp_path / "copy") as copy:

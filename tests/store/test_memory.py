@@ -40,6 +40,6 @@ def test_stats_count_expired_records_until_they_are_swept() -> None:
     store = MemoryStore(clock=clock)
     store.set(b"key", b"value", ttl=1.0)
     clock.advance(1.0)
-    assert store.stats() == {"entries": 1}
+    assert store.stats() == {"records": 1}
     assert store.sweep() == 1
-    assert store.stats() == {"entries": 0}
+    assert store.stats() == {"records": 0}

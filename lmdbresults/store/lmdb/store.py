@@ -1,5 +1,6 @@
 """LMDBStore: the port over records in the environment of one file."""
 
+import math
 import os
 import time
 import weakref
@@ -21,13 +22,14 @@ from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
 from lmdbresults.store.lmdb.maintenance.check import Problem, check, repair, repairable
+from lmdbresults.store.lmdb.maintenance.upgrade import acquire
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
 from lmdbresults.store.lmdb.records import records
-from lmdbresults.store.lmdb.records.expiry import SweepAlong
-from lmdbresults.store.lmdb.records.scan import ordered, scan
-from lmdbresults.store.lmdb.records.sweeper import Sweeper
+from lmdbresults.store.lmdb.records.hand import Keeper
+from lmdbresults.store.lmdb.records.scan import count_others, ordered, scan
+from lmdbresults.store.lmdb.records.sweeper import Sweeper, Swept
 from lmdbresults.store.lmdb.transactions import (
     CLOSED,
     ENDED,
@@ -45,8 +47,10 @@ __all__ = ["LMDBStore", "Stats", "open_store"]
 
 Result = TypeVar("Result")
 
-#: Records swept at once when there is no space: few, because each may first cost pages of the reserve.
+#: Records deleted at once when there is no space: few, because each may first cost pages of the reserve.
 _RECLAIM_BATCH: Final = 32
+#: Records looked at before a write fails for want of space: for about 0.2 seconds.
+_RECLAIM_LOOKS: Final = 200_000
 #: Seconds for which readers are given time to finish, and between two tries.
 _READERS_PATIENCE: Final = 0.5
 _READERS_PAUSE: Final = 0.002
@@ -66,12 +70,16 @@ def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Figures about a store, cheap to get."""
+    """Figures about a store. Cheap to get, except for `chunks`: a millisecond for each 100 MB of large values."""
 
     path: str
     """The data file."""
-    entries: int
-    """Keys in the tree: records, entries of the expiry index and chunks of large values."""
+    records: int
+    """Records, with expired ones that were not deleted yet."""
+    chunks: int
+    """Pieces of large values."""
+    waiters: int
+    """Subscriptions to changes of keys, over all processes."""
     live_size: int
     """Bytes in pages that hold data."""
     file_size: int
@@ -93,8 +101,8 @@ class LMDBStore(Store):
         self.options = options
         self._clock = options.clock
         self._prefix = options.global_keyprefix.encode()
-        self._environment: Environment = environments.acquire(options, self)
-        self._scope = Scope(self._prefix, self._clock, self._environment.file, SweepAlong())
+        self._environment: Environment = acquire(options, self)
+        self._scope = Scope(self._prefix, self._clock, self._environment.file, Keeper())
         self._folder = WakeFolder(self._environment.path, options.mode)
         self._notifier = Notifier(self._folder)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
@@ -119,11 +127,12 @@ class LMDBStore(Store):
     ) -> bool:
         step = (run_put, self._scope, key, value, ttl, keep_prefix or None, interim)
         try:
-            is_stored, changes, moment = self._environment.write(*step)
+            is_stored, changes, known = self._environment.write(*step)
         except StoreFull:
-            is_stored, changes, moment = self._retry_with_space(*step)
+            is_stored, changes, known = self._retry_with_space(*step)
+        self._scope.keeper.known = known
         if changes:
-            self._notifier.send(changes, moment)
+            self._notifier.send(changes, known[0])
         return is_stored
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
@@ -148,11 +157,12 @@ class LMDBStore(Store):
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         result: Result
         try:
-            result, changes, moment = self._environment.write(run_update, self._scope, operation)
+            result, changes, known = self._environment.write(run_update, self._scope, operation)
         except StoreFull:
-            result, changes, moment = self._retry_with_space(run_update, self._scope, operation)
+            result, changes, known = self._retry_with_space(run_update, self._scope, operation)
+        self._scope.keeper.known = known
         if changes:
-            self._notifier.send(changes, moment)
+            self._notifier.send(changes, known[0])
         return result
 
     def read(self) -> AbstractContextManager[ReadTransaction]:
@@ -182,7 +192,7 @@ class LMDBStore(Store):
 
         def before_commit() -> None:
             nonlocal moment
-            moment = txn.finish()
+            moment, _ = txn.finish()
 
         try:
             failure = yield from self._environment.lend(txn.begin, before_commit)
@@ -191,57 +201,63 @@ class LMDBStore(Store):
             elif isinstance(failure, StoreFull):
                 self._reclaim()  # a block cannot be run again, but the caller's next try finds more space
         except StoreFull:
-            self._reclaim()  # raised by the sweep along the way, or by the commit
+            self._reclaim()  # raised as the hand moved, or by the commit
             raise
         finally:
             txn.end()
         yield 0
 
     def _retry_with_space(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Free space and run a step again, until it succeeds or there is nothing left to sweep; return its result.
+        """Free space and run a step again, until it succeeds or nothing more can be freed; return its result.
 
         If LMDB itself finds no space although some is reserved, a reader keeps old pages from reuse. It is given time
         to finish: as long as it may have to wait for the processor.
         """
-        more, until = self._reclaim(), time.monotonic() + _READERS_PATIENCE
+        looked, until = 0, time.monotonic() + _READERS_PATIENCE
         while True:
+            swept = self._reclaim(_RECLAIM_LOOKS - looked)
+            looked += swept.looked
             try:
                 return self._environment.write(step, *args)
             except StoreFull as full:
-                if not more:
-                    if not isinstance(full.__cause__, lmdb.Error) or time.monotonic() > until:
-                        raise
-                    time.sleep(_READERS_PAUSE)
-                more = self._reclaim()
+                if swept.removed:
+                    continue
+                if not isinstance(full.__cause__, lmdb.Error) or time.monotonic() > until:
+                    raise StoreFull(f"{full} {_extent(swept, looked)}") from full.__cause__ or full
+                time.sleep(_READERS_PAUSE)
 
     # -- expiry --------------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
 
-        However short the time, a few are deleted. Other writers can write in between. Also clears what killed readers
-        and waiters have left.
+        The sweep looks at all records once, in the order of their keys, and begins where the last one stopped. However
+        short the time, some are looked at. Other writers can write in between. Also clears what killed readers and
+        waiters have left.
         """
         self._environment.clear_dead_readers()
         self._notifier.remove_orphaned_boxes()
-        return self._sweeper().run(limit, max_seconds)
+        swept = self._sweeper().run(
+            math.inf if limit is None else limit, math.inf if max_seconds is None else max_seconds
+        )
+        return swept.removed
 
     def _sweeper(self) -> Sweeper:
         return Sweeper(self._environment, self._clock, self._notifier.send)
 
-    def _reclaim(self) -> bool:
-        """Free space: expired records, and pages that a checkpoint or killed readers keep from reuse.
+    def _reclaim(self, looks: int = _RECLAIM_LOOKS) -> Swept:
+        """Free space: a few expired records, and pages that a checkpoint or killed readers keep from reuse.
 
-        Return whether there may be more to sweep.
+        Look at up to so many records for expired ones.
         """
         try:
             self._environment.release_pages()
-            _, more = self._sweeper().sweep(_RECLAIM_BATCH, _RECLAIM_BATCH)
+            swept = self._sweeper().run(limit=_RECLAIM_BATCH, most=looks)
             for _ in range(2):
                 self._environment.write(records.touch, durably=False)
         except StoreFull:
-            return False
-        return more
+            return Swept(0, 0, False)
+        return swept
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -266,10 +282,10 @@ class LMDBStore(Store):
         """
         if deep:  # in a subprocess: LMDB could crash on a damaged page
             return verify(self._environment.path, live=True)
-        return self._environment.read(lambda raw: [problem.text for problem in check(raw, self._clock())])
+        return self._environment.read(lambda raw: [problem.text for problem in check(raw)])
 
     def repair(self) -> list[str]:
-        """Delete orphaned data and rebuild missing index entries; return a sentence for each.
+        """Delete orphaned data; return a sentence for each piece.
 
         Damaged records are left: delete their keys, or restore a backup. Raises `FileDamaged` if the file is damaged
         below its records, or `StoreFull`.
@@ -304,9 +320,12 @@ class LMDBStore(Store):
 
     def _stats(self, raw: Transaction, reader: LongReader | None) -> Stats:
         tree, info = raw.stat(), self._environment.info()
+        chunks, others = count_others(raw)
         return Stats(
             path=self.options.path,
-            entries=tree["entries"],
+            records=tree["entries"] - chunks - others,
+            chunks=chunks,
+            waiters=self._notifier.waiters(),
             live_size=(tree["branch_pages"] + tree["leaf_pages"] + tree["overflow_pages"]) * tree["psize"],
             file_size=os.stat(self.options.path).st_size,
             max_size=info["map_size"],
@@ -330,6 +349,13 @@ class LMDBStore(Store):
         except NestedTransaction:
             self._environment = environment
             raise
+
+
+def _extent(swept: Swept, looked: int) -> str:
+    """Return how far expired records were looked for."""
+    if swept.is_over:
+        return "It holds no more expired records."
+    return f"{looked} records were looked at for expired ones; sweep() looks at all."
 
 
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:

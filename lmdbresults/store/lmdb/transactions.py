@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from lmdbresults.errors import StoreClosed
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.lmdb.records import records
-from lmdbresults.store.lmdb.records.expiry import SweepAlong
+from lmdbresults.store.lmdb.records.hand import Hand, Keeper
 from lmdbresults.store.lmdb.records.layout import CHUNK_BYTES
 from lmdbresults.store.lmdb.records.scan import ordered, scan
 from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, SHORT_VALUE, Change, Transaction
@@ -19,7 +19,7 @@ __all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing", "run_put", "run_upd
 Result = TypeVar("Result")
 T = TypeVar("T", bound="Reading")
 
-#: Bytes that a record takes besides key and value: its head, its entry in the expiry index, the nodes of both.
+#: Bytes that a record takes besides key and value: its head and its node, and what a page has left over.
 _RECORD_COST: Final = 128
 
 
@@ -42,7 +42,7 @@ class Scope(NamedTuple):
     """Begins every key in the file, and no key that the caller sees."""
     clock: Callable[[], float]
     space: Space
-    sweeping: SweepAlong
+    keeper: Keeper
 
 
 class Reading(ReadTransaction):
@@ -94,13 +94,13 @@ class Reading(ReadTransaction):
 class Writing(Reading, WriteTransaction):
     """A write transaction."""
 
-    __slots__ = ("added", "changes")
+    __slots__ = ("added", "changes", "soonest")
 
     def __init__(self, scope: Scope, raw: Transaction) -> None:
         self._scope = scope
         self._raw = raw
-        #: Records and chunks that were added: the sweep along the way must keep up with them.
-        self.added = 0
+        #: Records and chunks that were written, and the first deadline that was set: the hand must keep up with them.
+        self.added, self.soonest = 0, math.inf
         #: What subscribers are notified of once this is committed.
         self.changes: list[Change] = []
 
@@ -113,8 +113,10 @@ class Writing(Reading, WriteTransaction):
         return self._put(key, value, ttl, b"", False)
 
     def _put(self, key: bytes, value: bytes, ttl: float | None, keep_prefix: bytes | None, interim: bool) -> bool:
-        added = _put(self._raw, self._scope, self._scope.clock(), self.changes, key, value, ttl, keep_prefix, interim)
+        scope, changes = self._scope, self.changes
+        added, deadline = _put(self._raw, scope, scope.clock(), changes, key, value, ttl, keep_prefix, interim)
         self.added += added
+        self.soonest = min(self.soonest, deadline)
         return added > 0
 
     def delete(self, key: bytes) -> bool:
@@ -136,20 +138,21 @@ class Writing(Reading, WriteTransaction):
         deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
         self._scope.space.reserve(self._raw, len(key) + _RECORD_COST)
         self.added += 1
+        self.soonest = min(self.soonest, deadline or math.inf)
         self.changes.append((key, FINAL, None, NEVER))
         return records.increment(self._raw, key, by, deadline, now)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._scope.clock()
+        deadline = deadline_of(ttl, now)
         self._scope.space.reserve_for_delete(self._raw)
-        return records.expire(self._raw, self._scope.prefix + key, deadline_of(ttl, now), now)
+        self.soonest = min(self.soonest, deadline or math.inf)
+        return records.expire(self._raw, self._scope.prefix + key, deadline, now)
 
-    def finish(self) -> int:
-        """Sweep along what has expired, if it is time for that; return the number of the transaction."""
-        sweeping, now = self._scope.sweeping, self._scope.clock()
-        if not sweeping.looked_at <= now < sweeping.look_again_at:
-            sweeping.run(self._raw, now, self.added, self.changes)
-        return self._raw.id()
+    def finish(self) -> tuple[int, Hand]:
+        """Move the hand; return the number of the transaction, and the hand as of its commit."""
+        scope = self._scope
+        return scope.keeper.keep_up(self._raw, scope.clock(), self.added, self.soonest, self.changes)
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self._raw.id()  # raises, once the transaction has ended
@@ -166,10 +169,10 @@ def _put(
     ttl: float | None,
     keep_prefix: bytes | None,
     interim: bool,
-) -> int:
+) -> tuple[int, float]:
     """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none.
 
-    Return how many records and chunks were added.
+    Return how many records and chunks were written, and when they expire: infinity for never.
     """
     key = scope.prefix + key
     if type(value) is not bytes:
@@ -178,15 +181,15 @@ def _put(
     scope.space.reserve(raw, len(key) + size + _RECORD_COST)
     deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
     if not records.put(raw, key, value, deadline, now, keep_prefix):
-        return 0
+        return 0, math.inf
     if interim:
         changes.append((key, INTERIM, None, deadline))
     else:
         changes.append((key, FINAL, value if size <= SHORT_VALUE else None, deadline))
-    return 1 + size // CHUNK_BYTES
+    return 1 + size // CHUNK_BYTES, deadline or math.inf
 
 
-# -- steps in a transaction of their own: they return a result, what has changed, the number of the transaction --------
+# -- steps in a transaction of their own: they return a result, what has changed, and what is known if it commits ------
 
 
 def run_put(
@@ -197,19 +200,17 @@ def run_put(
     ttl: float | None,
     keep_prefix: bytes | None,
     interim: bool,
-) -> tuple[bool, list[Change], int]:
+) -> tuple[bool, list[Change], tuple[int, Hand]]:
     """Do `Writing.set`, for which no object is needed: results are stored by this."""
-    now, sweeping = scope.clock(), scope.sweeping
+    now = scope.clock()
     changes: list[Change] = []
-    added = _put(raw, scope, now, changes, key, value, ttl, keep_prefix, interim)
-    if not sweeping.looked_at <= now < sweeping.look_again_at:
-        sweeping.run(raw, now, added, changes)
-    return added > 0, changes, raw.id()
+    added, deadline = _put(raw, scope, now, changes, key, value, ttl, keep_prefix, interim)
+    return added > 0, changes, scope.keeper.keep_up(raw, now, added, deadline, changes)
 
 
 def run_update(
     raw: Transaction, scope: Scope, operation: Callable[[WriteTransaction], Result]
-) -> tuple[Result, list[Change], int]:
+) -> tuple[Result, list[Change], tuple[int, Hand]]:
     """Run an operation, which may keep the transaction, or fork."""
     txn = Writing(scope, raw)
     try:

@@ -109,6 +109,19 @@ class DataFile:
         """Return whether the path now names another file than the one that is open here."""
         return self._parts is not None and not self._parts.space.is_at(self.options.path)
 
+    def exclude(self) -> bool:
+        """Return whether no other process has the file open; then none can open it until `share`.
+
+        False: the file must be closed now, as it is not protected from others any more.
+        """
+        assert self._parts is not None, "only called inside a transaction"
+        return self._parts.sidecar.try_lock_exclusive()
+
+    def share(self) -> None:
+        """Let other processes open the file again, after `exclude`."""
+        if self._parts is not None:  # else a fork has closed it
+            self._parts.sidecar.lock_shared()
+
     def require_usable(self, *_: object) -> None:
         """Raise `ForkedStore` if a fork has left the file unusable here, `StoreClosed` if it is closed for good."""
         if self._unusable is not None:

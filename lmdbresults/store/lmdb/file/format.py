@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_KEY", "FORMAT_VERSION", "check_format", "is_marked", "mark", "version_of"]
 
-#: The key of the record. No other key begins with its first byte.
+#: The key of the record.
 FORMAT_KEY: Final = b"\x00lmdbresults"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 def check_format(handle: "lmdb.Environment", path: str) -> None:

@@ -32,7 +32,7 @@ __all__ = ["Salvaged", "salvage"]
 _BATCH: Final = 256
 #: The size of a page if neither meta page says it.
 _USUAL_PAGE: Final = 4096
-#: Address space for the new file: it never needs more than the damaged one, its index a second time, and some space.
+#: Address space for the new file: it needs little more than the damaged one.
 _MAP_FACTOR, _MAP_EXTRA = 4, 1 << 30
 
 
@@ -84,7 +84,6 @@ def _salvage(file: PageFile, path: str, draft: str, now: float, progress: Progre
         problems=source.problems,
         missing=max(source.expected - writer.entries, 0),
         is_certain=source.knows_free_pages,
-        lost=report.lost if source.knows_free_pages else (),
     )
 
 

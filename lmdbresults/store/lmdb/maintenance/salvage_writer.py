@@ -7,17 +7,14 @@ from typing import Final
 
 import lmdb
 
-from lmdbresults.errors import NewerFormat, RecordDamaged, quoted
+from lmdbresults.errors import NewerFormat, RecordDamaged
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.lmdb.file.pages import Node
 from lmdbresults.store.lmdb.maintenance.check import repair, repairable
-from lmdbresults.store.lmdb.records.expiry_index import index_key, place_in
 from lmdbresults.store.lmdb.records.layout import (
     CHUNK,
     HASHED,
-    INDEX,
     IS_CHUNKED,
-    LONGEST_KEY,
     RECORD,
     Record,
     key_at,
@@ -45,8 +42,6 @@ class Salvaged:
     """Of `records`: found in pages that no other page leads to any more."""
     damaged: Sequence[str]
     """One sentence for each record that was found but cannot be read."""
-    lost: Sequence[str]
-    """One sentence for each record of which only an entry in the expiry index is left."""
     missing: int = 0
     """Entries that the tree should have and that were not found. Not all are records."""
     problems: Sequence[str] = ()
@@ -56,7 +51,7 @@ class Salvaged:
 
     def is_complete(self) -> bool:
         """Return whether everything that the damaged file held was salvaged."""
-        return self.is_certain and not (self.missing or self.damaged or self.lost)
+        return self.is_certain and not (self.missing or self.damaged)
 
 
 class SalvageWriter:
@@ -78,8 +73,6 @@ class SalvageWriter:
         self._strays: set[bytes] = set()
         #: Why the record at a place cannot be read.
         self._damaged: dict[bytes, str] = {}
-        #: Places in the index whose record had not been seen by then.
-        self._indexed: set[bytes] = set()
         with handle.begin(write=True) as txn:
             mark(txn)
 
@@ -96,10 +89,6 @@ class SalvageWriter:
             self._add_record(txn, place, data, stray)
         elif region == CHUNK:
             txn.put(place, data, overwrite=False)
-        elif region == INDEX:
-            indexed = place_in(place)
-            if indexed and txn.get(indexed) is None:
-                self._indexed.add(indexed)
         elif place == FORMAT_KEY and (version_of(data) or 0) > FORMAT_VERSION:
             raise NewerFormat(f"The file has format {version_of(data)}: salvage it with the lmdbresults that wrote it.")
 
@@ -120,16 +109,9 @@ class SalvageWriter:
                 expired.add(place)
         elif present is None or _end_of(record) > _end_of(present):
             expired.discard(place)
-            self._put(txn, key, place, record, present)
+            write(txn, key, place, record)
             if stray:
                 self._strays.add(place)
-
-    def _put(self, txn: Transaction, key: bytes, place: bytes, record: Record, present: Record | None) -> None:
-        if present is not None and present.indexed:
-            txn.delete(index_key(present.indexed, place))
-        write(txn, key, place, record._replace(indexed=record.deadline))
-        if record.deadline:
-            txn.put(index_key(record.deadline, place), b"")
 
     def finish(self) -> Salvaged:
         """Remove large values that are incomplete, and chunks without a record; return the report."""
@@ -170,14 +152,7 @@ class SalvageWriter:
             expired=len(expired),
             strays=len(self._strays & present),
             damaged=sorted(damaged.values()),
-            lost=sorted(map(_lost, self._indexed - present - expired - damaged.keys())),
         )
-
-
-def _lost(place: bytes) -> str:
-    if place.startswith(RECORD):
-        return f"The record under {quoted(place[1:])} is lost."
-    return f"A record under a key of more than {LONGEST_KEY} bytes is lost."
 
 
 def _end_of(record: Record) -> float:

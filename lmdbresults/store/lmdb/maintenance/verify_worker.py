@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -56,7 +55,7 @@ def _problems_of_snapshot(file: PageFile, state: Meta, txn: Transaction, records
     broken = list(problems_of(file, state))
     yield from broken
     if records and not broken:
-        yield from (problem.text for problem in check(txn, time.time()))
+        yield from (problem.text for problem in check(txn))
 
 
 def _open(path: str, file: PageFile, *, lock: bool) -> lmdb.Environment:

@@ -182,6 +182,12 @@ class Notifier:
             if marks.groups():
                 retire_orphaned_boxes(self._folder)
 
+    def waiters(self) -> int:
+        """Return how many boxes are in use."""
+        if os.path.lexists(self._folder.path):  # else it would be created
+            self._verify(time.monotonic())
+        return len(self._marks.alive()) if self._marks is not None else 0
+
     def remove_orphaned_boxes(self) -> None:
         """Remove the boxes of killed subscribers."""
         with suppress(OSError):

@@ -6,10 +6,11 @@ LMDB's) says what is there:
     k <key>                      a record
     h <BLAKE2b of the key>       a record whose key is too long for LMDB; the value begins with the key
     p <id> <number>              a chunk of a large value (chunks.py)
-    x <deadline> <k... or h...>  an entry of the expiry index (expiry_index.py); no value
 
-The value of a record is a checksum of all that follows, seeded with that of the key; the deadline; the deadline of the
-entry in the index; flags; the body.
+The value of a record is a checksum of all that follows, seeded with that of the key; the deadline; flags; the body.
+
+Format 1 had the deadline of an index entry behind the deadline, and another seed, so that a record tells its own
+format. Such records are read until they are replaced or expire (upgrade.py).
 """
 
 import struct
@@ -21,13 +22,13 @@ from lmdbresults.errors import RecordDamaged, quoted
 from lmdbresults.store.values import NEVER
 
 __all__ = [
-    "BODY",
     "CHUNK",
     "CHUNK_BYTES",
-    "DEADLINE",
     "DOOMED",
+    "END_OF_PLACES",
+    "FIRST_PLACE",
     "HASHED",
-    "INDEX",
+    "INDEX_1",
     "IS_CHUNKED",
     "IS_HASHED",
     "LARGEST_WHOLE",
@@ -43,10 +44,14 @@ __all__ = [
     "unpack_head",
 ]
 
-RECORD, HASHED, CHUNK, INDEX = b"k", b"h", b"p", b"x"
+RECORD, HASHED, CHUNK = b"k", b"h", b"p"
+#: Places of the expiry index in format 1 begin with it.
+INDEX_1: Final = b"x"
+#: All records lie between these places, and nothing else does.
+FIRST_PLACE, END_OF_PLACES = HASHED, b"l"
 
-#: LMDB allows 511 bytes; an entry of the index holds the place of a record behind 9 bytes of its own.
-LONGEST_KEY: Final = 511 - 9 - 1
+#: LMDB allows 511 bytes. Format 1 needed ten of them.
+LONGEST_KEY: Final = 511 - 10
 #: Four pages of 4 KiB less LMDB's page header.
 CHUNK_BYTES: Final = 4 * 4096 - 16
 
@@ -56,15 +61,16 @@ DOOMED: Final = 5e-324
 #: Flags: the body begins with the key; the body is the descriptor of chunks.
 IS_HASHED, IS_CHUNKED = 1, 2
 
-_HEAD: Final = struct.Struct(">IddB")
-_CHECKED_HEAD: Final = struct.Struct(">ddB")
+_HEAD: Final = struct.Struct(">IdB")
+_CHECKED_HEAD: Final = struct.Struct(">dB")
 #: Where the body begins.
-BODY: Final = _HEAD.size
-#: In the key of an entry of the index.
-DEADLINE: Final = struct.Struct(">d")
+_BODY: Final = _HEAD.size
+#: Seeds the checksum of the key. With another seed, any other checksum results for the same record.
+_SEED: Final = 2
+_HEAD_1: Final = struct.Struct(">IddB")
 _KEY_LENGTH: Final = struct.Struct(">I")
 #: Longer values are cut into chunks,
-LARGEST_WHOLE: Final = CHUNK_BYTES - BODY
+LARGEST_WHOLE: Final = CHUNK_BYTES - _BODY
 #: but not those that are this short, beside a very long key.
 _SMALLEST_CHUNKED: Final = 1024
 
@@ -73,8 +79,6 @@ class Record(NamedTuple):
     """A record; in place of a large value it has the descriptor of its chunks."""
 
     deadline: float
-    indexed: float
-    """The deadline of its entry in the expiry index; 0: none."""
     flags: int
     body: bytes
 
@@ -94,11 +98,19 @@ def key_at(place: bytes, data: bytes) -> bytes:
     """Return the key of the record at a place. Raises `RecordDamaged`."""
     if place.startswith(RECORD):
         return place[1:]
+    key = _key_in(place, data, _BODY)
+    if place_of(key) != place and len(data) > _HEAD_1.size + _KEY_LENGTH.size:
+        former = _key_in(place, data, _HEAD_1.size)
+        return former if place_of(former) == place else key
+    return key
+
+
+def _key_in(place: bytes, data: bytes, start: int) -> bytes:
     try:
-        (length,) = _KEY_LENGTH.unpack_from(data, BODY)
+        (length,) = _KEY_LENGTH.unpack_from(data, start)
     except struct.error:
         raise damaged(place, "it is too short") from None
-    start = BODY + _KEY_LENGTH.size
+    start += _KEY_LENGTH.size
     return data[start : start + length]
 
 
@@ -107,30 +119,33 @@ def fits_beside(key: bytes, value: bytes) -> bool:
     return len(value) <= max(LARGEST_WHOLE - len(key) - _KEY_LENGTH.size, _SMALLEST_CHUNKED)
 
 
-def pack(key: bytes, deadline: float, indexed: float, flags: int, body: bytes) -> bytes:
+def pack(key: bytes, deadline: float, flags: int, body: bytes) -> bytes:
     """Return what the tree holds for a record. The arguments behind the key are the fields of `Record`."""
     if flags & IS_HASHED:
         body = _KEY_LENGTH.pack(len(key)) + key + body
-    checked = _CHECKED_HEAD.pack(deadline, indexed, flags) + body
-    return crc32(checked, crc32(key)).to_bytes(4, "big") + checked
+    checked = _CHECKED_HEAD.pack(deadline, flags) + body
+    return crc32(checked, crc32(key, _SEED)).to_bytes(4, "big") + checked
 
 
-def unpack_head(key: bytes, data: bytes) -> tuple[float, float, int]:
-    """Return deadline, deadline of the entry in the index, and flags. Raises `RecordDamaged`."""
-    try:
-        checksum, deadline, indexed, flags = _HEAD.unpack_from(data)
-    except struct.error:
-        raise damaged(key, "it is too short") from None
-    if crc32(data[4:], crc32(key)) != checksum:
-        raise damaged(key, "its checksum does not match")
-    return deadline, indexed, flags
+def unpack_head(key: bytes, data: bytes) -> tuple[float, int, int]:
+    """Return deadline, flags, and where the body begins. Raises `RecordDamaged`."""
+    if len(data) < _BODY:
+        raise damaged(key, "it is too short")
+    checksum, deadline, flags = _HEAD.unpack_from(data)
+    if crc32(data[4:], crc32(key, _SEED)) == checksum:
+        return deadline, flags, _BODY
+    if crc32(data[4:], crc32(key)) == checksum and len(data) >= _HEAD_1.size:
+        _, deadline, _, flags = _HEAD_1.unpack_from(data)
+        return deadline, flags, _HEAD_1.size
+    raise damaged(key, "its checksum does not match")
 
 
 def unpack(key: bytes, data: bytes) -> Record:
     """Return the record that the tree holds under a key. Raises `RecordDamaged`."""
-    deadline, indexed, flags = unpack_head(key, data)
-    start = BODY + _KEY_LENGTH.size + len(key) if flags & IS_HASHED else BODY
-    return Record(deadline, indexed, flags, data[start:])
+    deadline, flags, start = unpack_head(key, data)
+    if flags & IS_HASHED:
+        start += _KEY_LENGTH.size + len(key)
+    return Record(deadline, flags, data[start:])
 
 
 def damaged(key: bytes, why: str) -> RecordDamaged:

@@ -6,11 +6,7 @@ Functions take a transaction of LMDB and know nothing of environments; the clock
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
 from lmdbresults.store.lmdb.records import chunks
-from lmdbresults.store.lmdb.records.expiry_index import index, index_key
 from lmdbresults.store.lmdb.records.layout import (
-    BODY,
-    DEADLINE,
-    INDEX,
     IS_CHUNKED,
     IS_HASHED,
     LARGEST_WHOLE,
@@ -19,7 +15,6 @@ from lmdbresults.store.lmdb.records.layout import (
     Record,
     damaged,
     fits_beside,
-    key_at,
     pack,
     place_of,
     unpack,
@@ -33,7 +28,6 @@ __all__ = [
     "increment",
     "lookup",
     "put",
-    "record_at",
     "record_of",
     "remove",
     "sound_record",
@@ -51,12 +45,12 @@ def lookup(txn: Transaction, key: bytes, now: float) -> bytes | None:
     data = txn.get(RECORD + key if len(key) <= LONGEST_KEY else place_of(key))
     if data is None:
         return None
-    deadline, _, flags = unpack_head(key, data)
+    deadline, flags, body_at = unpack_head(key, data)
     if NEVER < deadline <= now:
         return None
     if flags & (IS_HASHED | IS_CHUNKED):
         return value_of(txn, key, unpack(key, data))
-    return data[BODY:]  # without a Record, which takes 1 µs of the 8 that reading a result does
+    return data[body_at:]  # without a Record, which takes 1 µs of the 8 that reading a result does
 
 
 def record_of(txn: Transaction, key: bytes, now: float) -> Record | None:
@@ -81,15 +75,6 @@ def value_of(txn: Transaction, key: bytes, record: Record, head: int | None = No
     if value is None:
         raise damaged(key, "its chunks do not match its checksum")
     return value
-
-
-def record_at(txn: Transaction, place: bytes) -> tuple[bytes, Record | None]:
-    """Return the key and the record at a place; None if it is missing or damaged."""
-    data = txn.get(place)
-    try:
-        return (b"", None) if data is None else (key := key_at(place, data), unpack(key, data))
-    except RecordDamaged:
-        return b"", None
 
 
 def sound_record(txn: Transaction, key: bytes, place: bytes) -> Record | None:
@@ -120,11 +105,7 @@ def put(
         flags, place, fits = 0, RECORD + key, len(value) <= LARGEST_WHOLE
     else:
         flags, place, fits = IS_HASHED, place_of(key), fits_beside(key, value)
-    # Usually there is no record yet: then no look is needed, nor Record, index() and index_key(), which saves 1 µs of
-    # the 30 that storing a result takes.
-    if fits and txn.put(place, pack(key, deadline, deadline, flags, value), overwrite=False):
-        if deadline:
-            txn.put(INDEX + DEADLINE.pack(deadline) + place, b"")
+    if fits and txn.put(place, pack(key, deadline, flags, value), overwrite=False):  # usually there is no record yet
         return True
     former = sound_record(txn, key, place)
     if keep_prefix is not None and former is not None and _begins_with(txn, former, keep_prefix, now):
@@ -132,7 +113,7 @@ def put(
     body, flags = (value, flags) if fits else (chunks.cut(txn, value), flags | IS_CHUNKED)
     if former is not None and former.flags & IS_CHUNKED:
         chunks.drop(txn, former.body)
-    txn.put(place, pack(key, deadline, index(txn, place, former, deadline), flags, body))
+    txn.put(place, pack(key, deadline, flags, body))
     return True
 
 
@@ -153,8 +134,6 @@ def remove(txn: Transaction, key: bytes, now: float) -> bool:
         return existed
     if former.flags & IS_CHUNKED:
         chunks.drop(txn, former.body)
-    if former.indexed:
-        txn.delete(index_key(former.indexed, place))
     return not former.is_expired(now)
 
 
@@ -163,8 +142,7 @@ def expire(txn: Transaction, key: bytes, deadline: float, now: float) -> bool:
     found = record_of(txn, key, now)
     if found is None:
         return False
-    place = place_of(key)
-    write(txn, key, place, found._replace(deadline=deadline, indexed=index(txn, place, found, deadline)))
+    write(txn, key, place_of(key), found._replace(deadline=deadline))
     return True
 
 
@@ -184,7 +162,7 @@ def increment(txn: Transaction, key: bytes, by: int, deadline: float | None, now
 
 
 def write(txn: Transaction, key: bytes, place: bytes, record: Record) -> None:
-    """Write a record as it is: its entry in the index and its chunks are the caller's."""
+    """Write a record as it is: its chunks are the caller's."""
     txn.put(place, pack(key, *record))
 
 

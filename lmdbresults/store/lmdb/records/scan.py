@@ -1,14 +1,15 @@
 """Reading all records whose key begins with a prefix, a page at a time."""
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.lmdb.records.layout import HASHED, RECORD, key_at, unpack
+from lmdbresults.store.lmdb.records.layout import CHUNK, FIRST_PLACE, HASHED, RECORD, key_at, unpack
 from lmdbresults.store.lmdb.records.records import value_of
 from lmdbresults.store.lmdb.types import Transaction
 
-__all__ = ["ordered", "scan"]
+__all__ = ["count_others", "ordered", "scan"]
 
 #: A page ends after so many entries of the tree, or so many bytes of values.
 _PAGE_ENTRIES: Final = 500
@@ -119,3 +120,11 @@ def _entries(txn: Transaction, query: _Query, start: bytes) -> Iterator[tuple[by
             if not place.startswith(beginning):
                 break
             yield place, data
+
+
+def count_others(txn: Transaction) -> tuple[int, int]:
+    """Return how many chunks of large values there are, and how many other entries of the tree that are not records."""
+    cursor = txn.cursor()
+    marks = sum(1 for _ in takewhile(FIRST_PLACE.__gt__, cursor.iternext(values=False)))
+    chunks = sum(1 for _ in cursor.iternext(values=False)) if cursor.set_range(CHUNK) else 0
+    return chunks, marks

@@ -2,28 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.store.lmdb.engine.environment import Environment
-from lmdbresults.store.lmdb.records import expiry, expiry_index
-from lmdbresults.store.lmdb.records.expiry_index import place_in
-from lmdbresults.store.lmdb.types import FINAL, Change, Transaction
-from lmdbresults.store.values import NEVER
+from lmdbresults.store.lmdb.records.hand import Walk, advance, hand_of
+from lmdbresults.store.lmdb.types import Change, Transaction
 
-__all__ = ["Sweeper"]
+__all__ = ["Batches", "Sweeper", "Swept"]
 
 Result = TypeVar("Result")
 
-#: Entries of the index that are read at once: the more, the more of their records share a page. Of a million results
-#: with random ids, 100,000 at once took 9.5 µs each, 400,000 took 6.8. So many take about 60 MB of memory for a while.
-_CHUNK: Final = 300_000
-#: Entries that are read for each second that a sweep may last.
-_CHUNK_PER_SECOND: Final = 50_000
-#: Fewer entries are not worth two passes over the tree; also the size of the first batch.
-_FEW: Final = 64
-_SMALLEST_BATCH, _LARGEST_BATCH = 16, 10_000
+#: Records in a batch: in the first one, and the fewest and the most.
+_FIRST_BATCH, _SMALLEST_BATCH, _LARGEST_BATCH = 64, 16, 10_000
 #: Seconds for which a batch holds the write lock: while there are no other writers, and while there are.
 _HOLD_ALONE: Final = 0.01
 _HOLD_AMONG_OTHERS: Final = 0.0005
@@ -32,6 +24,17 @@ _PAUSE: Final = 0.0005
 _PAUSE_AMONG_OTHERS: Final = 1.0
 #: Seconds for which other writers are assumed to be there after one of them has written.
 _OTHERS_STAY: Final = 1.0
+
+
+class Swept(NamedTuple):
+    """What a sweep has done."""
+
+    removed: int
+    """How many records it deleted."""
+    looked: int
+    """How many records it looked at."""
+    is_over: bool
+    """Whether it came to every record."""
 
 
 class Sweeper:
@@ -43,58 +46,44 @@ class Sweeper:
         clock: Callable[[], float],
         notify: Callable[[Iterable[Change], int], object],
     ) -> None:
-        self._environment = environment
         self._clock = clock
         self._notify = notify
         self._batches = Batches(environment)
 
-    def run(self, limit: int | None, max_seconds: float | None) -> int:
-        """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
+    def run(self, limit: float = math.inf, max_seconds: float = math.inf, most: float = math.inf) -> Swept:
+        """Move the hand on until it has come to every record.
 
+        Stop sooner once ``limit`` records are deleted, after ``max_seconds``, or once ``most`` records were looked at.
         However short the time, one batch is done.
         """
-        until = math.inf if max_seconds is None else time.monotonic() + max_seconds
-        chunk = _CHUNK if max_seconds is None else min(_CHUNK, _FEW + int(max_seconds * _CHUNK_PER_SECOND))
-        removed, more = 0, True
-        while more and (limit is None or removed < limit):
-            gone, more = self._sweep_chunk(chunk if limit is None else min(chunk, limit - removed), until)
-            removed += gone
-            more = more and time.monotonic() < until
-        return removed
+        until = time.monotonic() + max_seconds
+        removed = looked = passes = 0
+        position = b""
+        while removed < limit and looked < most and (not looked or time.monotonic() < until):
+            start, walk = self._walk(limit - removed, most - looked)
+            removed += walk.removed
+            looked += walk.looked
+            # The first pass began before the sweep did. Another process may have ended it.
+            passes += (start < position) + (not walk.hand.position)
+            position = walk.hand.position
+            if passes > 1 or not walk.hand.is_due(self._clock()):
+                return Swept(removed, looked, True)
+        return Swept(removed, looked, False)
 
-    def _sweep_chunk(self, limit: int, until: float) -> tuple[int, bool]:
-        """Delete up to ``limit`` of the records that expired first; return how many, and whether there may be more."""
-        due = self._environment.read(expiry_index.first_due, self._clock(), limit)
-        removed = self._reap(due, until) if len(due) > _FEW else 0
-        left, more = len(due) - removed, bool(due)
-        while left > 0 and more and (not removed or time.monotonic() < until):
-            gone, more = self.sweep(limit - removed)
-            removed += gone
-            left -= max(gone, 1)
-        return removed, more
-
-    def _reap(self, due: Sequence[bytes], until: float) -> int:
-        """Delete records in the order of the tree, then their entries in the order of the index."""
-        reaped: set[bytes] = set()
-        for part in expiry.in_order_of_the_tree(due):
-            gone = self._batches.over(part, lambda raw, batch: expiry.reap(raw, batch, self._clock()), until)
-            reaped.update(gone)
-            self._notify(((place_in(index_key)[1:], FINAL, None, NEVER) for index_key in gone), 0)
-            if time.monotonic() >= until:
-                break
-        # No record can have been stored meanwhile that expires at one of these times, which are past.
-        self._batches.over([index_key for index_key in due if index_key in reaped], expiry.drop)
-        return len(reaped)
-
-    def sweep(self, limit: int, most: int = _LARGEST_BATCH) -> tuple[int, bool]:
-        """Delete up to ``limit`` records in one batch; return how many, and whether there may be more."""
-        removed, more, changes = self._batches.run(lambda raw, size: self._sweep(raw, limit, size), most)
-        self._notify(changes, 0)
-        return removed, more
-
-    def _sweep(self, raw: Transaction, limit: int, budget: int) -> tuple[int, bool, list[Change]]:
+    def _walk(self, limit: float, most: float) -> tuple[bytes, Walk]:
+        """Make one batch; return the position before it, and what it has done."""
         changes: list[Change] = []
-        return *expiry.sweep(raw, self._clock(), limit, budget, changes), changes
+
+        def step(raw: Transaction, size: int) -> tuple[bytes, Walk]:
+            changes.clear()
+            hand, now = hand_of(raw), self._clock()
+            if not hand.is_due(now):
+                return b"", Walk(hand, 0, 0, 0)
+            return hand.position, advance(raw, hand, now, size, limit, changes)
+
+        found = self._batches.run(step, most)
+        self._notify(changes, 0)
+        return found
 
 
 class Batches:
@@ -110,34 +99,14 @@ class Batches:
         self._environment = environment
         self._timer = timer
         self._sleep = sleep
-        self._size = _FEW
+        self._size = _FIRST_BATCH
         self._pause = 0.0
         #: The number of the last batch's transaction. If the next batch's is not the next number, another writer wrote.
         self._last_id: int | None = None
         self._others_until = -math.inf
 
-    def over(
-        self,
-        items: Sequence[bytes],
-        step: Callable[[Transaction, Sequence[bytes]], Sequence[bytes]],
-        until: float = math.inf,
-    ) -> list[bytes]:
-        """Run batches until all items are done, or time is up after the first one; return all that ``step`` returns."""
-        results: list[bytes] = []
-        done = 0
-
-        def next_batch(raw: Transaction, size: int) -> tuple[Sequence[bytes], int]:
-            batch = items[done : done + size]
-            return step(raw, batch), len(batch)
-
-        while done < len(items) and (not done or self._timer() < until):
-            result, count = self.run(next_batch)
-            results += result
-            done += count
-        return results
-
-    def run(self, operation: Callable[[Transaction, int], Result], most: int = _LARGEST_BATCH) -> Result:
-        """Return ``operation(raw, size)``, run in one transaction.
+    def run(self, operation: Callable[[Transaction, int], Result], most: float = math.inf) -> Result:
+        """Return ``operation(raw, size)``, run in one transaction; the size is at most ``most``.
 
         If there is no space even for the pages that it copies, try a smaller size; raises `StoreFull` if the smallest
         finds none.
@@ -146,7 +115,7 @@ class Batches:
             self._sleep(self._pause)
         result: Result
         while True:
-            size = min(self._size, most)
+            size = int(min(self._size, most))
             try:
                 result, id_, began = self._environment.write(self._run, operation, size, durably=False)
                 break

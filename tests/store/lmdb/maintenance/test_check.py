@@ -1,12 +1,12 @@
 """Damaged records: the sound ones can be read, the damaged ones are reported, orphaned data is repaired."""
 
-import struct
 from contextlib import nullcontext
 
 import lmdb
 import pytest
 
 from lmdbresults.errors import RecordDamaged
+from lmdbresults.store.lmdb.maintenance.check import repair, repairable
 from lmdbresults.testing import FakeClock, sample
 from tests.store.lmdb.records.test_records import LONG, RECORDS, fill, places, raw, reopened
 
@@ -45,22 +45,18 @@ def test_damage_under_another_prefix_does_not_affect_a_scan(path: str, clock: Fa
         assert list(store.scan(b"a")) == [(b"a 1", b"value")]
 
 
-def test_repair_deletes_orphaned_data_and_rebuilds_index_entries(path: str, clock: FakeClock):
-    fill(path, clock, *RECORDS, (b"lost", sample(50_000), 60.0), (b"unindexed", b"value", 90.0))
+def test_repair_deletes_orphaned_data(path: str, clock: FakeClock):
+    fill(path, clock, *RECORDS, (b"lost", sample(50_000), 60.0))
     with raw(path) as txn:
-        txn.delete(b"klost")  # leaves its chunks and its index entry
-        txn.delete(next(place for place in places(txn, b"x") if place.endswith(b"unindexed")))
+        txn.delete(b"klost")  # leaves its chunks
     with reopened(path, clock) as store:
         kept = dict(store.scan())
         problems = store.check()
+        assert len(problems) == 4
         assert sorted(store.repair()) == sorted(problems)
         assert store.check() == []
         assert store.repair() == []
         assert dict(store.scan()) == kept
-        clock.advance(90.0)
-        store.sweep()
-        assert store.get(b"unindexed") is None
-        assert store.check() == []
 
 
 def test_repair_keeps_a_damaged_record(path: str, clock: FakeClock):
@@ -68,7 +64,7 @@ def test_repair_keeps_a_damaged_record(path: str, clock: FakeClock):
     with raw(path) as txn:
         damage(txn, b"kkey")
     with reopened(path, clock) as store:
-        assert len(store.repair()) == 5  # four chunks and an index entry
+        assert len(store.repair()) == 4  # its chunks
         (problem,) = store.check()
         assert "Delete the key, or restore a backup" in problem
         store.delete(b"key")
@@ -91,18 +87,12 @@ def test_an_error_has_the_whole_key_and_its_message_a_shortened_one(path: str, c
 
 
 def test_repair_skips_problems_that_are_gone(path: str, clock: FakeClock):
-    from lmdbresults.store.lmdb.maintenance.check import repair, repairable
-
-    fill(path, clock, (b"key", b"value", 60.0))
+    fill(path, clock, (b"key", sample(20_000), 60.0))
     with raw(path) as txn:
-        record = txn.get(b"kkey")
         txn.delete(b"kkey")
-    with raw(path) as txn:
         problems = repairable(txn)
-        txn.put(b"kkey", record)
-        assert len(problems) == 1
-        assert repair(txn, problems) == []
-        assert repairable(txn) == []
+        assert len(repair(txn, problems)) == 2
+        assert repair(txn, problems) == repairable(txn) == []
 
 
 def test_a_deep_check_includes_the_records(path: str, clock: FakeClock):
@@ -111,13 +101,3 @@ def test_a_deep_check_includes_the_records(path: str, clock: FakeClock):
         damage(txn, b"kkey")
     with reopened(path, clock) as store:
         assert store.check(deep=True) == store.check() != []
-
-
-def test_repair_deletes_index_entries_that_are_too_short(path: str, clock: FakeClock):
-    fill(path, clock, (b"key", b"value", None))
-    with raw(path) as txn:
-        txn.put(b"x123", b"")
-        txn.put(b"x" + struct.pack(">d", 1.0), b"")
-    with reopened(path, clock) as store:
-        assert len(store.repair()) == 2
-        assert store.check() == []

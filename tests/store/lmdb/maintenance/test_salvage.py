@@ -113,15 +113,6 @@ def test_a_lost_leaf_loses_only_its_own_records_and_they_are_reported(file: Path
     assert found.items() <= written().items()
     assert not report.is_complete()
     assert report.missing == len(gone)
-    expiring = {key for number, key in enumerate(written()) if number % 3 == 0}
-    assert set(report.lost) == {f"The record under {key!r} is lost." for key in gone & expiring}
-
-
-def test_a_lost_record_with_a_very_long_key_is_reported(file: Path):
-    poke(file, leaf_of_records(file) * PAGE, bytes(PAGE))
-    report, _ = salvaged(file)
-    assert report.lost
-    assert set(report.lost) == {"A record under a key of more than 501 bytes is lost."}
 
 
 def test_deleted_records_and_former_versions_in_free_pages_are_not_salvaged(file: Path):
@@ -133,7 +124,8 @@ def test_deleted_records_and_former_versions_in_free_pages_are_not_salvaged(file
 
 def test_a_damaged_record_is_left_out_and_reported(file: Path):
     leaf = leaf_with(file, b"key 0300")
-    poke(file, leaf * PAGE + file.read_bytes()[leaf * PAGE :].index(b"value 300 "), b"w")
+    page = file.read_bytes()[leaf * PAGE :][:PAGE]
+    poke(file, leaf * PAGE, page.replace(b"value 300 ", b"walue 300 "))  # also what LMDB has left in between
     report, found = salvaged(file)
     (sentence,) = report.damaged
     assert "b'key 0300'" in sentence
