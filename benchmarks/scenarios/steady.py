@@ -127,7 +127,9 @@ class Ours(Steady, celery.LMDBResults):
         filling.fill(self, results)
 
     def present(self) -> int:
-        return int(self.backend.store.stats().entries // 2)
+        stats = self.backend.store.stats()
+        # Format 1, to compare with, counts entries of the tree: a record and one of its index for each result.
+        return int(stats.records if hasattr(stats, "records") else stats.entries // 2)
 
     def progress(self, request: Any) -> None:
         """Store STARTED, three states of progress, and SUCCESS."""
