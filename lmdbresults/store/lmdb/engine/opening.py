@@ -18,6 +18,7 @@ from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
 from lmdbresults.store.lmdb.file.lock_file import LockFile
+from lmdbresults.store.lmdb.file.mapped import mapped_memory
 from lmdbresults.store.lmdb.file.reader_table import ReaderTable
 from lmdbresults.store.lmdb.types import RunLocked
 
@@ -27,6 +28,8 @@ __all__ = ["OpenFile", "look_inside", "open_file"]
 class OpenFile(NamedTuple):
     """A file that is open, with all that belongs to it."""
 
+    path: str
+    """Its real path, as the system says it."""
     handle: lmdb.Environment
     """LMDB's environment."""
     sidecar: Sidecar
@@ -50,6 +53,7 @@ class OpenFile(NamedTuple):
         finally:
             self.checkpoints.is_closed = True
             self.handle.close()
+            mapped_memory.paths.discard(self.path)
             self.lock_file.close()  # only after LMDB's environment
             self.space.close()
             self.sidecar.close()
@@ -134,7 +138,8 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, run_loc
         _mark_as_ours(handle, durability)
         long_readers = LongReaders(handle, readers, options, run_locked)
         space = Space(handle, options, durability, long_readers)
-        return OpenFile(handle, sidecar, lock_file, durability, space, readers, long_readers)
+        mapped_memory.paths.add(options.path)
+        return OpenFile(options.path, handle, sidecar, lock_file, durability, space, readers, long_readers)
     except BaseException:  # as above
         handle.close()
         if lock_file is not None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 from zlib import crc32
 
+from lmdbresults.store.lmdb.file.mapped import mapped_memory
 from lmdbresults.store.lmdb.records.layout import CHUNK, CHUNK_BYTES
 from lmdbresults.store.lmdb.types import Transaction
 
@@ -77,4 +78,5 @@ def _chunks(txn: Transaction, group: bytes) -> Iterator[tuple[bytes, bytes]]:
         for place, data in cursor:
             if not place.startswith(first):
                 break
+            mapped_memory.note_read(len(data))
             yield place, data

@@ -5,6 +5,7 @@ from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
+from lmdbresults.store.lmdb.file.mapped import mapped_memory
 from lmdbresults.store.lmdb.records.layout import CHUNK, FIRST_PLACE, HASHED, RECORD, key_at, unpack
 from lmdbresults.store.lmdb.records.records import value_of
 from lmdbresults.store.lmdb.types import Transaction
@@ -100,6 +101,7 @@ def _page(txn: Transaction, query: _Query, start: bytes, limit: int | None, now:
         if pair is not None:
             page.pairs.append(pair)
             size += len(pair[1])
+    mapped_memory.note_read(size)
     return page
 
 
