@@ -137,16 +137,13 @@ def forget(txn: WriteTransaction, key: bytes, place: bytes, flags: int) -> None:
 def bury(heads: Heads, key: bytes, place: bytes, queue: str, head: Head | None, record: bytes, reason: Reason) -> None:
     """Move a message that lies under ``key`` to the dead letters of its queue, or delete it if there are none.
 
-    The caller has taken it out of the counts. Works in a full store. A message that returns to a queue by itself, with
-    no rejection on its way, is deleted, as RabbitMQ does: it would circle for ever.
+    The caller has taken it out of the counts. Works in a full store.
     """
     stored, deaths, body = read_message(record)
     targets = [] if head is None else _dead_letter_queues(heads, queue, head)
     if targets:
         deaths = _with_death(deaths, Death(queue, reason, 1, heads.now))
-        if all(death.reason != "rejected" for death in deaths):
-            passed = {death.queue for death in deaths}
-            targets = [target for target in targets if target not in passed]
+        targets = [target for target in targets if not _circles(deaths, target)]
         if targets and stored.flags & LARGE:
             body = heads.txn.get(body_key(place)) or b""
     order = place[4]
@@ -162,6 +159,19 @@ def _dead_letter_queues(heads: Heads, queue: str, head: Head) -> list[str]:
     key = queue if arguments.dead_letter_key is None else arguments.dead_letter_key
     found = route(heads.txn, arguments.dead_letter_exchange, key)
     return [target for target in found if heads.get(target) is not None]
+
+
+def _circles(deaths: tuple[Death, ...], target: str) -> bool:
+    """Return whether a message returns to a queue with no rejection since it died there: it would circle for ever.
+
+    It is dropped then, as RabbitMQ does.
+    """
+    for death in deaths:
+        if death.reason == "rejected":
+            return False
+        if death.queue == target:
+            return True
+    return False
 
 
 def _with_death(deaths: tuple[Death, ...], death: Death) -> tuple[Death, ...]:
