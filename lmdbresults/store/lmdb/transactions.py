@@ -126,12 +126,10 @@ class Writing(Reading, WriteTransaction):
         return records.remove(self._raw, key, self._scope.clock())
 
     def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
-        scope, raw = self._scope, self._raw
-        scope.space.reserve_for_delete(raw)
-        now = scope.clock()
-        if key != new_key:
-            records.remove(raw, scope.prefix + key, now)
-        records.put(raw, scope.prefix + new_key, bytes(memoryview(value)), NEVER, now)
+        scope, prefix = self._scope, self._scope.prefix
+        scope.space.reserve_for_delete(self._raw)
+        value = value if type(value) is bytes else bytes(memoryview(value))
+        records.move(self._raw, prefix + key, prefix + new_key, value, scope.clock())
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         key, now = self._scope.prefix + key, self._scope.clock()

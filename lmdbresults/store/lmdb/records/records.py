@@ -27,6 +27,7 @@ __all__ = [
     "expire",
     "increment",
     "lookup",
+    "move",
     "put",
     "record_of",
     "remove",
@@ -127,14 +128,31 @@ def _begins_with(txn: Transaction, present: Record, prefix: bytes, now: float) -
 
 def remove(txn: Transaction, key: bytes, now: float) -> bool:
     """Delete a record with all that belongs to it; return whether there was one that had not expired."""
-    place = place_of(key)
-    former = sound_record(txn, key, place)
-    existed = txn.delete(place)
-    if former is None:
-        return existed
-    if former.flags & IS_CHUNKED:
-        chunks.drop(txn, former.body)
-    return not former.is_expired(now)
+    data = txn.pop(place_of(key))
+    return data is not None and _drop_chunks(txn, key, data, now)
+
+
+def _drop_chunks(txn: Transaction, key: bytes, data: bytes, now: float) -> bool:
+    """Delete what belongs to a record that is gone; return whether it had not expired. A damaged record had not."""
+    try:
+        deadline, flags, _ = unpack_head(key, data)
+    except RecordDamaged:
+        return True
+    if flags & IS_CHUNKED:
+        chunks.drop(txn, unpack(key, data).body)
+    return not NEVER < deadline <= now
+
+
+def move(txn: Transaction, key: bytes, new_key: bytes, value: bytes, now: float) -> None:
+    """Delete a record, and store a value that never expires under a key that may be the same."""
+    if key != new_key:
+        remove(txn, key, now)
+    if len(new_key) > LONGEST_KEY or len(value) > LARGEST_WHOLE:
+        put(txn, new_key, value, NEVER, now)
+        return
+    data = txn.replace(RECORD + new_key, pack(new_key, NEVER, 0, value))
+    if data is not None:
+        _drop_chunks(txn, new_key, data, now)
 
 
 def expire(txn: Transaction, key: bytes, deadline: float, now: float) -> bool:

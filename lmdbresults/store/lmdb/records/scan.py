@@ -6,9 +6,10 @@ from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.lmdb.file.mapped import mapped_memory
-from lmdbresults.store.lmdb.records.layout import CHUNK, FIRST_PLACE, HASHED, RECORD, key_at, unpack
+from lmdbresults.store.lmdb.records.layout import CHUNK, FIRST_PLACE, HASHED, RECORD, key_at, unpack, unpack_head
 from lmdbresults.store.lmdb.records.records import value_of
 from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.values import NEVER
 
 __all__ = ["count_others", "ordered", "scan"]
 
@@ -87,9 +88,10 @@ def _pairs(
 def _page(txn: Transaction, query: _Query, start: bytes, limit: int | None, now: float) -> _Page:
     """Read on from ``start``, which is b"" or where the page before ended."""
     page = _Page()
+    pairs = page.pairs
     size = entries = 0
     for place, data in _entries(txn, query, start):
-        if entries >= _PAGE_ENTRIES or size >= _PAGE_BYTES or len(page.pairs) == limit:
+        if entries >= _PAGE_ENTRIES or size >= _PAGE_BYTES:
             page.next = place
             break
         entries += 1
@@ -99,18 +101,24 @@ def _page(txn: Transaction, query: _Query, start: bytes, limit: int | None, now:
             page.damage.append(damage)
             continue
         if pair is not None:
-            page.pairs.append(pair)
+            pairs.append(pair)
+            if len(pairs) == limit:
+                break
             size += len(pair[1])
     mapped_memory.note_read(size)
     return page
 
 
 def _pair(txn: Transaction, place: bytes, data: bytes, query: _Query, now: float) -> tuple[bytes, bytes] | None:
-    key = key_at(place, data)
+    key = place[1:] if place.startswith(RECORD) else key_at(place, data)
     if not key.startswith(query.prefix):
         return None
-    found = unpack(key, data)
-    return None if found.is_expired(now) else (key, value_of(txn, key, found, query.head))
+    deadline, flags, body_at = unpack_head(key, data)
+    if NEVER < deadline <= now:
+        return None
+    if flags or query.head is not None:
+        return key, value_of(txn, key, unpack(key, data), query.head)
+    return key, data[body_at:]
 
 
 def _entries(txn: Transaction, query: _Query, start: bytes) -> Iterator[tuple[bytes, Any]]:
