@@ -68,7 +68,7 @@ def test_every_block_runs_and_prints_the_shown_output(run, tmp_path: Path):
 
 def test_every_named_command_exists(run):
     named = set(re.findall(r"lmdbresults ([a-z]+)", "".join(blocks("sh"))))
-    assert named == {"backup", "check", "rewrite", "salvage", "stats"}
+    assert named == {"backup", "check", "queues", "rewrite", "salvage", "stats"}
     for name in named:
         assert "Usage" in run(f"lmdbresults {name} --help")
 

@@ -7,6 +7,7 @@ import click
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
 from lmdbresults.cli.output import say
+from lmdbresults.cli.queues import queues
 from lmdbresults.cli.rewrite import rewrite
 from lmdbresults.cli.salvage import salvage
 from lmdbresults.cli.stats import stats
@@ -34,5 +35,5 @@ def commands() -> None:
     """
 
 
-for command in (backup, check, rewrite, salvage, stats):
+for command in (backup, check, queues, rewrite, salvage, stats):
     commands.add_command(command)
