@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 __all__ = ["POINTS", "hook", "reached"]
 
-#: In the order in which the end of a chord reaches them.
+#: In the order in which the ends of a task and of a chord reach them.
 POINTS = (
+    "task ends",  # all that its end writes is known, and nothing is written
+    "task ended",  # the end is written, but the worker has not settled the message yet
     "part returns",  # nothing is stored yet
     "part stored",  # and it was not the last part
     "chord claimed",  # the last part is stored, together with the claim

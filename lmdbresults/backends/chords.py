@@ -12,10 +12,11 @@ from lmdbresults.errors import described, quoted
 from lmdbresults.faultpoints import reached
 from lmdbresults.process.identity import lease
 from lmdbresults.protocols import Meta
-from lmdbresults.store.base import Store
+from lmdbresults.store import chord_steps as steps
+from lmdbresults.store.base import Store, WriteTransaction
 from lmdbresults.store.chords import Claim, Part, PartOutcome, ResultRecord
 
-__all__ = ["CLAIMS_KEY", "ChordBackend", "ChordBodies", "Chords"]
+__all__ = ["CLAIMS_KEY", "ChordBackend", "ChordBodies", "Chords", "Effects"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,27 @@ class ChordBodies(Protocol):
     def has_run(self, body: Any) -> bool:
         """Return whether a body has a result."""
 
-    def send(self, body: Any, values: list[Any]) -> None:
-        """Send a body with the values of its header. Whatever this raises fails the body."""
+    def send(self, body: Any, values: list[Any]) -> "Effects | None":
+        """Send a body with the values of its header. Whatever this raises fails the body.
 
-    def fail(self, body: Any, message: str, cause: BaseException | None, part: Meta | None = None) -> None:
-        """Store a `ChordError` as the result of a body, and call its errbacks. ``part`` is the part that has failed."""
+        Returns what is still to be written in the transaction that ends the chord, such as the message itself.
+        """
+
+    def fail(self, body: Any, message: str, cause: BaseException | None, part: Meta | None = None) -> "Effects | None":
+        """Store a `ChordError` as the result of a body, and call its errbacks. ``part`` is the part that has failed.
+
+        Returns like `send`.
+        """
+
+
+class Effects(Protocol):
+    """What is written together with the end of a chord."""
+
+    def write(self, txn: WriteTransaction) -> object:
+        """Write all. May be called again after the transaction was undone."""
+
+    def committed(self) -> object:
+        """Go on, once the transaction is committed."""
 
 
 class Chords:
@@ -93,7 +110,7 @@ class Chords:
         self.bodies = bodies
         self._claims_key = claims_key
         self._interruptions = interruptions
-        self._retried = retried
+        self.retried = retried
         self._clock = clock
         self._look_again_at = 0.0
         #: Orphaned claims that raised an error here, and until when they are left to other processes.
@@ -135,15 +152,24 @@ class Chords:
         """
         part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
         with lease():
-            outcome = self._retried(partial(self._return_part, request, part, result))
-            if outcome is not None and outcome.claim is not None:
-                self.finish(outcome.claim, body)
-                return
-        if outcome is None:
+            outcome = self.retried(partial(self._return_part, request, part, result))
+            self.counted(request, body, outcome)
+
+    def count(self, txn: WriteTransaction, request: Any, state: str, record: bytes) -> PartOutcome | None:
+        """Count a part in a transaction of the caller's, which runs under a `lease` and calls `counted` afterwards."""
+        part = Part(request.group_index, str(request.id), record, state in states.PROPAGATE_STATES)
+        key, ttl, size = self._backend.get_key_for_chord(request.group), self._backend.chord_ttl(), _size(request)
+        return steps.return_part(txn, self._backend.store, key, part, ttl, self._claims_key, size=size)
+
+    def counted(self, request: Any, body: Any, outcome: PartOutcome | None) -> None:
+        """Run the body of a chord if this part was the last one. The lease under which it was counted still runs."""
+        if outcome is not None and outcome.claim is not None:
+            self.finish(outcome.claim, body)
+        elif outcome is None:
             if self.bodies.has_run(body):  # a duplicate of a part, so late that the chord is forgotten
                 logger.warning("A part of chord %s returned long after its end.", request.group)
             else:
-                self.bodies.fail(body, f"GroupResult {request.group} no longer exists", None)
+                self._write(self.bodies.fail(body, f"GroupResult {request.group} no longer exists", None))
         elif not outcome.counts:
             logger.warning(
                 "Task %s returned a part of chord %s that does not count: it is a duplicate, or the chord has ended.",
@@ -153,7 +179,7 @@ class Chords:
 
     def _return_part(self, request: Any, part: Part, result: ResultRecord | None) -> PartOutcome | None:
         key, ttl = self._backend.get_key_for_chord(request.group), self._backend.chord_ttl()
-        size = request.chord.get("chord_size")
+        size = _size(request)
         reached("part returns")
         outcome = self._backend.store.chords.return_part(key, part, ttl, self._claims_key, size=size, result=result)
         reached("chord claimed" if outcome is not None and outcome.claim is not None else "part stored")
@@ -176,25 +202,37 @@ class Chords:
         run = self._backend.store.chords.read_run(claim)
         if (body is None or body.id is None) and run.body is not None:
             body = self.bodies.read(run.body)
+        effects = None
         if body is None:
             logger.error("Chord %s has no body to run.", quoted(claim.key))
         elif not (claim.is_inherited and self.bodies.has_run(body)):
-            self._run(body, run.parts, run.header)
+            effects = self._run(body, run.parts, run.header)
         reached("body sent")
-        self._end(claim, run.names)
+        self._end(claim, run.names, effects)
 
-    def _end(self, claim: Claim, names: list[bytes]) -> None:
-        """End a chord and delete its records, those of a small chord in a single transaction."""
+    def _end(self, claim: Claim, names: list[bytes], effects: Effects | None = None) -> None:
+        """End a chord and delete its records, those of a small chord in a single transaction.
+
+        The ``effects`` of its end are written in the first one, so they happen once, as the chord ends once.
+        """
         chords = self._backend.store.chords
         for start in range(0, len(names) or 1, _BATCH):
             batch, is_last = names[start : start + _BATCH], start + _BATCH >= len(names)
-            if not chords.end(claim, self._ended_ttl(), self._claims_key, batch, is_last=is_last):
-                if not chords.clear(claim, batch):
+            also = effects.write if effects is not None and start == 0 else None
+            if not chords.end(claim, self._ended_ttl(), self._claims_key, batch, is_last=is_last, also=also):
+                if not chords.clear(claim, batch, also=also):
                     return  # another process has taken the claim over
                 continue
             reached("chord ended")
+        if effects is not None:
+            effects.committed()
 
-    def _run(self, body: Any, parts: list[Part], header: bytes | None) -> None:
+    def _write(self, effects: Effects | None) -> None:
+        if effects is not None:
+            self._backend.store.update(effects.write)
+            effects.committed()
+
+    def _run(self, body: Any, parts: list[Part], header: bytes | None) -> Effects | None:
         values: list[Any] = []
         try:
             values, failure = self._join(parts, header)
@@ -205,13 +243,12 @@ class Chords:
         reached("values joined")
         if failure is None:
             try:
-                self.bodies.send(body, values)
+                return self.bodies.send(body, values)
             except self._interruptions:
                 raise
             except Exception as error:  # the errors of queues are not known here
                 failure = (f"Callback error: {described(error)}", error, None)
-        if failure is not None:
-            self.bodies.fail(body, *failure)
+        return self.bodies.fail(body, *failure)
 
     def _join(self, parts: list[Part], header: bytes | None) -> tuple[list[Any], Failure | None]:
         """Return the values in the shape of the header, or the failure of the body."""
@@ -268,6 +305,12 @@ class Chords:
         else:
             logger.warning("Chord %s: its owner died before sending the body, which is sent here.", quoted(key))
             self.finish(claim)
+
+
+def _size(request: Any) -> int | None:
+    """Return how many parts the chord of a request waits for, as far as its message says."""
+    size: int | None = request.chord.get("chord_size")
+    return size
 
 
 def _shaped(tree: Any, values: dict[str, deque[Any]]) -> Any:

@@ -1,7 +1,7 @@
 """Chords as operations of a store: what backends call, whichever engine keeps them."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from lmdbresults.store import chord_steps as steps
 from lmdbresults.store.chord_records import Part
@@ -11,6 +11,8 @@ from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 __all__ = ["Claim", "Part", "PartOutcome", "ResultRecord", "Run", "TransactionalChords"]
 
 Result = TypeVar("Result")
+#: What a caller does in the transaction of an operation.
+Step: TypeAlias = Callable[[WriteTransaction], object]
 
 
 class _Transactional(Liveness, Protocol):
@@ -95,18 +97,33 @@ class TransactionalChords:
         """Take the claim on a chord if it is orphaned."""
         return self._store.update(lambda txn: steps.take_over(txn, self._store, key, claims_key))
 
-    def end(self, claim: Claim, ttl: float | None, claims_key: bytes, names: Iterable[bytes], *, is_last: bool) -> bool:
+    def end(
+        self,
+        claim: Claim,
+        ttl: float | None,
+        claims_key: bytes,
+        names: Iterable[bytes],
+        *,
+        is_last: bool,
+        also: Step | None = None,
+    ) -> bool:
         """End a chord, so that late parts do nothing; return False if the claim was taken over.
 
-        ``names`` are keys of records to delete. The call that ``is_last`` releases the claim.
+        ``names`` are keys of records to delete. The call that ``is_last`` releases the claim. ``also`` is what to do in
+        the same transaction, unless the claim was taken over.
         """
         wanted = list(names)
-        return self._store.update(lambda txn: steps.end(txn, claim, ttl, claims_key, wanted, is_last=is_last))
+        return self._store.update(
+            lambda txn: _with(txn, steps.end(txn, claim, ttl, claims_key, wanted, is_last=is_last), also)
+        )
 
-    def clear(self, claim: Claim, names: Iterable[bytes]) -> bool:
-        """Delete records of a run that has expired or was replaced; return False if the run is current."""
+    def clear(self, claim: Claim, names: Iterable[bytes], *, also: Step | None = None) -> bool:
+        """Delete records of a run that has expired or was replaced; return False if the run is current.
+
+        ``also`` is what to do in the same transaction, unless the run is current.
+        """
         wanted = list(names)
-        return self._store.update(lambda txn: steps.clear(txn, claim, wanted))
+        return self._store.update(lambda txn: _with(txn, steps.clear(txn, claim, wanted), also))
 
     def leftovers(self, claim: Claim) -> list[bytes]:
         """Return the keys of all records that an ended chord still has."""
@@ -115,3 +132,9 @@ class TransactionalChords:
     def has_ended(self, key: bytes) -> bool:
         """Return whether a chord has ended, and its head has not expired since."""
         return self._store.view(lambda txn: steps.has_ended(txn, key))
+
+
+def _with(txn: WriteTransaction, is_done: bool, also: Step | None) -> bool:
+    if is_done and also is not None:
+        also(txn)
+    return is_done

@@ -3,6 +3,7 @@
 Looking again is turned off here: a lost wake-up hangs, and the test times out.
 """
 
+import asyncio
 import gc
 import importlib.util
 import json
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 from celery import Celery, exceptions, group, states, uuid
 from celery.app.task import Context
+from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult, ResultSet
 
+from lmdbresults.integrations.celery import aio
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import consumer as celery_consumer
 from lmdbresults.store import following
@@ -187,6 +190,19 @@ def test_a_task_that_can_never_run_is_not_waited_for(app: Celery, threads: Any, 
     with pytest.raises(OwnError, match="why"):
         got.result(PATIENCE)
     assert left_behind(app) == []
+
+
+def test_a_chord_raises_what_its_header_has_raised(app: Celery, threads: Any) -> None:
+    """As with Celery's Redis backend: the failure of the body is only a ChordError."""
+    part, body = pending(app, 2)
+    body.parent = app.GroupResult("group", [part])
+    waiting = threads.submit(body.get, timeout=20)
+    until_waited_for(app, body)
+    app.backend.store_many([(body.id, ChordError("later"), states.FAILURE), (part.id, OwnError(1), states.FAILURE)])
+    with pytest.raises(OwnError):
+        waiting.result()
+    with pytest.raises(OwnError):
+        asyncio.run(aio.get(AsyncResult(body.id, app=app, parent=body.parent)))
 
 
 def test_wait_for_returns_the_meta(app: Celery, threads: Any) -> None:

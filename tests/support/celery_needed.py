@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import celery
 import pytest
+from celery.app.amqp import AMQP
 from celery.backends.base import Backend
 
 #: Whether there is time for the long form of a test.
@@ -20,4 +21,7 @@ ALL_CONTENT = ["json", "msgpack", "pickle", "yaml"]
 needs_group_errors = pytest.mark.skipif(
     not hasattr(Backend, "_handle_group_chord_error"),
     reason=f"Celery {celery.__version__} does not fail the tasks of a group that is the body of a chord",
+)
+needs_callback_marks = pytest.mark.skipif(
+    not hasattr(AMQP, "_retry_publish"), reason=f"Celery {celery.__version__} does not mark the links that it sends"
 )

@@ -42,7 +42,7 @@ async def get(result: Any, timeout: float | None = None, propagate: bool = True)
     leaves = list(_leaves(result))
     parents = [parent for leaf in leaves for node in leaf._parents() for parent in _leaves(node)] if propagate else []
     left = {leaf.id for leaf in leaves}
-    async with aclosing(as_completed([*leaves, *parents], timeout)) as ended:
+    async with aclosing(as_completed([*parents, *leaves], timeout)) as ended:
         while left:
             each = await anext(ended)
             if propagate:

@@ -20,9 +20,12 @@ from lmdbresults.backends.listing import ListedResult, iter_results
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreBusy, StoreFull, TooManyReaders
 from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
-from lmdbresults.integrations.celery.chords import ChordsMixin, held_result, make_chords
+from lmdbresults.integrations.celery.chords import ChordsMixin, make_chords
 from lmdbresults.integrations.celery.consumer import ResultConsumer, WaitingMixin
+from lmdbresults.integrations.celery.effects import StoredResult, noting
+from lmdbresults.integrations.celery.ends import EndsMixin
 from lmdbresults.integrations.celery.payloads import KombuCodec
+from lmdbresults.integrations.kombu import identity_of
 from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
 from lmdbresults.options import parse_size, require_expiry
 from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
@@ -51,7 +54,7 @@ class RecordWithId(bytes):
         return self
 
 
-class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
+class LMDBBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     """Task results in one LMDB file that every process on the machine opens.
 
     ``url`` is ``lmdb:///absolute/path`` or ``lmdb://relative/path``, with options such as ``?durability=none``; see
@@ -80,6 +83,7 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
             self.task_keyprefix, super().get_key_for_task, self.codec.value, self.codec.exception
         )
         self.store = self._open(url, options)
+        self.identity = identity_of(self.store)
         self.result_consumer = ResultConsumer(self, self.app)
         self.chords = make_chords(self)
 
@@ -198,12 +202,12 @@ class LMDBBackend(ChordsMixin, WaitingMixin, KeyValueStoreBackend):
     def _store_result(
         self, task_id: Any, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store a result, or hold it back for the transaction that counts it as a part of a chord."""
+        """Store a result, or note it for the transaction that ends the task."""
         record = self._record(result, state, traceback, request)
         ttl = self._failure_expires if state == states.FAILURE else self.expires
-        held = held_result.get()
-        if held is not None and held.task_id == task_id and state in states.READY_STATES:
-            held.result = self.records.to_store(task_id, record, ttl)
+        effects = noting(self)
+        if effects is not None and (state in states.READY_STATES or state == states.RETRY):
+            effects.results.append(StoredResult(task_id, state, record, ttl))
         else:
             self.records.put(self.store, task_id, state, record, ttl)
             self.chords.recover()

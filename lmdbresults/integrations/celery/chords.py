@@ -7,8 +7,7 @@ before it has sent the body. What is inherited here is how a body fails.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -25,33 +24,18 @@ from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.errors import described
+from lmdbresults.integrations.celery.effects import Effects, ReturnedPart, noting
 from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
 from lmdbresults.store import LMDBStore
-from lmdbresults.store.chords import ResultRecord
 
-__all__ = ["ChordsMixin", "held_result", "make_chords"]
+__all__ = ["ChordsMixin", "make_chords"]
 
 logger = get_logger(__name__)
 
 
-class HeldResult:
-    """The result of a task that is a part, held back until the part is counted."""
-
-    def __init__(self, task_id: Any) -> None:
-        self.task_id = task_id
-        self.result: ResultRecord | None = None
-
-    def take(self) -> ResultRecord | None:
-        result, self.result = self.result, None
-        return result
-
-
 #: In the request and the meta of a failed body: which errbacks were called with the failure.
 _CALLED: Final = "called_errbacks"
-#: For the result of the task that is being marked as done, failed or revoked in this context.
-held_result: Final[ContextVar[HeldResult | None]] = ContextVar("held_result", default=None)
-_NOT_HELD: Final = nullcontext()
 
 
 class ChordsMixin:
@@ -64,58 +48,6 @@ class ChordsMixin:
     codec: KombuCodec
     _record: Callable[..., bytes]
     encode_result: Callable[..., Any]
-
-    # -- the ends of tasks -----------------------------------------------------------------------------------------
-
-    def mark_as_done(
-        self, task_id: Any, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
-    ) -> Any:
-        with self._one_commit(task_id, request):
-            return super().mark_as_done(task_id, result, request, store_result, state)  # type: ignore[misc]
-
-    def mark_as_failure(
-        self,
-        task_id: Any,
-        exc: BaseException,
-        traceback: Any = None,
-        request: Any = None,
-        store_result: bool = True,
-        call_errbacks: bool = True,
-        state: str = states.FAILURE,
-    ) -> Any:
-        with self._one_commit(task_id, request):
-            return super().mark_as_failure(  # type: ignore[misc]
-                task_id, exc, traceback, request, store_result, call_errbacks, state
-            )
-
-    def mark_as_revoked(
-        self,
-        task_id: Any,
-        reason: Any = "",
-        request: Any = None,
-        store_result: bool = True,
-        state: str = states.REVOKED,
-    ) -> Any:
-        with self._one_commit(task_id, request):
-            return super().mark_as_revoked(task_id, reason, request, store_result, state)  # type: ignore[misc]
-
-    def _one_commit(self, task_id: Any, request: Any) -> AbstractContextManager[None]:
-        """Hold the result back until `on_chord_part_return` stores it with the count, if the task is a part."""
-        return self._held_back(task_id) if request and request.chord and request.group else _NOT_HELD
-
-    @contextmanager
-    def _held_back(self, task_id: Any) -> Iterator[None]:
-        held = HeldResult(task_id)
-        token = held_result.set(held)
-        try:
-            yield
-        finally:
-            held_result.reset(token)
-            result = held.take()
-            if result is not None:  # the part was not returned: something has raised before
-                self.store.set(result.key, result.value, result.ttl, keep_prefix=result.keep_prefix)
-
-    # -- chords ----------------------------------------------------------------------------------------------------
 
     def _apply_chord_incr(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
         """Start a chord. Celery's class uses this as ``apply_chord``."""
@@ -145,20 +77,19 @@ class ChordsMixin:
         """Count a part, by its place in the header and its id; the part that completes the header sends the body."""
         if not request.group or not request.id:
             return
-        held = held_result.get()
-        stored = held.take() if held is not None and held.task_id == request.id else None
-        if stored is not None:
-            record = stored.value
-        else:
+        effects = noting(self)
+        record = None if effects is None else effects.record_of(request.id)
+        if record is None:
             record = self._record(self.encode_result(result, state), state, None, request)
         if getattr(request, _CALLED, None):
             record = _with_extra(record, self.codec, **{_CALLED: getattr(request, _CALLED)})
-        body = maybe_signature(request.chord, app=self.app)
-        try:
-            self.chords.part_returned(request, state, record, body, stored)
-        except SoftTimeLimitExceeded:  # the task has ended, and only its end was interrupted: a part counts only once
-            self.chords.part_returned(request, state, record, body, stored)
-        self.chords.recover()
+        part = ReturnedPart(request, state, record, maybe_signature(request.chord, app=self.app))
+        if effects is None:
+            effects = Effects(self)
+            effects.parts.append(part)
+            effects.commit()
+        else:
+            effects.parts.append(part)
 
 
 def make_chords(backend: Any) -> Chords:
@@ -217,15 +148,26 @@ class CeleryBodies:
         found = (data for data in self._backend.mget(keys) if data is not None)
         return any(TaskRecord.unpack(data).state in states.READY_STATES for data in found)
 
-    def send(self, body: Any, values: list[Any]) -> None:
-        """Publish a body."""
+    def send(self, body: Any, values: list[Any]) -> Effects:
+        """Publish a body, or return effects that publish it, if the queues are in the file of the results."""
         publish = getattr(self._backend.app.amqp, "_retry_publish", None)  # since Celery 5.6
-        if publish is None:
-            body.delay(values)
-        else:
-            publish(body.delay, values)
+        with self._noted() as effects:
+            if publish is None:
+                body.delay(values)
+            else:
+                publish(body.delay, values)
+        return effects
 
-    def fail(self, body: Any, message: str, cause: BaseException | None, part: Mapping[str, Any] | None = None) -> None:
+    @contextmanager
+    def _noted(self) -> Iterator[Effects]:
+        """Note what the block does. What runs eagerly is done there and then, with effects of its own."""
+        effects = Effects(self._backend)
+        with nullcontext() if self._backend.app.conf.task_always_eager else effects.noted():
+            yield effects
+
+    def fail(
+        self, body: Any, message: str, cause: BaseException | None, part: Mapping[str, Any] | None = None
+    ) -> Effects:
         """Store a `ChordError` as the result of a body, and call its errbacks.
 
         Celery links an errback of a chord also to the body of a chord in its header. If ``part`` is such a body, which
@@ -240,8 +182,10 @@ class CeleryBodies:
         try:
             raise ChordError(message) from cause
         except ChordError as error:  # Celery asks for the exception that is being handled
-            self._backend.chord_error_from_stack(body, error)
-            self._fail_outer(body.options, error, [*called, *map(_digest, errbacks)])
+            with self._noted() as effects:
+                self._backend.chord_error_from_stack(body, error)
+                self._fail_outer(body.options, error, [*called, *map(_digest, errbacks)])
+        return effects
 
     def _fail_outer(self, options: Mapping[str, Any], error: BaseException, called: list[str]) -> None:
         """Return a failed body as the part of another chord that it may be: with Celery, that chord would hang."""

@@ -217,14 +217,17 @@ class ResultConsumer(BaseResultConsumer):
         """Wait for results, and yield each time that something may have happened. Raises Celery's ``TimeoutError``.
 
         ``on_end(result)`` is called as each has ended. The end of one of the tasks ``parents`` counts as something too,
-        so that ``on_interval`` may raise at once what has failed there.
+        so that ``on_interval`` may raise at once what has failed there. For the same reason it is called after a
+        failure: that of the body of a chord is only a `ChordError`.
         """
+        on_interval = _without_promise(on_interval)
         until = math.inf if timeout is None else time.monotonic() + timeout
         waiting: dict[str, list[Any]] = {}
         for result in results:
             waiting.setdefault(id_text(result.id), []).append(result)
         pending = Pending(self.backend, waiting, on_message=on_message)
-        self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end)
+        if self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end) and on_interval is not None:
+            on_interval()
         yield
         if not pending.ids:
             return
@@ -234,12 +237,13 @@ class ResultConsumer(BaseResultConsumer):
             until,
             every_change=on_message is not None,
             interval=INTERVAL,
-            on_interval=_without_promise(on_interval),
+            on_interval=on_interval,
         ) as wait:
             for values in wait:
                 if ended := pending.take(values):
                     wait.drop(ended)
-                    self._fulfil_all(ended.values(), waiting, on_end)
+                    if self._fulfil_all(ended.values(), waiting, on_end) and on_interval is not None:
+                        on_interval()
                 yield
                 if not pending.ids:
                     return
@@ -250,12 +254,16 @@ class ResultConsumer(BaseResultConsumer):
         ended: Iterable[tuple[str, dict[str, Any]]],
         waiting: dict[str, list[Any]],
         on_end: Callable[[Any], object] | None,
-    ) -> None:
+    ) -> bool:
+        """Give results their final metas; return whether one of them is a failure."""
+        has_failed = False
         for task_id, meta in ended:
+            has_failed |= meta["status"] in states.PROPAGATE_STATES
             for result in waiting.pop(task_id):
                 self.fulfil(result, meta)
                 if on_end is not None:
                     on_end(result)
+        return has_failed
 
     def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
         """Give a result its final meta, once: of two threads that do so one calls back."""

@@ -1,0 +1,307 @@
+"""The end of a task as one commit, where its message comes from the file that keeps its result.
+
+What Celery publishes at the end of a task is held back until the result is stored: links and the next step of its chain
+(Celery marks them since 5.6), errbacks, and under ``acks_late`` the message of `retry` or `replace`. It is then written
+with the result, the part of a chord and, under ``acks_late``, the acknowledgement. If the message of the task was given
+to another worker meanwhile, nothing is written. What a task publishes in its body is published at once.
+
+| | publishes | one commit |
+|---|---|---|
+| Celery 5.6 and newer | links, any next step of a chain, errbacks, chord bodies, `retry`, `replace` | all of it |
+| Celery 5.3 to 5.5 | links; a next step of a chain that is a group or a chord | published before the commit |
+| | all else | all of it |
+"""
+
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final, Literal, TypeAlias
+
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import signals, states
+from celery._state import _task_stack
+from celery.utils.functional import arity_greater
+from celery.utils.log import get_logger
+from kombu.asynchronous import get_event_loop
+
+from lmdbresults.integrations.celery.effects import Effects, Guard, noting
+from lmdbresults.integrations.kombu import identity_of, outbox, settled
+from lmdbresults.record import TaskRecord
+from lmdbresults.store import LMDBStore, queues
+from lmdbresults.store.queues import ACKNOWLEDGE, REJECT, REQUEUE, Message, Settlement
+from lmdbresults.store.transactions import ReadTransaction
+
+try:
+    from celery.app.amqp import _callback_publish_retry as _publishes_callback
+except ImportError:  # before Celery 5.6
+    _publishes_callback = ContextVar("publishes_callback", default=False)
+
+__all__ = ["EndsMixin"]
+
+logger = get_logger(__name__)
+
+Outcome: TypeAlias = Literal["success", "failure", "retry"]
+#: What the worker stores for a task whose process it has lost or killed.
+_LOST: Final = (WorkerLostError, TimeLimitExceeded, Terminated)
+
+
+class TaskEnd:
+    """The end of the task that runs in this thread."""
+
+    def __init__(self, task: Any, request: Any) -> None:
+        self._task = task
+        self._request = weakref.ref(request)
+        #: The tag of the delivery, if it is settled at the end.
+        self.tag: str | None = request.properties["delivery_tag"] if task.acks_late else None
+        #: Messages that are sent if the task succeeds.
+        self.callbacks: list[Message] = []
+        #: Messages by which the task goes on, of `retry` and `replace`.
+        self.successors: list[Message] = []
+        self.is_over = False
+
+    def is_of(self, request: Any) -> bool:
+        """Return whether this is the end of the task with a request."""
+        return self._request() is request
+
+    def box(self, headers: Any) -> "_Box | None":
+        """Return where to hold back a message with these headers; None: it is published at once."""
+        request: Any = self._request()  # runs
+        if _publishes_callback.get() or (request.chain and headers.get("id") == _next_id(request.chain)):
+            return _Box(self.callbacks)
+        if self.tag is not None and (
+            headers.get("id") == request.id
+            or (headers.get("replaced_task_nesting") or 0) > (request.replaced_task_nesting or 0)
+        ):
+            _watch_postrun()
+            return _Box(self.successors)
+        return None
+
+    def effects(self, outcome: Outcome) -> Effects:
+        """Return effects that settle the message as the worker would, and publish what was held back."""
+        messages = [*self.callbacks, *self.successors] if outcome == "success" else self.successors
+        return Effects(self._task.backend, settlement=self.settlement(outcome), messages=messages)
+
+    def settlement(self, outcome: Outcome) -> Settlement | None:
+        if self.tag is None:
+            return None
+        return (ACKNOWLEDGE if outcome != "failure" or _acks_on_failure(self._task) else REJECT), self.tag
+
+    def commit(self, effects: Effects) -> None:
+        """Write the effects. If that fails, the message goes back to its queue: it must not be lost with them."""
+        self.is_over = True
+        try:
+            effects.commit()
+        except Exception:
+            if self.tag is not None and not effects.is_written:
+                logger.exception("The end of a task cannot be written: its message goes back to its queue.")
+                self._task.backend.store.queues.requeue(self.tag)
+            raise
+        finally:
+            if self.tag is not None:
+                settled(self.tag)
+
+
+class _Box:
+    """Holds messages back. See `lmdbresults.integrations.kombu.outbox`."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.add = messages.append
+
+
+#: The end of the task that runs in this context, or that ran last.
+_end: Final[ContextVar[TaskEnd | None]] = ContextVar("task_end", default=None)
+
+
+def end_of(request: Any) -> TaskEnd | None:
+    """Return the end of the running task, if its message came from the file of its results."""
+    properties = getattr(request, "properties", None)
+    if not properties or "lmdb" not in properties:
+        return None
+    end = _end.get()
+    if end is not None and end.is_of(request):
+        return end
+    task = _task_stack.top
+    if task is None or task.request_stack.top is not request:
+        return None
+    if properties["lmdb"] != getattr(task.backend, "identity", None):
+        return None
+    end = TaskEnd(task, request)
+    _end.set(end)
+    return end
+
+
+def find_box(store: LMDBStore, message: dict[str, Any]) -> outbox.Outbox | None:
+    """Return where to hold back a message that is published now, or None."""
+    effects = noting()
+    if effects is not None:
+        return effects if _same_queues(effects.backend, store) else None
+    task = _task_stack.top
+    request = None if task is None else task.request_stack.top
+    end = None if request is None else end_of(request)
+    if end is None or end.is_over or not _same_queues(task.backend, store):
+        return None
+    return end.box(message["headers"])
+
+
+outbox.find = find_box
+
+
+class EndsMixin:
+    """The ends of tasks. Mixed in before Celery's own class."""
+
+    app: Any
+    store: LMDBStore
+    #: Of the queues in the file of the results; see `lmdbresults.integrations.kombu.identity_of`.
+    identity: str
+
+    def mark_as_done(
+        self, task_id: Any, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
+    ) -> Any:
+        mark = super().mark_as_done  # type: ignore[misc]
+        return self._ended(request, "success", lambda: mark(task_id, result, request, store_result, state))
+
+    def mark_as_failure(
+        self,
+        task_id: Any,
+        exc: BaseException,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> Any:
+        mark = super().mark_as_failure  # type: ignore[misc]
+        return self._ended(
+            request,
+            "failure",
+            lambda: mark(task_id, exc, traceback, request, store_result, call_errbacks, state),
+            is_lost=isinstance(exc, _LOST),
+        )
+
+    def mark_as_revoked(
+        self,
+        task_id: Any,
+        reason: Any = "",
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.REVOKED,
+    ) -> Any:
+        mark = super().mark_as_revoked  # type: ignore[misc]
+        return self._ended(request, "failure", lambda: mark(task_id, reason, request, store_result, state))
+
+    def mark_as_retry(
+        self,
+        task_id: Any,
+        exc: BaseException,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.RETRY,
+    ) -> Any:
+        mark = super().mark_as_retry  # type: ignore[misc]
+        return self._ended(request, "retry", lambda: mark(task_id, exc, traceback, request, store_result, state))
+
+    def _ended(self, request: Any, outcome: Outcome, mark: Callable[[], Any], *, is_lost: bool = False) -> Any:
+        """Call what marks a task as ended, and write in one transaction what it does."""
+        if not request or noting(self) is not None:  # then this is a part of another end
+            return mark()
+        end = end_of(request)
+        commit: Callable[[Effects], None]
+        if end is not None:
+            if end.is_over:
+                return None
+            effects, commit = end.effects(outcome), end.commit
+        elif request.chord or (outcome == "failure" and (request.errbacks or getattr(request, "chain", None))):
+            effects, commit = Effects(self, guard=_guard(self, request) if is_lost else None), Effects.commit
+        else:
+            return mark()
+        try:
+            with effects.noted():
+                returned = mark()
+        except BaseException:
+            if effects.results or effects.parts:  # they count, although something after them has failed
+                commit(effects)
+            raise
+        if effects:
+            commit(effects)
+        return returned
+
+    def _call_task_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        """Call the errbacks. Those that are called here can read the result of the task that has failed."""
+        effects = noting(self)
+        if effects is None or not _is_one_called_here(request.errbacks, self.app) or effects.write_results():
+            super()._call_task_errbacks(request, exc, traceback)  # type: ignore[misc]
+
+
+def _is_one_called_here(errbacks: Any, app: Any) -> bool:
+    """Return whether Celery calls one of the errbacks itself, and does not send it: it takes more than one argument."""
+    tasks = (app.tasks.get(app.signature(errback).task) for errback in errbacks)
+    return any(arity_greater(task.__header__, 1) for task in tasks if hasattr(task, "__header__"))
+
+
+def _guard(backend: Any, request: Any) -> Guard:
+    """Return what tells in a transaction that the process of a task was lost before the end of the task was written."""
+    key, tag = backend.get_key_for_task(request.id), _tag_of_running(backend, request)
+
+    def has_not_ended(txn: ReadTransaction) -> bool:
+        record = txn.get(key)
+        if record is not None and TaskRecord.unpack(record).state in states.READY_STATES:
+            return False
+        return tag is None or queues.is_held(txn, tag)
+
+    return has_not_ended
+
+
+def _tag_of_running(backend: Any, request: Any) -> str | None:
+    """Return the tag of a delivery that only the end of its task settles, also if the worker has said so just now.
+
+    A worker with an event loop writes acknowledgements in the next round of the loop.
+    """
+    properties, task = request.properties or {}, backend.app.tasks.get(request.task)
+    if get_event_loop() is None or properties.get("lmdb") != backend.identity or not getattr(task, "acks_late", False):
+        return None
+    tag: str = properties["delivery_tag"]
+    return tag
+
+
+def _same_queues(backend: Any, store: LMDBStore) -> bool:
+    """Return whether a message to a store lies in the file of a backend, where the backend can write it."""
+    ours, other = backend.store.options, store.options
+    if (ours.path, ours.global_keyprefix) == (other.path, other.global_keyprefix):
+        return True
+    return bool(backend.identity == identity_of(store))
+
+
+def _next_id(chain: Any) -> Any:
+    """Return the id of the next task of a chain, if it is a single one."""
+    return (chain[-1].get("options") or {}).get("task_id")
+
+
+def _acks_on_failure(task: Any) -> bool:
+    acks = getattr(task, "acks_on_failure", None)  # since Celery 5.7
+    return bool(task.acks_on_failure_or_timeout if acks is None else acks)
+
+
+# -- tasks that end without a result: Ignore, Reject, retry() of a task whose result is ignored ------------------------
+
+
+def _watch_postrun() -> None:
+    """Look at the ends of all tasks from now on. Only few programs need that, so that the others do not pay for it."""
+    signals.task_postrun.connect(_on_postrun, dispatch_uid=__name__)
+
+
+def _on_postrun(sender: Any, retval: Any, state: str | None, **kwargs: Any) -> None:
+    end = _end.get()
+    if end is None or end.is_over or not end.successors or not end.is_of(sender.request_stack.top):
+        return
+    settlement = None if end.tag is None else _settlement(state, retval, end.tag)
+    with suppress(Exception):  # it was logged, and the message went back to its queue
+        end.commit(Effects(sender.backend, settlement=settlement, messages=end.successors))
+
+
+def _settlement(state: str | None, retval: Any, tag: str) -> Settlement | None:
+    """Return how the worker will settle the message of a task."""
+    if state == states.REJECTED:
+        return (REQUEUE if retval.requeue else REJECT), tag
+    return (ACKNOWLEDGE, tag) if state in (states.IGNORED, states.RETRY) else None
