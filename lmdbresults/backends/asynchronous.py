@@ -35,14 +35,13 @@ class AsyncWaiting:
         meta = self._backend.get_task_meta(task_id)
         if meta["status"] in states.READY_STATES:
             return meta
-        key = self._backend.get_key_for_task(task_id)
+        key, text = self._backend.get_key_for_task(task_id), id_text(task_id)
         with LoopWait(self.hub, [key], end) as wait:
             async for values in wait:
                 data = values.get(key)
-                found = data and known_meta(self._backend, task_id, data, states.READY_STATES)
-                if found:
+                if data is not None and (found := known_meta(self._backend, text, data, states.READY_STATES)):
                     return found
-        raise timed_out(self._backend, f"task {id_text(task_id)}", timeout)
+        raise timed_out(self._backend, f"task {text}", timeout)
 
     async def as_completed(
         self, task_ids: Iterable[Any], timeout: float | None = None

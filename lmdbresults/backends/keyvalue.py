@@ -11,6 +11,7 @@ from lmdbresults.backends.chord_bodies import Bodies
 from lmdbresults.backends.counted_chords import CountedChords
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.backends.waiting import Polled, Waiting
+from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
 from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, pack_fields
 from lmdbresults.results import GroupResult, count_tasks, result_from_tuple
@@ -92,6 +93,8 @@ class KeyValueStoreBackend(BaseBackend):
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
         """Return the key of a task's record. Raises ValueError for an empty id."""
+        if type(task_id) is str and task_id and not key and self.key_t is _to_bytes:  # nearly always
+            return self.records.key(task_id)
         return self._key(self.task_keyprefix, task_id, key, "task_id")
 
     def get_key_for_group(self, group_id: str | bytes | UUID, key: str = "") -> bytes:
@@ -147,7 +150,7 @@ class KeyValueStoreBackend(BaseBackend):
         data = self.get(self.get_key_for_task(task_id))
         if data is None:
             return {"status": states.PENDING, "result": None}
-        return self.records.meta(task_id, TaskRecord.unpack(data))
+        return self.records.meta(id_text(task_id), TaskRecord.unpack(data))
 
     def _forget(self, task_id: str) -> None:
         self.delete(self.get_key_for_task(task_id))

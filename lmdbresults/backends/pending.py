@@ -90,7 +90,7 @@ class Pending:
         return ended
 
 
-def known_meta(backend: WaitingBackend, task_id: Any, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
+def known_meta(backend: WaitingBackend, task_id: str, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
     """Return the meta in a record if the task is in a wanted state (None: in any). A success goes into the cache."""
     try:
         record = TaskRecord.unpack(data)

@@ -57,9 +57,9 @@ class TaskRecords:
             return {"status": states.PENDING, "result": None}
         return TaskRecord.unpack(data).to_meta(self._value, self._exception, text)
 
-    def meta(self, task_id: Any, record: TaskRecord) -> Meta:
+    def meta(self, task_id: str, record: TaskRecord) -> Meta:
         """Return the meta in a record, its exception as an instance."""
-        return record.to_meta(self._value, self._exception, id_text(task_id))
+        return record.to_meta(self._value, self._exception, task_id)
 
     def decode(self, data: bytes) -> Meta:
         """Return the meta in the bytes of a record, without the id."""
@@ -73,4 +73,4 @@ class TaskRecords:
             if data is not None:
                 record = TaskRecord.unpack(data)
                 if ready_states is None or record.state in ready_states:
-                    yield task_id, self.meta(task_id, record)
+                    yield task_id, self.meta(id_text(task_id), record)

@@ -10,7 +10,7 @@ from lmdbresults.backends.pending import Pending, WaitingBackend, known_meta, ti
 from lmdbresults.backends.watch import Watch
 from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.store.base import Sent, Subscription
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.following import Source
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
@@ -49,15 +49,14 @@ class Waiting:
         meta = self._backend.get_task_meta(task_id)
         if meta["status"] in states.READY_STATES:
             return meta
-        key = self._backend.get_key_for_task(task_id)
+        key, text = self._backend.get_key_for_task(task_id), id_text(task_id)
         pause = math.inf if on_interval is None else interval
         with ThreadWait(self.hub, [key], end, interval=pause, on_interval=on_interval) as wait:
             for values in wait:
                 data = values.get(key)
-                found = data and known_meta(self._backend, task_id, data, states.READY_STATES)
-                if found:
+                if data is not None and (found := known_meta(self._backend, text, data, states.READY_STATES)):
                     return found
-        raise timed_out(self._backend, f"task {id_text(task_id)}", timeout)
+        raise timed_out(self._backend, f"task {text}", timeout)
 
     def get_many(
         self,
@@ -132,7 +131,7 @@ class _Unheard(Subscription):
     def remove(self, keys: Iterable[bytes]) -> None:
         """Nothing was subscribed to."""
 
-    def receive(self, timeout: float) -> Mapping[bytes, Sent | None]:
+    def receive(self, timeout: float) -> Mapping[bytes, bytes | None]:
         return {}
 
     def fileno(self) -> int:

@@ -27,7 +27,6 @@ __all__ = [
     "Measurable",
     "Progress",
     "ReadTransaction",
-    "Sent",
     "Store",
     "Subscription",
     "Sweepable",
@@ -37,8 +36,6 @@ __all__ = [
 Result = TypeVar("Result")
 #: Called with the work done so far and the whole of it.
 Progress: TypeAlias = Callable[[int, int], object]
-#: A value that came with a message, so that no read is needed, after the `Store.moment` of its commit.
-Sent: TypeAlias = tuple[int, bytes]
 
 
 class Subscription(ABC):
@@ -72,11 +69,11 @@ class Subscription(ABC):
         """
 
     @abstractmethod
-    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
-        """Wait for messages for up to ``timeout`` seconds; return the keys that have changed, with what was sent along.
+    def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
+        """Wait for messages for up to ``timeout`` seconds; return the keys that have changed, with their new values.
 
-        None: any key may have changed. What was sent along is a hint too: it was committed, and may have been replaced
-        since. It may be missing although there is a value.
+        None: any key may have changed. A value is None if it must be read. Else it was committed after the last `add`,
+        and may have been replaced since.
         """
 
     def drain(self) -> Collection[bytes] | None:

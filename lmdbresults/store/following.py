@@ -8,11 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
-from lmdbresults.store.base import Sent, Subscription
+from lmdbresults.store.base import Subscription
 
 __all__ = ["CHORES_EVERY", "Follower", "Hub", "Source", "Values", "Wait", "closed_while_waiting"]
 
@@ -22,6 +21,8 @@ LOOK_EVERY: Final = 0.5
 FIRST_PAUSE: Final = 0.05
 #: The largest share of its time that a hub spends on looking again: the more keys, the longer the interval.
 LOOKING_SHARE: Final = 0.005
+#: Keys that stay subscribed at most after their followers have left.
+_MOST_UNNEEDED: Final = 32
 #: Seconds between two calls of the chores of a hub.
 CHORES_EVERY: Final = 1.0
 
@@ -51,8 +52,6 @@ class Follower:
         self.keys: set[bytes] = set()
         #: Keys that have changed, with the new value; None if the value must be read from the store.
         self.news: deque[tuple[bytes, bytes | None]] = deque()
-        #: The last commit before it followed its keys (`Store.moment`): a value that was sent earlier may be stale.
-        self.since: int | None = None
         #: `Hub.generation` when it followed its keys. It differs after a fork, in which a hub loses its followers.
         self.generation: object = None
 
@@ -77,10 +76,12 @@ class Hub:
     def _reset(self) -> None:
         #: Replaced in a forked child, whose hub has no followers.
         self.generation = object()
-        #: Guards the followers by key while they change. Held for a few instructions, never while the store is used.
-        #: Reentrant, because a signal handler may wait.
+        #: Guards the followers by key while they change, and the end of subscriptions. Never held while the store is
+        #: read. Reentrant, because a signal handler may wait.
         self._lock = threading.RLock()
         self._followers: dict[bytes, set[Follower]] = {}
+        #: Keys without a follower whose subscription is still to be removed.
+        self._unneeded: dict[bytes, None] = {}
         #: Hashes of the values that `_look` has delivered, so that it delivers each value once.
         self._delivered: dict[bytes, int] = {}
         #: When to look at all keys again, by the monotonic clock; and the last commit before the last look.
@@ -103,39 +104,40 @@ class Hub:
             for key in keys:
                 self._followers.setdefault(key, set()).add(follower)
         follower.generation = self.generation
-        follower.since = self._store.moment()
-        return self.subscription.add(keys, every_change=follower.every_change)
+        values = self.subscription.add(keys, every_change=follower.every_change)
+        if self._unneeded:
+            self._unsubscribe()
+        return values
 
     def unfollow(self, follower: Follower, keys: Collection[bytes]) -> None:
-        """Stop delivering changes of some keys to a follower."""
-        unneeded = []
+        """Stop delivering changes of some keys to a follower.
+
+        A few keys stay subscribed until the next waiter is about to sleep: its time costs nothing, while a waiter that
+        leaves has a result to return.
+        """
         with self._lock:
             for key in keys:
                 followers = self._followers.get(key, set())
                 followers.discard(follower)
                 if not followers and self._followers.pop(key, None) is not None:
                     self._delivered.pop(key, None)
-                    unneeded.append(key)
+                    self._unneeded[key] = None
         follower.keys.difference_update(keys)
-        try:
-            self.subscription.remove(unneeded)
-        finally:
-            if not self._followers.keys().isdisjoint(unneeded):
-                self._follow_again(unneeded)
+        if len(self._unneeded) > _MOST_UNNEEDED:
+            self._unsubscribe()
 
-    def _follow_again(self, keys: Iterable[bytes]) -> None:
-        """Subscribe again to keys that another waiter began to follow while they were being unsubscribed."""
-        self._deliver(self.subscription.add([key for key in keys if key in self._followers], every_change=True))
+    def _unsubscribe(self) -> None:
+        """Remove the subscription of keys that no waiter follows any more."""
+        with self._lock:
+            unneeded, self._unneeded = self._unneeded, {}
+            self.subscription.remove([key for key in unneeded if key not in self._followers])
 
     # -- news ------------------------------------------------------------------------------------------------------
 
-    def _take(self, changed: Mapping[bytes, Sent | None] | None) -> None:
+    def _take(self, changed: Values | None) -> None:
         """Deliver what the subscription has received; look at all keys if that is due."""
-        for key, sent in () if changed is None else changed.items():
-            for follower in tuple(self._followers.get(key, ())):
-                is_new = sent is not None and follower.since is not None and sent[0] > follower.since
-                follower.news.append((key, sent[1] if sent is not None and is_new else None))
-                follower.wake()
+        if changed:
+            self._deliver(changed)
         if changed is None or (time.monotonic() >= self._look_at and self._may_have_missed()):
             self._look()
 
@@ -248,8 +250,7 @@ class Wait(Follower):
         """Stop waiting. Closing twice is harmless."""
         self._has_ended = True
         if self.keys:
-            with suppress(StoreClosed):
-                self._hub.unfollow(self, list(self.keys))
+            self._hub.unfollow(self, list(self.keys))
 
     def __enter__(self: Self) -> Self:
         return self

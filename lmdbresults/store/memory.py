@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreClosed
-from lmdbresults.store.base import KEEP, Keep, ReadTransaction, Sent, Store, Subscription, WriteTransaction
+from lmdbresults.store.base import KEEP, Keep, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.values import NEVER, add_to_counter, deadline_of
 
 __all__ = ["MemoryStore"]
@@ -178,11 +178,11 @@ class _Subscription(Subscription):
             self.ring()
         return bool(followed)
 
-    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+    def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
         with suppress(OSError):  # for nothing is left, or it is closed
             self._reader.settimeout(timeout)
             self._reader.recv(4096)
-        changed: dict[bytes, Sent | None] = {self._changed.popleft(): None for _ in range(len(self._changed))}
+        changed: dict[bytes, bytes | None] = {self._changed.popleft(): None for _ in range(len(self._changed))}
         return None if self._is_closed else changed
 
     def fileno(self) -> int:

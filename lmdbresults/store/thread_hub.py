@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from typing import Final
 
 from lmdbresults.process.fork_gate import gate, is_owned
@@ -66,8 +65,10 @@ class ThreadWait(Wait, Iterator[Values]):
         self._bell.acquire(timeout=max(seconds, 0))
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # it is released already
+        try:
             self._bell.release()
+        except RuntimeError:  # it is released already
+            return
 
 
 class ThreadHub(Hub):

@@ -67,7 +67,8 @@ async def turns(count: int = 5) -> None:
 
 
 async def registered(backend: LMDBBackend, count: int) -> None:
-    while sum(len(subscription._keys) for subscription in backend.store._subscriptions) != count:
+    hubs = backend.waiting.in_loop._hubs._hubs
+    while sum(len(hub._followers) for hub in hubs.values()) != count:
         await asyncio.sleep(0)
 
 

@@ -130,7 +130,7 @@ def test_following_a_key_returns_its_value(store: Dict, hub: Hub) -> None:
 
 def test_news_goes_to_the_followers_of_a_key_and_to_no_others(hub: Hub) -> None:
     first, second, other = follow(hub, b"a", b"b"), follow(hub, b"a"), follow(hub, b"c")
-    hub._take({b"a": (2, b"1"), b"unknown": None})
+    hub._take({b"a": b"1", b"unknown": None})
     assert (first.take(), second.take(), other.take()) == ({b"a": b"1"}, {b"a": b"1"}, {})
     assert (first.wakes, second.wakes, other.wakes) == (1, 1, 0)
     assert first.take() == {}
@@ -142,7 +142,17 @@ def test_a_key_is_subscribed_to_until_its_last_follower_leaves(store: Dict, hub:
     assert store.subscription.keys == {b"a": False}
     hub.unfollow(second, [b"a"])
     hub.unfollow(second, [b"a"])
-    assert (store.subscription.keys, hub._followers) == ({}, {})
+    assert hub._followers == {}
+    follow(hub, b"b")
+    assert store.subscription.keys == {b"b": False}
+
+
+def test_few_keys_stay_subscribed_until_the_next_waiter_comes(store: Dict, hub: Hub) -> None:
+    keys = [b"%d" % number for number in range(100)]
+    follower = follow(hub, *keys)
+    for key in keys:
+        hub.unfollow(follower, [key])
+    assert len(store.subscription.keys) <= following._MOST_UNNEEDED
 
 
 def test_every_change_is_asked_for_if_one_follower_wants_it(store: Dict, hub: Hub) -> None:
@@ -151,30 +161,14 @@ def test_every_change_is_asked_for_if_one_follower_wants_it(store: Dict, hub: Hu
     assert store.subscription.keys == {b"a": True}
 
 
-def test_a_key_that_is_followed_while_the_last_follower_leaves_stays_subscribed(store: Dict, hub: Hub) -> None:
-    first, second = follow(hub, b"a"), Woken()
-    remove = store.subscription.remove
-
-    def late(keys: Iterable[bytes]) -> None:
-        hub.follow(second, [b"a"])
-        remove(keys)
-        store.values[b"a"] = b"1"  # without a message, as nothing is subscribed
-
-    store.subscription.remove = late  # type: ignore[method-assign]
-    hub.unfollow(first, [b"a"])
-    assert b"a" in store.subscription.keys
-    assert second.take() == {b"a": b"1"}
+def test_a_key_that_is_followed_again_stays_subscribed(store: Dict, hub: Hub) -> None:
+    hub.unfollow(follow(hub, b"a"), [b"a"])
+    follow(hub, b"a")
+    follow(hub, b"b")
+    assert store.subscription.keys == {b"a": False, b"b": False}
 
 
 # -- what a message means --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("began", [1, 2, None])
-def test_a_value_that_was_sent_before_a_follower_began_is_looked_up(store: Dict, hub: Hub, began: int | None) -> None:
-    store.at = began
-    follower = follow(hub, b"a")
-    hub._take({b"a": (2, b"1")})
-    assert follower.take() == {b"a": b"1" if began == 1 else None}
 
 
 def test_a_message_without_a_value_is_looked_up(store: Dict, hub: Hub) -> None:
@@ -210,7 +204,7 @@ def test_other_messages_do_not_put_off_looking_again(store: Dict, hub: Hub, time
     follower = follow(hub, b"a", b"b")
     store.values[b"a"], store.at = b"1", 2
     time.now += following.LOOK_EVERY
-    hub._take({b"b": (2, b"2")})
+    hub._take({b"b": b"2"})
     assert follower.take() == {b"a": b"1", b"b": b"2"}
 
 
@@ -298,7 +292,7 @@ def test_a_wait_ends_with_a_last_look_at_every_key(store: Dict, hub: Hub, time: 
     store.values[b"a"] = b"1"
     assert wait._take() == {}
     time.now += 1
-    hub._take({b"b": (2, b"2")})
+    hub._take({b"b": b"2"})
     assert wait._take() == {b"a": b"1", b"b": b"2"}
     assert wait._has_ended
 
@@ -329,7 +323,8 @@ def test_a_wait_that_is_closed_leaves_nothing(store: Dict, hub: Hub) -> None:
     wait = Waiter(hub, b"a", b"b")
     wait.begin()
     wait.drop([b"a"])
-    assert store.subscription.keys == {b"b": False}
+    assert list(hub._followers) == [b"b"]
     wait.close()
     wait.close()
+    hub._unsubscribe()
     assert (store.subscription.keys, hub._followers) == ({}, {})

@@ -47,7 +47,7 @@ def consume(path: str, number: int) -> int:
     chance, woken = random.Random(SEED + number), 0
     with open_store(path, durability="none") as store:
         subscription = store.subscribe()
-        for name in ("follow", "remove", "receive", "_mark", "_unmark"):
+        for name in ("follow", "remove", "receive", "_mark"):
             setattr(subscription, name, now_and_then(chance, getattr(subscription, name)))
         while True:
             subscription.follow([TOPIC])

@@ -59,9 +59,9 @@ def harass(chance: random.Random, store: LMDBStore, hub: ThreadHub | None = None
     """Put pauses around everything between a change and the thread that waits for it."""
     steps: list[tuple[Any, tuple[str, ...]]] = [(store._notifier, ("send", "_send_messages", "_send_datagram"))]
     if hub is not None:
-        steps.append((hub, ("follow", "unfollow", "_read", "_take")))
-        steps.append((hub.subscription, ("add", "remove", "receive", "_look", "_datagram", "_mark", "_unmark")))
-        steps.append((Box, ("_write", "has_lost")))
+        steps.append((hub, ("follow", "unfollow", "_unsubscribe", "_read", "_take")))
+        steps.append((hub.subscription, ("follow", "remove", "receive", "_look", "_datagram", "_mark")))
+        steps.append((Box, ("mark", "has_lost")))
     for owner, names in steps:
         for name in names:
             setattr(owner, name, now_and_then(chance, getattr(owner, name)))

@@ -85,7 +85,9 @@ def await_registrations(backend: LMDBBackend, count: int) -> None:
 
 
 def registrations(backend: LMDBBackend) -> int:
-    """Return how many keys are followed in all processes."""
+    """Return how many keys are followed in all processes, without those that this one is about to leave."""
+    for hub in (*backend.waiting._hubs.values(), *backend.waiting.in_loop._hubs._hubs.values()):
+        hub._unsubscribe()
     return waits.registrations(backend._options.path)
 
 

@@ -15,6 +15,7 @@ from celery import states
 from celery.result import ResultSet
 from vine import barrier, promise
 
+from lmdbresults.metas import id_text
 from lmdbresults.record import TaskRecord
 from lmdbresults.store.following import Follower
 from lmdbresults.store.thread_hub import ThreadHub
@@ -181,7 +182,7 @@ class Callbacks:
         results = [self._results.get(number) for number in list(self._asked.get(key, ()))]
         for result in results:
             if result is not None:
-                self._ready.append((result, backend.records.meta(result.id, record)))
+                self._ready.append((result, backend.records.meta(id_text(result.id), record)))
 
 
 def _may_call_back(promised: Any) -> bool:

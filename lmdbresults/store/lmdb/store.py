@@ -262,9 +262,13 @@ class LMDBStore(Store):
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def subscribe(self) -> Subscription:
-        subscription = LMDBSubscription(self._folder, self._prefix, self.mget, self._notifier.pass_on, self._clock)
+        subscription = LMDBSubscription(self._folder, self._prefix, self._look, self._notifier.pass_on, self._clock)
         self._subscriptions.add(subscription)
         return subscription
+
+    def _look(self, keys: list[bytes]) -> tuple[int, list[bytes | None]]:
+        """Return the moment of a snapshot, and the values that keys have in it."""
+        return self._environment.read(_look, self._prefix, keys, self._clock())
 
     def moment(self) -> int:
         return self._environment.read(Transaction.id)
@@ -360,3 +364,7 @@ def _extent(swept: Swept, looked: int) -> str:
 
 def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:
     return [records.lookup(raw, key, now) for key in keys]
+
+
+def _look(raw: Transaction, prefix: bytes, keys: list[bytes], now: float) -> tuple[int, list[bytes | None]]:
+    return raw.id(), [records.lookup(raw, prefix + key, now) for key in keys]

@@ -59,41 +59,29 @@ class Box:
 
     # -- marks -----------------------------------------------------------------------------------------------------
 
-    def mark(self, place: bytes, every_change: bool) -> None:
-        """Follow the key at a place."""
+    def mark(self, place: bytes, every_change: bool, times: int = 1) -> None:
+        """Follow the key at a place; -1 ``times`` undoes that."""
+        counts, number, by = self._counts, self.number, times * _WITH_INTERIM if every_change else times
         for row in rows_of(place):
-            self._counts[row] += _WITH_INTERIM if every_change else 1
-            self._write(row)
-
-    def unmark(self, place: bytes, every_change: bool) -> None:
-        """Undo `mark`."""
-        for row in rows_of(place):
-            self._counts[row] -= _WITH_INTERIM if every_change else 1
-            self._write(row)
-
-    def _write(self, row: int) -> None:
-        marks = -1
-        while marks != (marks := self._marks_of(row)):  # repeat if a signal handler has changed them meanwhile
-            self._marks.mark(self.number, row, marks)
-
-    def _marks_of(self, row: int) -> int:
-        count = self._counts[row]
-        if count <= 0:
-            self._counts.pop(row, None)
-            return 0
-        return FOLLOWED if count < _WITH_INTERIM else FOLLOWED | EVERY_CHANGE
+            counts[row] += by
+            written = None
+            while written != (count := counts[row]):  # repeat if a signal handler has changed it meanwhile
+                written, marks = count, FOLLOWED if count < _WITH_INTERIM else FOLLOWED | EVERY_CHANGE
+                self._marks.mark(number, row, marks if count > 0 else 0)
+            if count <= 0:
+                counts.pop(row, None)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
     def has_lost(self) -> bool:
         """Return whether a message was lost since the last call."""
         try:
-            lost = self._marks.has_lost(self.number)
-            if lost:
-                self._marks.set_lost(self.number, False)
+            if not self._marks.has_lost(self.number):
+                return False
+            self._marks.set_lost(self.number, False)
         except (ValueError, OSError):  # another thread has closed the box
-            return True
-        return lost
+            pass
+        return True
 
     def is_reachable(self) -> bool:
         """Return whether writers can find this box: a cleanup daemon may have deleted the marks or the socket."""

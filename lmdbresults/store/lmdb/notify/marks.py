@@ -154,7 +154,8 @@ class Marks:
                 second = (hashed >> _HASH_SHIFT) * _GROUP
                 both = zip(row, rows[second : second + _GROUP], strict=True)
                 boxes += [box for box, (one, two) in enumerate(both, start) if one & two & wanted]
-        return [box for box in boxes if self.state(box) == ALIVE] if boxes else boxes
+        header = self._header
+        return [box for box in boxes if header[_STATES + box] == ALIVE] if boxes else boxes
 
     def clear(self, box: int) -> None:
         """Clear all marks of a box. The caller holds its lock."""

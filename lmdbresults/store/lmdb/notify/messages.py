@@ -7,9 +7,8 @@ subscriber need not open the file, which takes half of the time from the commit 
 checksum: the value comes from memory, and a process that can send it could as well write to the file.
 """
 
-from collections.abc import Iterator
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 __all__ = ["DATAGRAM_BYTES", "Message", "messages_in", "pack"]
 
@@ -20,14 +19,8 @@ _NO_VALUE: Final = 0xFFFF
 DATAGRAM_BYTES: Final = 3584
 
 
-class Message(NamedTuple):
-    """What happened to one key."""
-
-    place: bytes
-    kind: int
-    moment: int
-    deadline: float
-    value: bytes | None
+#: What happened to one key: its place, the kind of change, the moment, the deadline, and the value or None.
+Message: TypeAlias = tuple[bytes, int, int, float, bytes | None]
 
 
 def pack(place: bytes, kind: int, moment: int, deadline: float = 0.0, value: bytes | None = None) -> bytes:
@@ -36,14 +29,15 @@ def pack(place: bytes, kind: int, moment: int, deadline: float = 0.0, value: byt
     return _HEAD.pack(kind, moment, deadline, len(place), length) + place + (value or b"")
 
 
-def messages_in(datagram: bytes) -> Iterator[Message]:
-    """Yield the messages in a datagram, up to the first that is not well-formed."""
-    start = 0
+def messages_in(datagram: bytes) -> list[Message]:
+    """Return the messages in a datagram, up to the first that is not well-formed."""
+    messages, start = list[Message](), 0
     while len(datagram) - start >= _HEAD.size:
         kind, moment, deadline, place_bytes, length = _HEAD.unpack_from(datagram, start)
         middle = start + _HEAD.size + place_bytes
         start = middle if length == _NO_VALUE else middle + length
         if start > len(datagram):
-            return
+            break
         value = None if length == _NO_VALUE else datagram[middle:start]
-        yield Message(datagram[middle - place_bytes : middle], kind, moment, deadline, value)
+        messages.append((datagram[middle - place_bytes : middle], kind, moment, deadline, value))
+    return messages

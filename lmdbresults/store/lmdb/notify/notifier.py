@@ -148,19 +148,16 @@ class Notifier:
 
     def _send_datagram(self, box: int, datagram: bytes) -> bool:
         """Send a datagram; return False if the box has no live owner. Raises `_QueueFull`."""
-        connected = self._sockets.get(box)
-        return (connected is not None and self._send_by(connected, box, datagram)) or self._send_by(None, box, datagram)
-
-    def _send_by(self, connected: socket.socket | None, box: int, datagram: bytes) -> bool:
-        """Send a datagram by a connected socket, or by a new one."""
-        try:
-            (connected or self._connect(box)).send(datagram)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise _QueueFull from None
-            self._sockets.pop(box, None)  # it was connected to a former owner of the box, or the owner has exited
-            return False
-        return True
+        for connected in (self._sockets.get(box), None):  # the first may be connected to a former owner of the box
+            try:
+                (connected or self._connect(box)).send(datagram)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise _QueueFull from None
+                self._sockets.pop(box, None)
+            else:
+                return True
+        return False
 
     def _connect(self, box: int) -> socket.socket:
         connected = self._sockets[box] = self._folder.connect(box)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import Sent, Subscription
+from lmdbresults.store.base import Subscription
 from lmdbresults.store.lmdb.notify.box import Box
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, messages_in
@@ -28,7 +28,7 @@ class LMDBSubscription(Subscription):
         self,
         folder: WakeFolder,
         prefix: bytes,
-        look: Callable[[list[bytes]], list[bytes | None]],
+        look: Callable[[list[bytes]], tuple[int, list[bytes | None]]],
         pass_on: Callable[[bytes, int], object],
         clock: Callable[[], float],
     ) -> None:
@@ -52,6 +52,8 @@ class LMDBSubscription(Subscription):
         self._every_change: set[bytes] = set()
         #: Whether a message may have been missed, so that any key may have changed.
         self._has_missed = False
+        #: The last commit before the last look: a value that was sent earlier may be stale.
+        self._looked_at = 0
         self._verify_at = 0.0
 
     def after_fork_in_child(self) -> None:
@@ -65,7 +67,9 @@ class LMDBSubscription(Subscription):
     def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
         keys = list(keys)
         self.follow(keys, every_change=every_change)
-        return dict(zip(keys, self._look(keys), strict=True))
+        moment, values = self._look(keys)
+        self._looked_at = max(self._looked_at, moment)
+        return dict(zip(keys, values, strict=True))
 
     def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
         with self._lock:
@@ -80,12 +84,12 @@ class LMDBSubscription(Subscription):
         if is_known and had_every_change >= every_change:
             return
         # First the mark: an exception in between leaves one too many, which is harmless.
-        self._mark(place, every_change)
+        self._mark(place, every_change, 1)
         self._keys[place] = key
         if every_change:
             self._every_change.add(place)
         if is_known:
-            self._unmark(place, had_every_change)
+            self._mark(place, had_every_change, -1)
 
     def remove(self, keys: Iterable[bytes]) -> None:
         with self._lock:
@@ -94,20 +98,13 @@ class LMDBSubscription(Subscription):
                 if self._keys.pop(place, None) is not None:
                     had_every_change = place in self._every_change
                     self._every_change.discard(place)
-                    self._unmark(place, had_every_change)
+                    self._mark(place, had_every_change, -1)
 
-    def _mark(self, place: bytes, every_change: bool) -> None:
+    def _mark(self, place: bytes, every_change: bool, times: int) -> None:
         try:
             if self._box is not None:
-                self._box.mark(place, every_change)
+                self._box.mark(place, every_change, times)
         except OSError:  # the disk is full
-            self._leave()
-
-    def _unmark(self, place: bytes, every_change: bool) -> None:
-        try:
-            if self._box is not None:
-                self._box.unmark(place, every_change)
-        except OSError:
             self._leave()
 
     # -- the box ---------------------------------------------------------------------------------------------------
@@ -147,14 +144,14 @@ class LMDBSubscription(Subscription):
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float) -> Mapping[bytes, Sent | None] | None:
+    def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
         with self._lock:
             if self._keys:
                 self._verify()
             if len(self._finalizers) > 1 or self._box is None:
                 self._close_boxes()
             box = self._box
-        changed: dict[bytes, Sent | None] = {}
+        changed: dict[bytes, bytes | None] = {}
         try:
             if box is not None:
                 self._read(box, 0.0 if self._has_missed else timeout, changed)
@@ -167,17 +164,16 @@ class LMDBSubscription(Subscription):
             self._has_missed = False
         return None
 
-    def _read(self, box: Box, timeout: float, changed: dict[bytes, Sent | None]) -> None:
-        datagram = self._datagram(box.receiver, timeout)
-        while datagram is not None:
+    def _read(self, box: Box, timeout: float, changed: dict[bytes, bytes | None]) -> None:
+        while (datagram := self._datagram(box.receiver, timeout)) is not None:
             self._take(datagram, changed)
-            # The rest can wait if nothing else is followed: the usual case, in which this saves a system call.
-            all_changed = changed and len(changed) == len(self._keys)
-            datagram = None if all_changed else self._datagram(box.receiver, 0.0)
+            if changed and len(changed) == len(self._keys):
+                break  # the rest can wait if nothing else is followed: the usual case, which saves a system call
+            timeout = 0.0
         if box.has_lost():
             self._has_missed = True
 
-    def _take(self, datagram: bytes, changed: dict[bytes, Sent | None]) -> None:
+    def _take(self, datagram: bytes, changed: dict[bytes, bytes | None]) -> None:
         """Add what a datagram says to what has changed."""
         for place, kind, moment, deadline, value in messages_in(datagram):
             key = self._keys.get(place)
@@ -185,8 +181,8 @@ class LMDBSubscription(Subscription):
                 if kind == ONE:
                     self._pass_on(place, moment)
             elif kind != INTERIM or place in self._every_change:
-                is_valid = value is not None and (not deadline or self._clock() < deadline)
-                changed[key] = (moment, value) if is_valid and value is not None else None
+                is_valid = moment > self._looked_at and (not deadline or self._clock() < deadline)
+                changed[key] = value if is_valid else None
 
     def _datagram(self, receiver: socket.socket, timeout: float) -> bytes | None:
         """Return what arrives first; None if nothing does in time."""

@@ -7,7 +7,7 @@ import pytest
 
 from lmdbresults import LMDBStore
 from lmdbresults.store.base import Subscription, WriteTransaction
-from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, Message, messages_in, pack
+from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, messages_in, pack
 from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.records.layout import place_of
 from lmdbresults.store.lmdb.types import FINAL, SHORT_VALUE, Change
@@ -38,12 +38,11 @@ class TestBytes:
 
     def test_messages_are_read_as_they_were_written(self) -> None:
         messages = [
-            Message(b"kkey", FINAL, 7, 60.5, b"value"),
-            Message(b"k", 0, 1 << 60, 0.0, b""),
-            Message(b"h" * 33, 2, 0, 0.0, None),
+            (b"kkey", FINAL, 7, 60.5, b"value"),
+            (b"k", 0, 1 << 60, 0.0, b""),
+            (b"h" * 33, 2, 0, 0.0, None),
         ]
-        datagram = b"".join(pack(each.place, *each[1:]) for each in messages)
-        assert list(messages_in(datagram)) == messages
+        assert messages_in(b"".join(pack(*each) for each in messages)) == messages
 
     def test_the_longest_message_fits_a_datagram(self) -> None:
         assert len(pack(place_of(b"k" * 501), FINAL, 1 << 60, 1.0, bytes(SHORT_VALUE))) <= DATAGRAM_BYTES
@@ -51,7 +50,7 @@ class TestBytes:
     def test_a_datagram_that_is_cut_anywhere_yields_the_messages_before(self) -> None:
         first, second = pack(b"kfirst", FINAL, 1, 0.0, b"value"), pack(b"ksecond", FINAL, 2)
         for length in range(len(second)):
-            assert [each.place for each in messages_in(first + second[:length])] == [b"kfirst"]
+            assert [each[0] for each in messages_in(first + second[:length])] == [b"kfirst"]
 
 
 class TestValuesThatCome:
@@ -64,15 +63,15 @@ class TestValuesThatCome:
     ) -> None:
         subscription.add([key])
         store.set(key, b"done", ttl)
-        assert subscription.receive(FOREVER) == {key: (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {key: b"done"}
 
     def test_a_small_value_of_a_transaction_comes(self, store: LMDBStore, subscription: Subscription) -> None:
         subscription.add([b"key", b"other"])
         store.update(lambda txn: txn.set(b"key", b"done"))
-        assert subscription.receive(FOREVER) == {b"key": (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {b"key": b"done"}
         with store.write() as txn:
             txn.set(b"other", b"done")
-        assert subscription.receive(FOREVER) == {b"other": (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {b"other": b"done"}
 
     @pytest.mark.parametrize("size", [SHORT_VALUE + 1, 20_000])
     def test_a_large_value_does_not_come(self, store: LMDBStore, subscription: Subscription, size: int) -> None:
@@ -100,7 +99,7 @@ class TestValuesThatCome:
         keys = [b"%d" % number for number in range(9)]
         subscription.add(keys)
         store.update(lambda txn: [txn.set(key, key * 1000) for key in keys])
-        assert subscription.receive(FOREVER) == {key: (store.moment(), key * 1000) for key in keys}
+        assert subscription.receive(FOREVER) == {key: key * 1000 for key in keys}
 
     def test_nothing_comes_of_a_transaction_that_is_undone(
         self, store: LMDBStore, subscription: Subscription, kept_back: list[Change]
@@ -156,4 +155,4 @@ class TestValuesThatAreAccepted:
         send(store, datagram)
         assert subscription.receive(0) == {}
         store.set(b"key", b"done")
-        assert subscription.receive(FOREVER) == {b"key": (store.moment(), b"done")}
+        assert subscription.receive(FOREVER) == {b"key": b"done"}
