@@ -1,24 +1,61 @@
 """``lmdbresults backup``"""
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import click
 
 from lmdbresults.cli.opening import existing, opened
 from lmdbresults.cli.output import progress, say
+from lmdbresults.store import LMDBStore, WriteTransaction
+from lmdbresults.store.base import Progress
+from lmdbresults.store.lmdb.maintenance.backup import refuse_target
 
 __all__ = ["backup"]
+
+#: All records of queues begin with it.
+_QUEUES: Final = b"queue-"
+#: Records deleted in one transaction.
+_BATCH: Final = 1000
 
 
 @click.command()
 @click.argument("path")
 @click.argument("copy", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file once the copy is complete.")
-def backup(path: str, copy: str, overwrite: bool) -> None:
+@click.option("--results-only", is_flag=True, help="Leave queues out. Takes the space of a second copy meanwhile.")
+def backup(path: str, copy: str, overwrite: bool, results_only: bool) -> None:
     """Copy a store to a file, as of one moment, while other processes use it.
 
     To restore, open the copy, or move it to the path of a store that no process has open. The copy has mode 0600.
+
+    Workers that open a copy run its waiting tasks again, unless it was made with --results-only.
     """
     with opened(existing(path)) as store, progress("copying") as report:
-        store.backup(copy, overwrite=overwrite, progress=report)
+        if results_only:
+            _back_up_results(store, copy, overwrite, report)
+        else:
+            store.backup(copy, overwrite=overwrite, progress=report)
     say(f"{copy}: copied, {os.path.getsize(copy)} bytes.")
+
+
+def _back_up_results(store: LMDBStore, copy: str, overwrite: bool, report: Progress | None) -> None:
+    """Copy everything, delete the queues in the copy, and copy what is left: so the file appears complete."""
+    refuse_target(store.options.path, os.path.abspath(copy), overwrite)
+    with TemporaryDirectory(prefix=f"{copy}.") as folder:
+        whole = os.path.join(os.path.abspath(folder), "whole")
+        store.backup(whole, progress=report)
+        with LMDBStore(replace(store.options, path=whole, durability="none")) as draft:
+            while keys := [key for key, _ in islice(draft.scan(_QUEUES, head=0), _BATCH)]:
+                draft.update(partial(_delete, keys))
+            draft.backup(copy, overwrite=overwrite)
+
+
+def _delete(keys: Iterable[bytes], txn: WriteTransaction) -> None:
+    for key in keys:
+        txn.delete(key)

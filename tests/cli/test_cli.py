@@ -190,3 +190,18 @@ def test_queues_says_that_the_holder_of_a_message_has_ended(file: Path):
 
 def test_an_unknown_queue_is_a_problem(file: Path):
     assert "no queue 'tasks'" in run("queues", file, "tasks", code=1).stderr
+
+
+def test_a_backup_of_results_only_has_no_queues(file: Path, tmp_path: Path):
+    with open_store(file) as store:
+        store.queues.declare("tasks")
+        store.queues.publish([Message(os.urandom(20_000), "tasks"), Message(b"held", "tasks"), Message(b"x", "tasks")])
+        store.queues.take(["tasks"], 2)
+        records = {key: value for key, value in store.scan() if not key.startswith(b"queue-")}
+        run("backup", "--results-only", file, tmp_path / "copy")
+        assert store.queues.state("tasks").ready == 1
+    with open_store(tmp_path / "copy") as copy:
+        assert dict(copy.scan()) == records
+        assert copy.check() == []
+    run("backup", "--results-only", file, tmp_path / "copy", code=2)
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("copy.")} == set()
