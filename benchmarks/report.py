@@ -93,7 +93,7 @@ def section_table(section: Section) -> str:
         f">{section.grows_with}": lambda row: whole(row.x),
         "peer": lambda row: row.peer,
         "durability": lambda row: row.durability,
-        f">median, {units[0]}": lambda row: number(row.median),
+        f">median, {units[0]}": lambda row: number(row.median) + ("" if row.unit == units[0] else f" {row.unit}"),
         ">p90": lambda row: number(row.p90),
         ">p99": lambda row: number(row.p99),
         ">max": lambda row: number(row.maximum) if section.name in WITH_MAXIMUM else "",

@@ -37,6 +37,17 @@ def process(command: Sequence[str | Path], log: Path, **options: Any) -> Iterato
         started.wait()
 
 
+def used_cpu(session: int) -> float:
+    """Return the seconds of processor time of a process and of those that it started, ended ones included."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def redis_server(folder: Path, persistence: Mapping[str, str] = IN_MEMORY, *, timeout: float = 10.0) -> Iterator[Path]:
     """Run a Redis server until the block ends; yield the path of its socket."""
