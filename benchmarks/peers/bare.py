@@ -2,7 +2,6 @@
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,36 +20,31 @@ from lmdbresults.backends import LMDBBackend
 Pair = tuple[bytes, bytes]
 
 ANY_ID = "00000000-0000-4000-8000-000000000000"
-#: An entry of the expiry index begins with this and the deadline (docs/design/storage.md).
-INDEX = b"x"
-DEADLINE = struct.Struct(">d")
 FLAGS: dict[str, Any] = {"subdir": False, "map_size": 64 << 30, "max_spare_txns": 0, "readahead": False}
 
 
 class BareLMDB(Client):
-    """Puts and gets the pairs that our store writes for a result; decodes nothing."""
+    """Puts and gets the record that our store writes for a result; decodes nothing."""
 
-    def __init__(self, folder: Path, *, sync: bool = False, value: Any = RESULT, file: str = "bare.lmdb") -> None:
-        self.pairs, self.expires = template(folder, value)
+    def __init__(self, folder: Path, *, sync: bool = False, file: str = "bare.lmdb") -> None:
+        self.place, self.value = template(folder)
         self.environment = lmdb.open(str(folder / file), sync=sync, metasync=sync, **FLAGS)
-        self.place, self.value = next(pair for pair in self.pairs if not pair[0].startswith(INDEX))
 
-    def request(self, task_id: str) -> list[Pair]:
-        own, deadline = task_id.encode(), INDEX + DEADLINE.pack(time.time() + self.expires)
-        pairs = [(key.replace(ANY_ID.encode(), own), value) for key, value in self.pairs]
-        return [(deadline + key[9:] if key.startswith(INDEX) else key, value) for key, value in pairs]
+    def request(self, task_id: str) -> Pair:
+        return self.place_of(task_id), self.value
 
-    def store(self, request: list[Pair]) -> None:
+    def store(self, request: Pair) -> None:
         with self.environment.begin(write=True) as transaction:
-            for key, value in request:
-                transaction.put(key, value)
+            transaction.put(*request)
 
     def fill(self, task_ids: Iterable[str]) -> None:
-        self.store([pair for task_id in task_ids for pair in self.request(task_id)])
+        with self.environment.begin(write=True) as transaction:
+            for task_id in task_ids:
+                transaction.put(*self.request(task_id))
 
-    def start_and_store(self, request: list[Pair]) -> None:
+    def start_and_store(self, request: Pair) -> None:
         self.store(request)
-        self.store(request[:1])  # the index entry does not change
+        self.store(request)
 
     def get(self, task_id: str) -> bytes | None:
         with self.environment.begin() as transaction:
@@ -85,7 +79,7 @@ class BareWakeUp(BareLMDB):
         self.socket.settimeout(PATIENCE)
         self.committed = 0
 
-    def store(self, request: list[Pair]) -> None:
+    def store(self, request: Pair) -> None:
         super().store(request)
         self.committed = time.monotonic_ns()
         with suppress(FileNotFoundError):  # there is no waiter
@@ -117,20 +111,12 @@ WAKE_UP = replace(
 )
 
 
-def template(folder: Path, value: Any) -> tuple[list[Pair], float]:
-    """Return what a store's file holds after one result, the record first; and its time to live in seconds."""
+def template(folder: Path) -> Pair:
+    """Return what a store's file holds for one result."""
     with TemporaryDirectory(dir=folder) as temporary:
         path = Path(temporary, "template.lmdb")
         backend = LMDBBackend(path, options={"durability": "none"})
-        before = set(_pairs(backend, path))
-        backend.store_result(ANY_ID, value, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
-        pairs = [pair for pair in _pairs(backend, path) if pair not in before]
-    return sorted(pairs, key=lambda pair: pair[0].startswith(INDEX)), float(backend.expires)
-
-
-def _pairs(backend: LMDBBackend, path: Path) -> list[Pair]:
-    """Return all pairs in a store's file."""
-    backend.store.stats()  # opens it
-    backend.process_cleanup()  # a process must not open a file twice
-    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as txn:
-        return [(bytes(key), bytes(value)) for key, value in txn.cursor()]
+        backend.store_result(ANY_ID, RESULT, "SUCCESS", request=Request(ANY_ID, "tasks.answer", (6, 7)))
+        backend.process_cleanup()  # a process must not open a file twice
+        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as txn:
+            return next((bytes(key), bytes(value)) for key, value in txn.cursor() if ANY_ID.encode() in key)

@@ -22,7 +22,7 @@ class Bytes(Client):
     """Stores the record of a result as bytes."""
 
     def __init__(self, folder: Path) -> None:
-        self.value = template(folder, RESULT)[0][0][1]
+        _, self.value = template(folder)
 
     def request(self, task_id: str) -> Pair:
         return KEY_PREFIX + task_id.encode(), self.value

@@ -30,8 +30,8 @@ POLLING = "filesystem", "SQLite"
 @scenario(
     "broker",
     "Celery with a broker and results: delay() to get(); a chord; inspect ping; publish, for each message; drain a "
-    "full queue, and end to end, for each task; a worker with nothing to do, % of a core; kill -9 of the worker of an acks_late "
-    "task, until the task runs elsewhere. CPU is that of the client or the workers, and of the server",
+    "full queue, and end to end, for each task; a worker with nothing to do, % of a core; kill -9 of the worker of "
+    "an acks_late task, until the task runs elsewhere. CPU is that of the client or the workers, and of the server",
 )
 def broker(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few(stacks.EVERY))

@@ -19,6 +19,7 @@ from heapq import heappop, heappush
 from itertools import cycle
 from pathlib import Path
 from random import Random
+from struct import Struct
 from typing import Any, ClassVar
 
 from benchmarks import filling, measure
@@ -27,7 +28,7 @@ from benchmarks.crew import Crew
 from benchmarks.filling import Expiring
 from benchmarks.measure import CPU, Key, disk_usage
 from benchmarks.peers import bare, celery
-from benchmarks.peers.bare import DEADLINE, Pair
+from benchmarks.peers.bare import Pair
 from benchmarks.peers.base import Client, Peer
 from benchmarks.rows import LOOKS, OWN, Row, with_ratios
 from lmdbresults.integrations.celery import LMDBBackend
@@ -35,6 +36,8 @@ from lmdbresults.store import LMDBStore, open_store
 
 #: Seconds between two stores, by the clock of lmdbresults and bare LMDB.
 TICK = 0.001
+#: Of a record in bare LMDB.
+DEADLINE = Struct(">d")
 LIFETIMES = 10
 
 # -- the peers ---------------------------------------------------------------------------------------------------------
@@ -127,9 +130,7 @@ class Ours(Steady, celery.LMDBResults):
         filling.fill(self, results)
 
     def present(self) -> int:
-        stats = self.backend.store.stats()
-        # Format 1, to compare with, counts entries of the tree: a record and one of its index for each result.
-        return int(stats.records if hasattr(stats, "records") else stats.entries // 2)
+        return int(self.backend.store.stats().records)
 
     def progress(self, request: Any) -> None:
         """Store STARTED, three states of progress, and SUCCESS."""
@@ -245,12 +246,12 @@ class Walking(Steady, bare.BareLMDB):
         """Return key and value; a value starts with its deadline."""
         return self.place_of(task_id), DEADLINE.pack(self.now() + ttl) + self.value[DEADLINE.size :]
 
-    def request(self, task_id: str) -> list[Pair]:
-        return [self.pair(task_id, self.ttl)]
+    def request(self, task_id: str) -> Pair:
+        return self.pair(task_id, self.ttl)
 
-    def store(self, request: list[Pair]) -> None:
+    def store(self, request: Pair) -> None:
         with self.environment.begin(write=True) as transaction:
-            transaction.put(*request[0])
+            transaction.put(*request)
             self.look(transaction.cursor(), DEADLINE.pack(self.now()))
             self.stores += 1
             if self.stores % 16 == 0:
