@@ -8,7 +8,7 @@ from typing import Any, Final
 from kombu.exceptions import ChannelError, ConnectionError  # noqa: A004
 from kombu.transport import base
 
-from lmdbresults.errors import QueueFull, StoreBusy, StoreClosed, StoreFull, TooManyReaders
+from lmdbresults.errors import OpenError, QueueFull, StoreBusy, StoreClosed, StoreFull, TooManyReaders
 from lmdbresults.integrations.kombu.channel import Channel
 from lmdbresults.integrations.kombu.event_loop import LoopDriver
 from lmdbresults.integrations.kombu.receiver import Receiver
@@ -48,7 +48,7 @@ class Transport(base.Transport):
         asynchronous=True, batch_publish=True, exchange_type=frozenset(["direct", "topic", "fanout"])
     )
     #: After these, kombu connects again.
-    connection_errors = (ConnectionError, StoreBusy, StoreClosed, TooManyReaders)
+    connection_errors = (ConnectionError, OpenError, StoreBusy, StoreClosed, TooManyReaders)
     recoverable_connection_errors = connection_errors
     #: After these, kombu tries again.
     channel_errors = (ChannelError, StoreFull, QueueFull)
@@ -64,7 +64,7 @@ class Transport(base.Transport):
     # -- connections -------------------------------------------------------------------------------------------------
 
     def establish_connection(self) -> "Transport":
-        """Open the file. Raises an `OpenError` or a `ConfigurationError`, which retrying does not cure."""
+        """Open the file. Raises an `OpenError`, after which kombu tries again, or a `ConfigurationError`."""
         url = _url(self.client)
         options = store_options("broker_transport_options", url, self.client.transport_options or {})
         self.store = open_store(url, **options)
@@ -89,8 +89,8 @@ class Transport(base.Transport):
         self.store.close()
 
     def create_channel(self, connection: Any) -> Channel:
-        channel = Channel(self)
-        self.channels.append(channel)
+        channel = Channel(connection)  # of another transport than this one if kombu has gone on to another URL
+        connection.channels.append(channel)
         return channel
 
     def close_channel(self, channel: Channel) -> None:
