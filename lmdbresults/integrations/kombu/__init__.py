@@ -4,7 +4,7 @@
 module as well, so that kombu knows the scheme; for Celery, the entry point does that.
 """
 
-from lmdbresults.integrations import kombu_alias  # noqa: F401 - it makes the scheme known
+import lmdbresults_scheme  # noqa: F401 - it makes the scheme known
 from lmdbresults.integrations.kombu.channel import Channel
 from lmdbresults.integrations.kombu.receiver import settled
 from lmdbresults.integrations.kombu.transport import Transport, identity_of

@@ -102,6 +102,8 @@ class Channel(StdChannel):
         is_temporary = exclusive or auto_delete
         if is_temporary:
             self._auto_deleted.add(name)
+        else:
+            self.connection.declared[name] = arguments
         declared = self._queues.declare(name, queue_arguments(arguments), owned=is_temporary)
         return Declared(name, declared.ready, 0)
 
@@ -180,10 +182,14 @@ class Channel(StdChannel):
 
     def basic_publish(self, message: Outgoing, exchange: str = "", routing_key: str = "", **options: Any) -> None:
         """Publish a message. It is in the store when this returns. Raises `StoreFull` and `QueueFull`."""
+        packed = from_kombu(message, exchange, routing_key)
         if outbox.find is not None and (box := outbox.find(self.store, message)) is not None:
-            box.add(from_kombu(message, exchange, routing_key))
-        else:
-            self._queues.publish((from_kombu(message, exchange, routing_key),))
+            box.add(packed)
+            return
+        (count,) = self._queues.publish((packed,))
+        if not count and not exchange and routing_key in self.connection.declared:  # and deleted by others since
+            self.queue_declare(routing_key, arguments=self.connection.declared[routing_key])
+            self._queues.publish((packed,))
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Return what collects messages and publishes up to ``max_size`` of them in one transaction."""

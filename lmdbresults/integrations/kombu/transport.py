@@ -57,6 +57,8 @@ class Transport(base.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)
         self.channels: list[Channel] = []
+        #: The arguments of the queues that were declared, other than temporary ones.
+        self.declared: dict[str, Any] = {}
         self._loop_driver: LoopDriver | None = None
         self._is_connected = False
         _have_celery_broadcast()
