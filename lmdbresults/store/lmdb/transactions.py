@@ -94,30 +94,21 @@ class Reading(ReadTransaction):
 class Writing(Reading, WriteTransaction):
     """A write transaction."""
 
-    __slots__ = ("added", "changes", "soonest")
+    __slots__ = ("changes",)
 
     def __init__(self, scope: Scope, raw: Transaction) -> None:
         self._scope = scope
         self._raw = raw
-        #: Records and chunks that were written, and the first deadline that was set: the hand must keep up with them.
-        self.added, self.soonest = 0, math.inf
         #: What subscribers are notified of once this is committed.
         self.changes: list[Change] = []
 
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return self._put(key, value, ttl, keep_prefix or None, interim)
+        return _put(self._raw, self._scope, self.changes, key, value, ttl, keep_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return self._put(key, value, ttl, b"", False)
-
-    def _put(self, key: bytes, value: bytes, ttl: float | None, keep_prefix: bytes | None, interim: bool) -> bool:
-        scope, changes = self._scope, self.changes
-        added, deadline = _put(self._raw, scope, scope.clock(), changes, key, value, ttl, keep_prefix, interim)
-        self.added += added
-        self.soonest = min(self.soonest, deadline)
-        return added > 0
+        return _put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
 
     def delete(self, key: bytes) -> bool:
         self._scope.space.reserve_for_delete(self._raw)
@@ -135,8 +126,7 @@ class Writing(Reading, WriteTransaction):
         key, now = self._scope.prefix + key, self._scope.clock()
         deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
         self._scope.space.reserve(self._raw, len(key) + _RECORD_COST)
-        self.added += 1
-        self.soonest = min(self.soonest, deadline or math.inf)
+        self._scope.keeper.note(1, deadline or NEVER)
         self.changes.append((key, FINAL, None, NEVER))
         return records.increment(self._raw, key, by, deadline, now)
 
@@ -144,13 +134,12 @@ class Writing(Reading, WriteTransaction):
         now = self._scope.clock()
         deadline = deadline_of(ttl, now)
         self._scope.space.reserve_for_delete(self._raw)
-        self.soonest = min(self.soonest, deadline or math.inf)
+        self._scope.keeper.note(0, deadline)
         return records.expire(self._raw, self._scope.prefix + key, deadline, now)
 
     def finish(self) -> tuple[int, Hand]:
         """Move the hand; return the number of the transaction, and the hand as of its commit."""
-        scope = self._scope
-        return scope.keeper.keep_up(self._raw, scope.clock(), self.added, self.soonest, self.changes)
+        return self._scope.keeper.keep_up(self._raw, self._scope.clock, self.changes)
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self._raw.id()  # raises, once the transaction has ended
@@ -160,31 +149,30 @@ class Writing(Reading, WriteTransaction):
 def _put(
     raw: Transaction,
     scope: Scope,
-    now: float,
     changes: list[Change],
     key: bytes,
     value: bytes,
     ttl: float | None,
     keep_prefix: bytes | None,
     interim: bool,
-) -> tuple[int, float]:
-    """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none.
-
-    Return how many records and chunks were written, and when they expire: infinity for never.
-    """
-    key = scope.prefix + key
+) -> bool:
+    """Store a value, unless the present one begins with ``keep_prefix``: b"" keeps any value, None keeps none."""
+    key, now, keeper = scope.prefix + key, scope.clock(), scope.keeper
     if type(value) is not bytes:
         value = bytes(memoryview(value))  # bytes() would take an int for a length
     size = len(value)
     scope.space.reserve(raw, len(key) + size + _RECORD_COST)
     deadline = now + ttl if ttl and 0 < ttl < math.inf else deadline_of(ttl, now)
     if not records.put(raw, key, value, deadline, now, keep_prefix):
-        return 0, math.inf
+        return False
+    keeper.owed += 1 + size // CHUNK_BYTES
+    if NEVER < deadline < keeper.soonest:
+        keeper.soonest = deadline
     if interim:
         changes.append((key, INTERIM, None, deadline))
     else:
         changes.append((key, FINAL, value if size <= SHORT_VALUE else None, deadline))
-    return 1 + size // CHUNK_BYTES, deadline or math.inf
+    return True
 
 
 # -- steps in a transaction of their own: they return a result, what has changed, and what is known if it commits ------
@@ -200,10 +188,9 @@ def run_put(
     interim: bool,
 ) -> tuple[bool, list[Change], tuple[int, Hand]]:
     """Do `Writing.set`, for which no object is needed: results are stored by this."""
-    now = scope.clock()
     changes: list[Change] = []
-    added, deadline = _put(raw, scope, now, changes, key, value, ttl, keep_prefix, interim)
-    return added > 0, changes, scope.keeper.keep_up(raw, now, added, deadline, changes)
+    is_stored = _put(raw, scope, changes, key, value, ttl, keep_prefix, interim)
+    return is_stored, changes, scope.keeper.keep_up(raw, scope.clock, changes)
 
 
 def run_update(

@@ -12,9 +12,9 @@ every record. A writer that stores an earlier deadline lowers the bound in the s
 """
 
 import math
-from contextlib import suppress
+import struct
+from collections.abc import Callable
 from itertools import islice
-from struct import Struct
 from typing import Final, NamedTuple
 
 from lmdbresults.errors import RecordDamaged
@@ -48,8 +48,8 @@ _TURN: Final = _PACE * _WRITES_PER_TURN
 #: Shares of expired records in a turn from which on turns become more frequent, and less.
 _MUCH, _LITTLE = 0.3, 0.15
 
-#: Of a record: behind its checksum, in both formats.
-DEADLINE: Final = Struct(">4xd")
+#: Returns the deadline of a record, which stands behind the checksum in both formats.
+_deadline_in: Final = struct.Struct(">4xd").unpack_from
 
 
 class Hand(NamedTuple):
@@ -101,12 +101,12 @@ def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, 
     bound, position = hand if hand.position else (math.inf, FIRST_PLACE)
     looked, due, bound, position = _look(txn, position, count, now, bound)
     removed = work = 0
-    for place, key, flags in due:
+    for place, key, is_chunked in due:
         if removed == limit:
             position = place
             break
         changes.append((key, FINAL, None, NEVER))
-        if flags & IS_CHUNKED:
+        if is_chunked:
             gone, is_left = _shorten(txn, place, key, max(count - work, 1))
             work += gone
             if is_left:
@@ -124,25 +124,25 @@ def _look(
 ) -> tuple[int, list[tuple[bytes, bytes, int]], float, bytes]:
     """Look at up to ``count`` records from a position on.
 
-    Return how many there were; place, key and flags of those that are sound and due; the bound, lowered to the other
-    deadlines; and the next position. Damaged records are left for `check`.
+    Return how many there were; place and key of those that are sound and due, and whether they have chunks; the bound,
+    lowered to the other deadlines; and the next position. Damaged records are left for `check`.
     """
-    looked, place = 0, b""
-    due: list[tuple[bytes, bytes, int]] = []
+    looked, place, due = 0, b"", []
     cursor = txn.cursor()
-    if cursor.set_range(position):
-        for place, data in islice(cursor, count):
-            if place >= END_OF_PLACES:
-                break
-            looked += 1
-            deadline = DEADLINE.unpack_from(data)[0] if len(data) >= DEADLINE.size else NEVER
+    for place, data in islice(cursor, count) if cursor.set_range(position) else ():
+        if place >= END_OF_PLACES:
+            break
+        looked += 1
+        try:
+            (deadline,) = _deadline_in(data)
             if deadline > now:
                 if deadline < bound:
                     bound = deadline
             elif deadline > NEVER:
-                with suppress(RecordDamaged):
-                    key = key_at(place, data)
-                    due.append((place, key, unpack_head(key, data)[1]))
+                key = key_at(place, data)
+                due.append((place, key, unpack_head(key, data)[1] & IS_CHUNKED))
+        except (RecordDamaged, struct.error):
+            continue
     return looked, due, bound, place + b"\0" if looked == count else b""
 
 
@@ -162,38 +162,45 @@ class Keeper:
         #: The number of a commit, and the hand as of then. No other process has written if the next commit has the next
         #: number.
         self.known = (-1, Hand())
-        #: Records written since the last turn.
-        self._owed = 0
+        #: Records and chunks written since the last turn.
+        self.owed = 0
+        #: The first deadline that was set since the hand was last moved, or its bound lowered. Transactions that were
+        #: undone count too: a bound that is too low does no harm.
+        self.soonest = math.inf
         #: Records from one turn to the next: few at first, so that processes that exit soon take part, and while much
         #: is found.
         self._interval = 1
 
-    def keep_up(
-        self, txn: Transaction, now: float, added: int, soonest: float, changes: list[Change]
-    ) -> tuple[int, Hand]:
-        """Move the hand as a transaction ends; return what is `known` once it is committed.
+    def note(self, records: int, deadline: float) -> None:
+        """Note that so many records are written, with a deadline."""
+        self.owed += records
+        if NEVER < deadline < self.soonest:
+            self.soonest = deadline
 
-        ``added``: how many records and chunks it has written. ``soonest``: the first deadline among them, or infinity.
-        """
+    def keep_up(self, txn: Transaction, clock: Callable[[], float], changes: list[Change]) -> tuple[int, Hand]:
+        """Move the hand as a transaction ends; return what is `known` once it is committed."""
         number = txn.id()
         last, hand = self.known
+        if number == last + 1 and self.owed < self._interval and self.soonest >= hand.bound:
+            return number, hand
         if number != last + 1:
             hand = hand_of(txn)
-        if soonest < hand.bound:
-            hand = hand._replace(bound=soonest)
+        if self.soonest < hand.bound:
+            hand = hand._replace(bound=self.soonest)
             _put(txn, hand)
-        self._owed += added
-        if self._owed >= self._interval:
+        self.soonest = math.inf
+        if self.owed >= self._interval:
+            now = clock()
             if hand.is_due(now):
-                hand = self._move(txn, hand, now, added, changes)
+                hand = self._move(txn, hand, now, changes)
             else:
-                self._owed = self._interval  # the first write after the rest makes one turn
+                self._interval = min(self._interval * 2, _WRITES_PER_TURN)
+            self.owed = 0
         return number, hand
 
-    def _move(self, txn: Transaction, hand: Hand, now: float, added: int, changes: list[Change]) -> Hand:
+    def _move(self, txn: Transaction, hand: Hand, now: float, changes: list[Change]) -> Hand:
         """Make the turns that are due."""
-        turns, self._owed = divmod(self._owed, self._interval)
-        count = min(turns * _TURN, _TURN + 2 * _PACE * added)
+        count = min(self.owed // self._interval * _TURN, _TURN + 2 * _PACE * self.owed)
         is_new_pass = not hand.position
         walk = advance(txn, hand, now, count, count, changes)
         if walk.work > _MUCH * walk.looked:
