@@ -1,10 +1,7 @@
 """README and docs: examples run, and names match the code."""
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,22 +40,6 @@ def test_the_broker_page_shows_a_valid_app(tmp_path):
     for example in python_blocks((ROOT / "docs" / "broker.md").read_text()):
         done = run_script("import os, sys; os.chdir(sys.argv[2]); exec(sys.argv[1])", example, tmp_path)
         assert done.returncode == 0, done.stderr
-
-
-def test_the_first_example_of_the_readme_runs_in_a_worker(tmp_path):
-    pytest.importorskip("celery")
-    (tmp_path / "proj.py").write_text(python_blocks(README)[0].replace("/var/lib/proj", str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    celery = [sys.executable, "-m", "celery", "-A", "proj", "worker", "--pool", "solo"]
-    call = [sys.executable, "-c", "import proj; print(proj.add.delay(2, 2).get(timeout=60))"]
-    with subprocess.Popen(
-        celery, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as worker:
-        try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=90, env=environment, check=False)
-        finally:
-            worker.terminate()
-    assert done.stdout == "4\n", done.stderr
 
 
 def test_the_readme_has_examples():
