@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, Final, TypeVar
 
 import lmdb
@@ -57,6 +58,10 @@ _READERS_PAUSE: Final = 0.002
 #: Problems repaired in one transaction, and seconds for other writers after it.
 _REPAIR_BATCH: Final = 256
 _REPAIR_PAUSE: Final = 0.0005
+
+
+#: Returns the number of the commit that a transaction reads.
+_number_of: Final = methodcaller("id")
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
@@ -271,7 +276,7 @@ class LMDBStore(Store):
         return self._environment.read(_look, self._prefix, keys, self._clock())
 
     def moment(self) -> int:
-        return self._environment.read(Transaction.id)
+        return self._environment.read(_number_of)
 
     # -- the whole -----------------------------------------------------------------------------------------------
 

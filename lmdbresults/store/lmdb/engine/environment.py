@@ -184,10 +184,10 @@ class Environment:
         """Free the slots of killed processes, whose snapshots keep pages from reuse; return the number of slots."""
         return self._run(_clear_dead_readers)
 
-    def _run(self, work: Callable[[DataFile], Result]) -> Result:
+    def _run(self, work: Callable[[DataFile], Result], retries: int = RETRIES) -> Result:
         """Return ``work(file)``, which needs the file open, but no transaction around it."""
         shared = gate.try_shared() or self._shared()
-        file, retries = self.file, RETRIES
+        file = self.file
         while True:
             try:
                 with shared:
@@ -220,7 +220,7 @@ class Environment:
             return retries
         if isinstance(error, lmdb.MapResizedError) and retries:
             self.file.adopt_size()
-        elif not (isinstance(error, lmdb.ReadersFullError) and retries and self.clear_dead_readers()):
+        elif not (isinstance(error, lmdb.ReadersFullError) and retries and self._run(_clear_dead_readers, 0)):
             self.file.fail(error)
         return retries - 1
 

@@ -93,8 +93,11 @@ class LongReaders:
         return math.inf
 
     def oldest(self) -> LongReader | None:
-        """Return the oldest reader that is not a pin; None if no transaction is open or known."""
-        reader = self._oldest()
+        """Return the oldest reader that is not a pin; None if no transaction is open, or the table cannot be read."""
+        try:
+            reader = self._oldest()
+        except lmdb.Error:
+            return None
         return reader and LongReader(reader.pid, describe(reader.pid), reader.since, self._kept_since(reader.txn))
 
     def _oldest(self) -> Reader | None:

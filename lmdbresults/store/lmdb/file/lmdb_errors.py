@@ -42,7 +42,7 @@ def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError
             return wanted(text.format(path=options.path, options=options))
     if "already open" in str(error):
         return file_replaced(options.path)
-    return StoreError(f"{options.path}: {error}")
+    return StoreError(f"{options.path}: {error}. Run `lmdbresults check` on it; if that finds no problem, report this.")
 
 
 def file_replaced(path: str) -> FileReplaced:
@@ -117,5 +117,8 @@ _TRANSLATIONS: Final[dict[type[lmdb.Error], tuple[type[StoreError], str]]] = {
     ),
     lmdb.CorruptedError: (FileDamaged, "{path} is damaged. Restore it from a backup, or move it away."),
     lmdb.PageNotFoundError: (FileDamaged, "{path} is damaged. Restore it from a backup, or move it away."),
-    lmdb.PanicError: (StoreError, "{path}: an earlier write failed halfway. It was undone, and the file reopened."),
+    lmdb.PanicError: (
+        StoreError,
+        "{path}: an earlier write failed halfway. It was undone, and the file reopened: run the operation again.",
+    ),
 }
