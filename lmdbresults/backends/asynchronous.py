@@ -35,7 +35,7 @@ class AsyncWaiting:
         meta = self._backend.get_task_meta(task_id)
         if meta["status"] in states.READY_STATES:
             return meta
-        key, text = self._backend.get_key_for_task(task_id), id_text(task_id)
+        key, text = self._backend.records.key(task_id), id_text(task_id)
         with LoopWait(self.hub, [key], end) as wait:
             async for values in wait:
                 data = values.get(key)

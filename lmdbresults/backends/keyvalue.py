@@ -49,7 +49,8 @@ class KeyValueStoreBackend(BaseBackend):
         super().__init__(*args, **kwargs)
         for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
             setattr(self, name, self.key_t(_separated(self.global_keyprefix)) + self.key_t(getattr(self, name)))
-        prefix = _to_bytes(self.task_keyprefix)
+        is_usual = self.key_t is _to_bytes and type(self).get_key_for_task is KeyValueStoreBackend.get_key_for_task
+        prefix = _to_bytes(self.task_keyprefix) if is_usual else None
         self.records = TaskRecords(prefix, self.get_key_for_task, self.codec.value, self.exception_to_python)
         self._polled = Polled(self.mget)
         self.waiting = Waiting(self, lambda: None)
@@ -93,8 +94,6 @@ class KeyValueStoreBackend(BaseBackend):
 
     def get_key_for_task(self, task_id: str | bytes | UUID, key: str = "") -> bytes:
         """Return the key of a task's record. Raises ValueError for an empty id."""
-        if type(task_id) is str and task_id and not key and self.key_t is _to_bytes:  # nearly always
-            return self.records.key(task_id)
         return self._key(self.task_keyprefix, task_id, key, "task_id")
 
     def get_key_for_group(self, group_id: str | bytes | UUID, key: str = "") -> bytes:

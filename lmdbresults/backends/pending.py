@@ -9,9 +9,7 @@ from lmdbresults import states
 from lmdbresults.backends.cache import ResultCache
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import DecodeError, NewerFormat
-from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnMessage
-from lmdbresults.record import TaskRecord
 from lmdbresults.store.following import Source, Values
 
 __all__ = ["Pending", "WaitingBackend", "known_meta", "timed_out", "until"]
@@ -27,9 +25,6 @@ class WaitingBackend(Protocol):
     @property
     def _source(self) -> Source:
         """Where the records are: another object after the backend was closed and opened again."""
-
-    def get_key_for_task(self, task_id: Any) -> bytes:
-        """Return the key of a task's record."""
 
     def get_task_meta(self, task_id: Any, cache: bool = True) -> Meta:
         """Return the meta of a task, which may be in the cache."""
@@ -49,7 +44,7 @@ class Pending:
         self._ready_states = ready_states
         self._on_message = on_message
         #: Their ids by key.
-        self.ids = {backend.get_key_for_task(id_): id_text(id_) for id_ in task_ids}
+        self.ids = backend.records.keys(task_ids)
         #: What was passed to ``on_message`` last, by key.
         self._said: dict[bytes, str] = {}
 
@@ -74,36 +69,46 @@ class Pending:
     def take(self, records: Values) -> dict[bytes, tuple[str, Meta]]:
         """Return ``(id, meta)`` by key of tasks that have ended, by their records. They are no longer pending."""
         ended = {}
-        backend, ids, ready_states, on_message = self._backend, self.ids, self._ready_states, self._on_message
-        wanted = ready_states if on_message is None else None
+        backend, ids, ready_states = self._backend, self.ids, self._ready_states
+        read, cache = backend.records.read, backend._cache
+        wanted = ready_states if self._on_message is None else None
         for key, data in records.items():
-            if data is None or key not in ids:
+            task_id = ids.get(key)
+            if data is None or task_id is None:
                 continue
-            meta = known_meta(backend, ids[key], data, wanted)
+            try:
+                meta = read(task_id, data, wanted)
+            except (DecodeError, NewerFormat):
+                meta = known_meta(backend, task_id, data, wanted)
             if meta is None:
                 continue
-            if on_message is not None and self._said.get(key) != (said := repr(meta)):
-                self._said[key] = said
-                on_message(meta)
-            if meta["status"] in ready_states:
-                ended[key] = ids.pop(key), meta
+            state = meta["status"]
+            if state == states.SUCCESS:
+                cache[task_id] = meta
+            if wanted is None:
+                self._tell(key, meta)
+            if wanted is not None or state in ready_states:
+                del ids[key]
+                ended[key] = task_id, meta
         return ended
+
+    def _tell(self, key: bytes, meta: Meta) -> None:
+        """Call ``on_message``, unless it has been told the same."""
+        said = repr(meta)
+        if self._on_message is not None and self._said.get(key) != said:
+            self._said[key] = said
+            self._on_message(meta)
 
 
 def known_meta(backend: WaitingBackend, task_id: str, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
     """Return the meta in a record if the task is in a wanted state (None: in any). A success goes into the cache."""
+    records = backend.records
     try:
-        record = TaskRecord.unpack(data)
-    except (DecodeError, NewerFormat):
-        # A message may carry anything: only what the store holds counts.
-        [stored] = backend._source.mget([backend.get_key_for_task(task_id)])
-        if stored is None:
-            return None
-        record = TaskRecord.unpack(stored)
-    if wanted is not None and record.state not in wanted:
-        return None
-    meta = backend.records.meta(task_id, record)
-    if record.state == states.SUCCESS:
+        meta = records.read(task_id, data, wanted)
+    except (DecodeError, NewerFormat):  # a message may carry anything: only what the store holds counts
+        [stored] = backend._source.mget([records.key(task_id)])
+        meta = None if stored is None else records.read(task_id, stored, wanted)
+    if meta is not None and meta["status"] == states.SUCCESS:
         backend._cache[task_id] = meta
     return meta
 

@@ -16,18 +16,21 @@ __all__ = ["TaskRecords"]
 class TaskRecords:
     """The task records of one backend.
 
-    ``prefix`` comes before the id in a key, and ``unusual_key`` makes the key of an id that is not a nonempty str.
+    ``prefix`` comes before the id in a key, and ``unusual_key`` makes the key of an id that is not a nonempty str, or
+    of every id if there is no prefix.
     ``value`` decodes a payload, ``exception`` a stored exception.
     """
 
     def __init__(
         self,
-        prefix: bytes,
+        prefix: bytes | None,
         unusual_key: Callable[[Any], bytes],
         value: Callable[[Payload], Any],
         exception: Callable[[Any], Any],
     ) -> None:
-        self._prefix = prefix
+        self._prefix = prefix or b""
+        if prefix is None:
+            self.key = unusual_key  # type: ignore[method-assign, assignment]
         self._unusual_key = unusual_key
         self._value = value
         self._exception = exception
@@ -37,6 +40,17 @@ class TaskRecords:
         if type(task_id) is str and task_id:  # nearly always
             return self._prefix + task_id.encode()
         return self._unusual_key(task_id)
+
+    def keys(self, task_ids: Iterable[Any]) -> dict[bytes, str]:
+        """Return ids as text by the keys of their records."""
+        keys: dict[bytes, str] = {}
+        prefix = self._prefix
+        for id_ in task_ids:
+            if type(id_) is str and id_ and prefix:  # as in `key`
+                keys[prefix + id_.encode()] = id_
+            else:
+                keys[self.key(id_)] = id_text(id_)
+        return keys
 
     def put(self, store: WriteTransaction, task_id: Any, state: str, record: bytes, ttl: float | None) -> None:
         """Store a record for ``ttl`` seconds. A SUCCESS is never overwritten, so a late duplicate changes nothing."""
@@ -61,6 +75,13 @@ class TaskRecords:
         """Return the meta in a record, its exception as an instance."""
         return record.to_meta(self._value, self._exception, task_id)
 
+    def read(self, task_id: str, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
+        """Return the meta in the bytes of a record, or None if the task is in no wanted state (None: any is wanted)."""
+        record = TaskRecord.unpack(data)
+        if wanted is not None and record.state not in wanted:
+            return None
+        return record.to_meta(self._value, self._exception, task_id)
+
     def decode(self, data: bytes) -> Meta:
         """Return the meta in the bytes of a record, without the id."""
         return TaskRecord.unpack(data).to_meta(self._value, self._exception)
@@ -70,7 +91,5 @@ class TaskRecords:
     ) -> Iterator[tuple[Any, Meta]]:
         """Yield id and meta of the records in ``ready_states`` (None: in any). The others are not decoded."""
         for task_id, data in values:
-            if data is not None:
-                record = TaskRecord.unpack(data)
-                if ready_states is None or record.state in ready_states:
-                    yield task_id, self.meta(id_text(task_id), record)
+            if data is not None and (meta := self.read(id_text(task_id), data, ready_states)):
+                yield task_id, meta

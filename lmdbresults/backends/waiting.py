@@ -49,7 +49,7 @@ class Waiting:
         meta = self._backend.get_task_meta(task_id)
         if meta["status"] in states.READY_STATES:
             return meta
-        key, text = self._backend.get_key_for_task(task_id), id_text(task_id)
+        key, text = self._backend.records.key(task_id), id_text(task_id)
         pause = math.inf if on_interval is None else interval
         with ThreadWait(self.hub, [key], end, interval=pause, on_interval=on_interval) as wait:
             for values in wait:

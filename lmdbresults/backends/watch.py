@@ -29,7 +29,7 @@ class Watch(Iterator[Meta], AsyncIterator[Meta]):
     ) -> None:
         self._backend = backend
         self._id = task_id
-        self._key = backend.get_key_for_task(task_id)
+        self._key = backend.records.key(task_id)
         self._timeout = timeout
         self._until: float | None = None
         self._thread_hub, self._loop_hub = thread_hub, loop_hub

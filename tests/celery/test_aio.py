@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("no_second_look"), pytest.mark.timeout(60)
 @pytest.fixture(autouse=True)
 def nothing_left(app: Celery) -> Iterator[None]:
     yield
-    assert app.backend.result_consumer.in_loop._hubs._hubs == {}
+    assert app.backend.result_consumer.waiting.in_loop._hubs._hubs == {}
 
 
 def pending(app: Celery, number: int = 1) -> list[AsyncResult]:

@@ -131,7 +131,7 @@ def test_a_result_that_is_ready_is_had_without_a_write_or_a_socket(app: Celery) 
     before = app.backend.store.moment()
     assert result.get() == result.get() == app.AsyncResult(result.id).get(timeout=0) == 42
     assert app.backend.store.moment() == before
-    assert app.backend.result_consumer._hub is None
+    assert not app.backend.result_consumer.waiting._hubs
 
 
 def test_without_time_there_is_one_look_and_no_write(app: Celery) -> None:
@@ -352,7 +352,7 @@ def test_a_chord_ends_without_a_socket(application: Any) -> None:
     for part in "ab":
         app.backend.mark_as_done(part, 1, request=Context(id=part, group="chord", chord={**body, "chord_size": 2}))
     assert app.AsyncResult("body").get(timeout=0) == 3
-    assert app.backend.result_consumer._hub is None
+    assert not app.backend.result_consumer.waiting._hubs
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------------

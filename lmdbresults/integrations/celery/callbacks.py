@@ -8,15 +8,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from celery import states
 from celery.result import ResultSet
 from vine import barrier, promise
 
+from lmdbresults.backends.pending import known_meta
 from lmdbresults.metas import id_text
-from lmdbresults.record import TaskRecord
+from lmdbresults.protocols import Meta
 from lmdbresults.store.following import Follower
 from lmdbresults.store.thread_hub import ThreadHub
 
@@ -28,27 +29,17 @@ _FEW: Final = 1000
 _ASK_AGAIN: Final = 1.0
 
 
-class Consumer(Protocol):
-    """What callbacks need of the consumer of results."""
-
-    backend: Any
-
-    @property
-    def hub(self) -> ThreadHub:
-        """Where threads wait."""
-
-    def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
-        """Give a result its final meta, which calls its callbacks."""
-
-
 class CallbackFollower(Follower):
-    """Follows all results that have callbacks. The thread that reads leaves for them."""
+    """Follows one result that has a callback. The thread that reads leaves for it."""
 
-    def __init__(self, hub: ThreadHub) -> None:
+    def __init__(self, hub: ThreadHub, get: Callable[[], Any], ready: "deque[CallbackFollower]") -> None:
         super().__init__()
         self.hub = hub
+        self.get = get
+        self._ready = ready
 
     def wake(self) -> None:
+        self._ready.append(self)
         self.hub.interrupt()
 
 
@@ -56,150 +47,124 @@ class Callbacks:
     """Results that may have a callback, and that no thread waits for.
 
     `add` and `discard` only take notes: a result may be sent by the thousand, and collected inside a transaction.
+    ``hub()`` is where threads wait, and ``fulfil(result, meta)`` calls the callbacks of a result.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-        #: Guards what is followed. `discard` does not take it, and no callback runs while it is held.
+    def __init__(self, backend: Any, hub: Callable[[], ThreadHub], fulfil: Callable[[Any, Meta], object]) -> None:
+        self._backend = backend
+        self._hub = hub
+        self._fulfil = fulfil
+        #: Held while results are asked. `discard` does not take it, and no callback runs while it is held.
         self._lock = threading.RLock()
-        #: All results, by `id`. Those are held here that must live on for their callback.
-        self._results: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._held: dict[int, Any] = {}
-        #: Those that were not asked yet, and those that had no callback when they were asked.
-        self._new: dict[int, None] = {}
-        self._idle: dict[int, None] = {}
+        #: Functions that return the results, by `id`, or None for one that was collected: of those that were not asked
+        #: yet, and of those that had no callback, which are not held here.
+        self._new: dict[int, Callable[[], Any]] = {}
+        self._idle: dict[int, Callable[[], Any]] = {}
+        #: Those that have a callback, and those of them that have changed or were discarded.
+        self._followed: dict[int, CallbackFollower] = {}
+        self._ready: deque[CallbackFollower] = deque()
         self._few = _FEW
         self._ask_at = 0.0
-        #: Those that have one, by key; keys that are still to be followed; and those that were discarded.
-        self._asked: dict[bytes, set[int]] = {}
-        self._unfollowed: dict[bytes, None] = {}
-        self._gone: deque[tuple[bytes, int]] = deque()
-        self._follower: CallbackFollower | None = None
-        #: Results whose callbacks are to be called, with their metas.
-        self._ready: deque[tuple[Any, dict[str, Any]]] = deque()
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self._new) + len(self._idle) + len(self._followed)
 
     def add(self, result: Any, weak: bool) -> None:
         """Note a result, and hold it unless told to note it ``weak``."""
-        number = id(result)
-        self._results[number] = result
-        if not weak:
-            self._held[number] = result
-        self._new[number] = None
-        if len(self._new) + len(self._idle) >= self._few:
-            with self._lock:
-                self._ask([*self._new, *self._idle])
-            self._few = max(_FEW, 2 * len(self._idle))
-        if self._follower is not None:
-            self._follower.wake()
+        self._new[id(result)] = weakref.ref(result) if weak else lambda: result
+        if len(self._new) >= self._few:
+            self._ask(follow=False)
+            self._few = max(_FEW, 2 * len(self._new))
+        for follower in list(self._followed.values())[:1]:
+            follower.hub.interrupt()
 
     def discard(self, result: Any) -> None:
         """Forget a result. Called from anywhere, a garbage collection included, so it takes no lock."""
         number = id(result)
-        for notes in (self._results, self._held, self._new, self._idle):
-            notes.pop(number, None)
-        if self._asked:
-            self._gone.append((self._consumer.backend.get_key_for_task(result.id), number))
+        self._new.pop(number, None)
+        self._idle.pop(number, None)
+        follower = self._followed.pop(number, None)
+        if follower is not None:
+            follower.get = _nothing
+            self._ready.append(follower)
 
     def stop(self) -> None:
         """Follow nothing, until `run`."""
         with self._lock:
-            self._follower = None
-            self._unfollowed.update(dict.fromkeys(self._asked))
+            for number in list(self._followed):
+                self._new[number] = self._followed.pop(number).get
 
     def run(self) -> None:
         """Call the callbacks of results that have ended; what one of them raises leaves the others to the next call."""
-        if self._new or self._idle or self._gone:
-            with self._lock:
-                self._update()
-        while self._follower is not None and self._follower.news:
-            try:
-                key, data = self._follower.news.popleft()
-            except IndexError:  # another thread was faster
-                break
-            self._deal(key, data)
+        if self._new or (self._idle and time.monotonic() >= self._ask_at):
+            self._ask(follow=True)
         while self._ready:
             try:
-                result, meta = self._ready.popleft()
-            except IndexError:
+                follower = self._ready.popleft()
+            except IndexError:  # another thread was faster
                 break
-            self._consumer.fulfil(result, meta)
+            self._deal(follower)
 
-    # -- what is followed, under the lock ----------------------------------------------------------------------------
+    def _ask(self, follow: bool) -> None:
+        """Ask results whether they have a callback, and follow those that do."""
+        with self._lock:
+            notes = [self._new]
+            if self._idle and time.monotonic() >= self._ask_at:
+                self._ask_at = time.monotonic() + _ASK_AGAIN
+                notes.append(self._idle)
+            for noted in notes:
+                for number in list(noted):
+                    get = noted.get(number, _nothing)
+                    result = get()
+                    calls = result is not None and may_end(result) and _may_call_back(result.on_ready)
+                    if calls and not follow:
+                        continue
+                    noted.pop(number, None)
+                    if calls:
+                        self._follow(number, get, result)
+                    elif result is not None and may_end(result):  # a group has it, so it need not be held here
+                        self._idle[number] = weakref.ref(result)
 
-    def _update(self) -> None:
-        unneeded = []
-        while self._gone:
-            key, number = self._gone.popleft()
-            numbers = self._asked.get(key, set())
-            numbers.discard(number)
-            if not numbers and self._asked.pop(key, None) is not None:
-                unneeded.append(key)
-        if unneeded and self._follower is not None:
-            self._follower.hub.unfollow(self._follower, unneeded)
-        if self._new:
-            self._ask(list(self._new))
-        if self._idle and time.monotonic() >= self._ask_at:
-            self._ask_at = time.monotonic() + _ASK_AGAIN
-            self._ask(list(self._idle))
-        if self._unfollowed:
-            self._follow()
+    def _follow(self, number: int, get: Callable[[], Any], result: Any) -> None:
+        hub, key = self._hub(), self._backend.get_key_for_task(result.id)
+        follower = self._followed[number] = CallbackFollower(hub, get, self._ready)
+        value = hub.follow(follower, [key])[key]
+        if value is not None:
+            follower.news.append((key, value))
+            self._ready.append(follower)
 
-    def _ask(self, numbers: Iterable[int]) -> None:
-        """Ask results whether they have a callback."""
-        for number in numbers:
-            result = self._results.get(number)
-            self._new.pop(number, None)
-            self._idle.pop(number, None)
-            if result is None or not may_end(result):
-                self._held.pop(number, None)
-            elif _may_call_back(result.on_ready):
-                key = self._consumer.backend.get_key_for_task(result.id)
-                self._asked.setdefault(key, set()).add(number)
-                self._unfollowed[key] = None
-            else:  # a group has it, so it need not be held here
-                self._held.pop(number, None)
-                self._idle[number] = None
+    def _deal(self, follower: CallbackFollower) -> None:
+        """Give a result that has changed its meta, if it has ended; unfollow one that was discarded."""
+        result = follower.get()
+        if result is None:
+            follower.hub.unfollow(follower, list(follower.keys))
+        elif follower.news:
+            key, data = follower.news.popleft()
+            data = data or self._backend.store.get(key)
+            meta = None if data is None else known_meta(self._backend, id_text(result.id), data, states.READY_STATES)
+            if meta is not None:
+                self._fulfil(result, meta)
 
-    def _follow(self) -> None:
-        keys, self._unfollowed = list(self._unfollowed), {}
-        if self._follower is None:
-            self._follower = CallbackFollower(self._consumer.hub)
-        self._follower.news.extend(
-            (key, value) for key, value in self._follower.hub.follow(self._follower, keys).items() if value is not None
-        )
 
-    # -- news --------------------------------------------------------------------------------------------------------
-
-    def _deal(self, key: bytes, data: bytes | None) -> None:
-        backend = self._consumer.backend
-        data = data or backend.store.get(key)
-        record = None if data is None else TaskRecord.unpack(data)
-        if record is None or record.state not in states.READY_STATES:
-            return
-        results = [self._results.get(number) for number in list(self._asked.get(key, ()))]
-        for result in results:
-            if result is not None:
-                self._ready.append((result, backend.records.meta(id_text(result.id), record)))
+def _nothing() -> None:
+    """Return None, for a result that was discarded."""
 
 
 def _may_call_back(promised: Any) -> bool:
     """Return whether a result has a callback, perhaps through the barrier of a group; or will get the first one now."""
     listeners = _listeners(promised)
-    return not listeners or any(_is_callback(listener) for listener in listeners)
+    return not listeners or any(map(_is_callback, listeners))
 
 
 def _is_callback(listener: Any) -> bool:
     if isinstance(listener, barrier):
-        return any(_is_callback(each) for each in _listeners(listener.p))
+        return any(map(_is_callback, _listeners(listener.p)))
     if not isinstance(listener, promise) or not listener.weak:
         return True
     method = listener.fun()
     group = getattr(method, "__self__", None)
     if isinstance(group, ResultSet):
-        return any(_is_callback(each) for each in _listeners(group.on_ready))
+        return any(map(_is_callback, _listeners(group.on_ready)))
     return method is not None
 
 

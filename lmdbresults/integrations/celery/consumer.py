@@ -18,8 +18,8 @@ from celery.utils.log import get_logger
 from kombu.utils.compat import detect_environment
 from vine import promise
 
-from lmdbresults.backends.asynchronous import AsyncWaiting
 from lmdbresults.backends.pending import Pending
+from lmdbresults.backends.waiting import Waiting
 from lmdbresults.backends.watch import Watch
 from lmdbresults.errors import StoreClosed
 from lmdbresults.integrations.celery.callbacks import Callbacks, may_end
@@ -103,53 +103,58 @@ class WaitingMixin(AsyncBackendMixin):
     ) -> dict[str, Any]:
         """Return the meta of a task once it has ended. Raises Celery's ``TimeoutError``."""
         self._ensure_not_eager()
-        result = self.app.AsyncResult(task_id, backend=self)
-        for _ in self.result_consumer.wait([result], timeout, on_interval):
-            pass
-        meta: dict[str, Any] = result._cache
-        return meta
+        return self.result_consumer.waiting.wait_for(task_id, timeout, INTERVAL, on_interval)
+
+    def get_many(
+        self,
+        task_ids: Iterable[Any],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: OnMessage | None = None,
+        on_interval: OnInterval | None = None,
+        max_iterations: int | None = None,
+        READY_STATES: Collection[str] = states.READY_STATES,  # noqa: N803 - Celery's name
+    ) -> Iterator[tuple[str, Meta]]:
+        """Yield ``(id, meta)`` of tasks as they become ready; see `Waiting.get_many`."""
+        return self.result_consumer.waiting.get_many(
+            task_ids, timeout, interval, on_message, on_interval, max_iterations, frozenset(READY_STATES)
+        )
 
     async def wait_for_async(self, task_id: Any, timeout: float | None = None) -> Meta:
         """Return the meta of a task once it has ended; see `AsyncWaiting.wait_for`, and aio.py for results."""
-        return await self.result_consumer.in_loop.wait_for(task_id, timeout)
+        return await self.result_consumer.waiting.in_loop.wait_for(task_id, timeout)
 
     def as_completed(self, task_ids: Iterable[Any], timeout: float | None = None) -> AsyncIterator[tuple[str, Meta]]:
         """Yield ``(id, meta)`` of tasks as they end; see `AsyncWaiting.as_completed`."""
-        return self.result_consumer.in_loop.as_completed(task_ids, timeout)
+        return self.result_consumer.waiting.in_loop.as_completed(task_ids, timeout)
 
     def watch(self, task_id: Any, timeout: float | None = None) -> Watch:
         """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""
-        consumer = self.result_consumer
-        return Watch(self, id_text(task_id), timeout, lambda: consumer.hub, lambda: consumer.in_loop.hub)
+        return self.result_consumer.waiting.watch(task_id, timeout)
 
 
 class ResultConsumer(BaseResultConsumer):
     """Everything about waiting in one process."""
 
-    _hub: ThreadHub | None = None
-
     def __init__(self, backend: Any, app: Any) -> None:
-        self._reset()
         super().__init__(backend, app, backend.accept, backend._pending_results, backend._pending_messages)
-        #: The same for coroutines.
-        self.in_loop = AsyncWaiting(backend, lambda: backend.chords.recover())
+        self._reset()
+        self.waiting = Waiting(backend, self._do_chores)
         gate.watch_forks(self)
 
     def _reset(self) -> None:
-        #: Guards the making of the hub and of the drainer, and which of several threads fulfils a result.
+        #: Guards the making of the drainer, and which of several threads fulfils a result.
         self._lock = threading.RLock()
         self._drainer: Any = None
-        self.callbacks = Callbacks(self)
+        self.callbacks = Callbacks(self.backend, lambda: self.hub, self.fulfil)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     @property
     def hub(self) -> ThreadHub:
-        """Where the threads of this process wait; made for the first of them."""
-        with self._lock:
-            if self._hub is None:
-                self._hub = ThreadHub(self.backend.store, self._do_chores)
-            return self._hub
+        """Where the threads of this process wait."""
+        return self.waiting.hub
 
     @property
     def drainer(self) -> Any:
@@ -184,13 +189,10 @@ class ResultConsumer(BaseResultConsumer):
     def stop(self) -> None:
         """End all waiting, and close the socket. The next wait makes another one."""
         with self._lock:
-            hub, self._hub = self._hub, None
             drainer, self._drainer = self._drainer, None
         _let_end(drainer)
-        self.in_loop.close()
         self.callbacks.stop()
-        if hub is not None:
-            hub.close()
+        self.waiting.close()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
