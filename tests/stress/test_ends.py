@@ -28,6 +28,7 @@ from tests.support.end_tasks import (
     fails,
     gather,
     link,
+    lost_once,
     make_app,
     quietly_stubborn,
     replaces,
@@ -48,15 +49,19 @@ class Mortal:
         self._pool, self._kill = pool, kill
         self._environment = {**os.environ, SETTINGS: json.dumps(settings), LOG: str(self._runs)}
         self._workers_lost = 0
+        self._is_calm = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def tend(self) -> None:
-        """Replace a worker that has died. It does not die any more once enough have."""
+        """Replace a worker that has died; once enough have, by one that does not."""
+        if self.deaths() >= KILLS and not self._is_calm:
+            self.kill()
+            self._is_calm = True
         if self._process is not None and self._process.poll() is None:
             return
         self._workers_lost += self._process is not None
         command = [sys.executable, "-m", "celery", "--app", "tests.support.end_tasks", "worker", *OPTIONS]
-        dying = {KILL: json.dumps([self._kill, 0.05])} if self.deaths() < KILLS else {}
+        dying = {} if self._is_calm else {KILL: json.dumps([self._kill, 0.05])}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--pool", self._pool, "--concurrency", "2"],
@@ -120,8 +125,14 @@ def send_one_of_each(number: int, expected: Counter[tuple[str, int]]) -> None:
     replaces.s(f"{name} grouped", 3).apply_async()
     expect(f"{name} grouped", *(f"{name} grouped/{each}" for each in range(3)))
 
+    only = uuid()  # a task that is not run again if its process dies: it succeeds, or has failed
+    lost_once.s(f"{name} only").apply_async(
+        task_id=only, link=link.s(f"one of {only}"), link_error=errback.s(f"one of {only}")
+    )
+    expect(f"one of {only}")
+
     failing = uuid()
-    fails.s(f"{name} fails").apply_async(task_id=failing, link_error=errback.s())
+    fails.s(f"{name} fails").apply_async(task_id=failing, link_error=errback.s(f"errback of {failing}"))
     expect(f"{name} fails", f"errback of {failing}")
 
 
@@ -153,8 +164,6 @@ def test_what_an_end_sends_is_sent_once_while_processes_die(
             if worker.deaths() < KILLS and len(worker.runs()) > len(expected) - 40:
                 send_one_of_each(rounds, expected)
                 rounds += 1
-            elif worker.deaths() >= KILLS and kill == "child":
-                worker.kill()  # whose children would go on dying
             worker.tend()
             if len(worker.runs()) > seen:
                 seen, until = len(worker.runs()), time.monotonic() + PATIENCE

@@ -72,10 +72,15 @@ def fails(self: Any, label: str) -> None:
     raise ValueError(label)
 
 
+@shared_task(bind=True, acks_late=True, reject_on_worker_lost=False)
+def lost_once(self: Any, label: str) -> None:
+    log(self.request, label)
+
+
 @shared_task(**LATE)
-def errback(self: Any, task_id: str) -> None:
-    """Be called with one argument: this is sent as a message."""
-    log(self.request, f"errback of {task_id}")
+def errback(self: Any, task_id: str, label: str) -> None:
+    """Be called with one more argument: Celery sends it as a message."""
+    log(self.request, label)
 
 
 def _kill_sometimes(what: str, chance: float) -> None:

@@ -162,7 +162,7 @@ class CeleryBodies:
     def _noted(self) -> Iterator[Effects]:
         """Note what the block does. What runs eagerly is done there and then, with effects of its own."""
         effects = Effects(self._backend)
-        with nullcontext() if self._backend.app.conf.task_always_eager else effects.noted():
+        with nullcontext() if self._backend.app.conf.task_always_eager else effects:
             yield effects
 
     def fail(

@@ -5,9 +5,8 @@ message. So all of it happens, or none of it, and none if the message was given 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -69,6 +68,7 @@ class Effects:
         self.parts: list[ReturnedPart] = []
         self.messages = list(messages)
         self.is_written = False
+        self._outer: Token[Effects | None]
         self._tries = 0
         self._outcomes: deque[tuple[ReturnedPart, PartOutcome | None]] = deque()
 
@@ -78,14 +78,12 @@ class Effects:
 
     # -- noting ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note here what the block stores, returns to chords and publishes."""
-        token = _noting.set(self)
-        try:
-            yield
-        finally:
-            _noting.reset(token)
+    def __enter__(self) -> None:
+        """Note here what the block stores, returns to chords and publishes. Blocks of one object must not be nested."""
+        self._outer = _noting.set(self)
+
+    def __exit__(self, *exception: object) -> None:
+        _noting.reset(self._outer)
 
     def add(self, message: Message) -> None:
         """Note a message, as an `Outbox`."""

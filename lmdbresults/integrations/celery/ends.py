@@ -5,17 +5,17 @@ What Celery publishes at the end of a task is held back until the result is stor
 with the result, the part of a chord and, under ``acks_late``, the acknowledgement. If the message of the task was given
 to another worker meanwhile, nothing is written. What a task publishes in its body is published at once.
 
-| | publishes | one commit |
+| | written in one commit with the result | published before it |
 |---|---|---|
-| Celery 5.6 and newer | links, any next step of a chain, errbacks, chord bodies, `retry`, `replace` | all of it |
-| Celery 5.3 to 5.5 | links; a next step of a chain that is a group or a chord | published before the commit |
-| | all else | all of it |
+| Celery 5.6 and newer | links, the next step of a chain, bodies of chords, errbacks, `retry`, `replace` | |
+| Celery 5.3 to 5.5 | bodies of chords, errbacks, `retry`, `replace` | links, the next step of a chain |
 """
 
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
@@ -67,7 +67,7 @@ class TaskEnd:
     def box(self, headers: Any) -> "_Box | None":
         """Return where to hold back a message with these headers; None: it is published at once."""
         request: Any = self._request()  # runs
-        if _publishes_callback.get() or (request.chain and headers.get("id") == _next_id(request.chain)):
+        if _publishes_callback.get():
             return _Box(self.callbacks)
         if self.tag is not None and (
             headers.get("id") == request.id
@@ -93,7 +93,9 @@ class TaskEnd:
         try:
             effects.commit()
         except Exception:
-            if self.tag is not None and not effects.is_written:
+            if self.tag is None:
+                self.is_over = effects.is_written
+            elif not effects.is_written:
                 logger.exception("The end of a task cannot be written: its message goes back to its queue.")
                 self._task.backend.store.queues.requeue(self.tag)
             raise
@@ -204,20 +206,20 @@ class EndsMixin:
 
     def _ended(self, request: Any, outcome: Outcome, mark: Callable[[], Any], *, is_lost: bool = False) -> Any:
         """Call what marks a task as ended, and write in one transaction what it does."""
-        if not request or noting(self) is not None:  # then this is a part of another end
+        end = end_of(request) if request else None
+        if end is None and not _has_more_effects(request, outcome):
             return mark()
-        end = end_of(request)
+        if noting(self) is not None:  # this is a part of another end
+            return mark()
         commit: Callable[[Effects], None]
-        if end is not None:
-            if end.is_over:
-                return None
-            effects, commit = end.effects(outcome), end.commit
-        elif request.chord or (outcome == "failure" and (request.errbacks or getattr(request, "chain", None))):
+        if end is None:
             effects, commit = Effects(self, guard=_guard(self, request) if is_lost else None), Effects.commit
+        elif end.is_over:
+            return None
         else:
-            return mark()
+            effects, commit = end.effects(outcome), end.commit
         try:
-            with effects.noted():
+            with effects:
                 returned = mark()
         except BaseException:
             if effects.results or effects.parts:  # they count, although something after them has failed
@@ -234,10 +236,18 @@ class EndsMixin:
             super()._call_task_errbacks(request, exc, traceback)  # type: ignore[misc]
 
 
+def _has_more_effects(request: Any, outcome: Outcome) -> Any:
+    """Return whether the end of a task may do more than store a result."""
+    if not request or request.chord:
+        return request
+    return outcome == "failure" and (request.errbacks or getattr(request, "chain", None))
+
+
 def _is_one_called_here(errbacks: Any, app: Any) -> bool:
     """Return whether Celery calls one of the errbacks itself, and does not send it: it takes more than one argument."""
     tasks = (app.tasks.get(app.signature(errback).task) for errback in errbacks)
-    return any(arity_greater(task.__header__, 1) for task in tasks if hasattr(task, "__header__"))
+    headers = (getattr(task, "__header__", None) for task in tasks)
+    return any(header and not isinstance(header, partial) and arity_greater(header, 1) for header in headers)
 
 
 def _guard(backend: Any, request: Any) -> Guard:
@@ -271,11 +281,6 @@ def _same_queues(backend: Any, store: LMDBStore) -> bool:
     if (ours.path, ours.global_keyprefix) == (other.path, other.global_keyprefix):
         return True
     return bool(backend.identity == identity_of(store))
-
-
-def _next_id(chain: Any) -> Any:
-    """Return the id of the next task of a chain, if it is a single one."""
-    return (chain[-1].get("options") or {}).get("task_id")
 
 
 def _acks_on_failure(task: Any) -> bool:
