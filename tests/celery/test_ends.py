@@ -11,7 +11,6 @@ from celery import Celery, chain, chord, group, shared_task, states
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
-from kombu import asynchronous
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.store import queues
@@ -138,6 +137,12 @@ def commits(app: Celery, work: Callable[[], object]) -> int:
     before = app.backend.store.moment()
     work()
     return int(app.backend.store.moment() - before)
+
+
+def declare(app: Celery) -> None:
+    """Make the queue, as a worker does."""
+    with app.connection_for_write() as connection:
+        app.amqp.queues["celery"](connection.default_channel).declare()
 
 
 def give_away(app: Celery, message: Any) -> None:
@@ -304,30 +309,38 @@ def test_nothing_of_an_end_happens_if_the_message_was_given_to_another_worker(
     assert ("called", states.PENDING) not in calls
 
 
-def test_a_lost_process_that_had_ended_its_task_is_no_failure(
-    app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lmdbresults.integrations.celery.ends.get_event_loop", asynchronous.Hub)
+def test_a_lost_process_that_had_ended_its_task_is_no_failure(app: Celery, worker: OneByOne) -> None:
     result = stubborn.delay()
     message = worker.take()
-    worker.work(message)  # the message of the retry waits
-    request = app.tasks["ends.stubborn"].request_stack
-    assert request.top is None
+    in_child(worker.work, message)  # the message of the retry waits
     context = _context(message, link_error=[sent_errback.s()])
     app.backend.mark_as_failure(result.id, WorkerLostError("lost"), request=context)
     assert (result.state, worker.waiting()) == (states.RETRY, 1)
 
 
-def test_a_lost_process_that_had_not_ended_its_task_is_a_failure(
-    app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lmdbresults.integrations.celery.ends.get_event_loop", asynchronous.Hub)
+def test_a_lost_process_that_had_not_ended_its_task_is_a_failure(app: Celery, worker: OneByOne) -> None:
     result = stubborn.delay()
     message = worker.take()
     context = _context(message, link_error=[sent_errback.s()])
     app.backend.mark_as_failure(result.id, WorkerLostError("lost"), request=context)
-    assert (result.state, worker.waiting()) == (states.FAILURE, 1)
-    message.ack()
+    assert (result.state, worker.waiting(), worker.is_held(message)) == (states.FAILURE, 1, False)
+    message.ack()  # which the worker does, or has done already, and finds nothing to do
+
+
+def test_a_worker_that_dies_at_the_failure_of_a_lost_process_calls_errbacks_once(tmp_path: Path, app: Celery) -> None:
+    declare(app)
+    result = stubborn.delay()
+
+    def work() -> None:
+        die_at("task ended", tmp_path / "flag")
+        message = OneByOne(app).take()
+        context = _context(message, link_error=[sent_errback.s()])
+        app.backend.mark_as_failure(result.id, WorkerLostError("lost"), request=context)
+
+    with pytest.raises(ChildDied):
+        in_child(work)
+    app.backend.store.queues.recover()
+    assert (result.state, left_in(app)) == (states.FAILURE, ["ends.errback"])
 
 
 def _context(message: Any, link_error: list[Any]) -> Any:
@@ -411,8 +424,7 @@ def test_a_process_that_dies_at_the_end_of_a_task_has_written_all_of_it_or_nothi
     tmp_path: Path, app: Celery, shape: str, point: str
 ) -> None:
     send, before, after = SHAPES[shape]
-    with app.connection_for_write() as connection:
-        app.amqp.queues["celery"](connection.default_channel).declare()
+    declare(app)
     send()
 
     def work() -> None:
@@ -424,14 +436,12 @@ def test_a_process_that_dies_at_the_end_of_a_task_has_written_all_of_it_or_nothi
     store = app.backend.store
     store.queues.recover()
     held = store.view(lambda txn: list(queues.unacknowledged(txn)))
-    left = [name_in(waiting.body) for waiting in store.view(lambda txn: queues.peek(txn, "celery"))]
-    assert (held, left) == ([], before if point == "task ends" else after)
+    assert (held, left_in(app)) == ([], before if point == "task ends" else after)
 
 
 @pytest.mark.parametrize("point", ["chord claimed", "values joined", "body sent", "chord ended"])
 def test_a_process_that_dies_at_the_end_of_a_chord_leaves_one_body(tmp_path: Path, app: Celery, point: str) -> None:
-    with app.connection_for_write() as connection:
-        app.amqp.queues["celery"](connection.default_channel).declare()
+    declare(app)
     result = chord([step.s(1), step.s(2)], gather.s()).apply_async()
 
     def work() -> None:
@@ -440,18 +450,17 @@ def test_a_process_that_dies_at_the_end_of_a_chord_leaves_one_body(tmp_path: Pat
 
     with pytest.raises(ChildDied):
         in_child(work)
-    store = app.backend.store
-    store.queues.recover()
+    app.backend.store.queues.recover()
     app.backend.chords.recover(now=True)
-    assert [name_in(waiting.body) for waiting in store.view(lambda txn: queues.peek(txn, "celery"))] == ["ends.gather"]
+    assert left_in(app) == ["ends.gather"]
     worker = OneByOne(app)
     worker.run_all()
     worker.close()
     assert result.get(timeout=0) == 2
 
 
-def name_in(body: bytes) -> str:
-    """Return the name of the task in a message."""
-    found = re.search(rb"ends\.\w+", body)
-    assert found
-    return found[0].decode()
+def left_in(app: Celery) -> list[str]:
+    """Return the names of the tasks that wait in the queue."""
+    waiting = app.backend.store.view(lambda txn: queues.peek(txn, "celery"))
+    names = (re.search(rb"ends\.\w+", each.body) for each in waiting)
+    return [name[0].decode() for name in names if name]

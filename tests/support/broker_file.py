@@ -30,12 +30,15 @@ class OneByOne:
         self.connection = app.connection_for_read()
         self.channel = self.connection.default_channel
         app.amqp.queues[QUEUE](self.channel).declare()
+        self._taken: list[Any] = []
+        self.channel.basic_qos(prefetch_count=1)
+        self.channel.basic_consume(QUEUE, False, self._taken.append)
 
     def take(self) -> Any:
         """Take a message, which then belongs to this process."""
-        message = self.channel.basic_get(QUEUE)
-        assert message is not None, "the queue is empty"
-        return message
+        while not self._taken:
+            self.connection.drain_events(timeout=10)
+        return self._taken.pop()
 
     def work(self, message: Any) -> None:
         """Run the task of a message, and settle it as the worker does."""

@@ -18,17 +18,17 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import signals, states
 from celery._state import _task_stack
+from celery.exceptions import Reject
 from celery.utils.functional import arity_greater
 from celery.utils.log import get_logger
-from kombu.asynchronous import get_event_loop
 
-from lmdbresults.integrations.celery.effects import Effects, Guard, noting
-from lmdbresults.integrations.kombu import identity_of, outbox, settled
+from lmdbresults.integrations.celery.effects import Effects, noting
+from lmdbresults.integrations.kombu import identity_of, is_outstanding, outbox, settled
 from lmdbresults.record import TaskRecord
-from lmdbresults.store import LMDBStore, queues
+from lmdbresults.store import LMDBStore
 from lmdbresults.store.queues import ACKNOWLEDGE, REJECT, REQUEUE, Message, Settlement
 from lmdbresults.store.transactions import ReadTransaction
 
@@ -42,8 +42,8 @@ __all__ = ["EndsMixin"]
 logger = get_logger(__name__)
 
 Outcome: TypeAlias = Literal["success", "failure", "retry"]
-#: What the worker stores for a task whose process it has lost or killed.
-_LOST: Final = (WorkerLostError, TimeLimitExceeded, Terminated)
+#: Failures that the worker stores, not the process of the task: it was lost or killed, or has rejected its message.
+_LOST: Final = (WorkerLostError, TimeLimitExceeded, Reject)
 
 
 class TaskEnd:
@@ -85,7 +85,7 @@ class TaskEnd:
     def settlement(self, outcome: Outcome) -> Settlement | None:
         if self.tag is None:
             return None
-        return (ACKNOWLEDGE if outcome != "failure" or _acks_on_failure(self._task) else REJECT), self.tag
+        return (ACKNOWLEDGE if outcome != "failure" or _acks_on(self._task, "failure") else REJECT), self.tag
 
     def commit(self, effects: Effects) -> None:
         """Write the effects. If that fails, the message goes back to its queue: it must not be lost with them."""
@@ -178,7 +178,7 @@ class EndsMixin:
             request,
             "failure",
             lambda: mark(task_id, exc, traceback, request, store_result, call_errbacks, state),
-            is_lost=isinstance(exc, _LOST),
+            lost_by=exc if isinstance(exc, _LOST) else None,
         )
 
     def mark_as_revoked(
@@ -204,7 +204,9 @@ class EndsMixin:
         mark = super().mark_as_retry  # type: ignore[misc]
         return self._ended(request, "retry", lambda: mark(task_id, exc, traceback, request, store_result, state))
 
-    def _ended(self, request: Any, outcome: Outcome, mark: Callable[[], Any], *, is_lost: bool = False) -> Any:
+    def _ended(
+        self, request: Any, outcome: Outcome, mark: Callable[[], Any], *, lost_by: BaseException | None = None
+    ) -> Any:
         """Call what marks a task as ended, and write in one transaction what it does."""
         end = end_of(request) if request else None
         if end is None and not _has_more_effects(request, outcome):
@@ -213,7 +215,10 @@ class EndsMixin:
             return mark()
         commit: Callable[[Effects], None]
         if end is None:
-            effects, commit = Effects(self, guard=_guard(self, request) if is_lost else None), Effects.commit
+            effects, commit = (
+                Effects(self) if lost_by is None else _effects_of_lost(self, request, lost_by),
+                Effects.commit,
+            )
         elif end.is_over:
             return None
         else:
@@ -250,29 +255,33 @@ def _is_one_called_here(errbacks: Any, app: Any) -> bool:
     return any(header and not isinstance(header, partial) and arity_greater(header, 1) for header in headers)
 
 
-def _guard(backend: Any, request: Any) -> Guard:
-    """Return what tells in a transaction that the process of a task was lost before the end of the task was written."""
-    key, tag = backend.get_key_for_task(request.id), _tag_of_running(backend, request)
+def _effects_of_lost(backend: Any, request: Any, exc: BaseException) -> Effects:
+    """Return the effects of a task that ends in the worker. They happen unless the task has ended in its process.
+
+    The worker settles the message, too. It may have said so already, but not committed it yet.
+    """
+    key = backend.get_key_for_task(request.id)
 
     def has_not_ended(txn: ReadTransaction) -> bool:
         record = txn.get(key)
-        if record is not None and TaskRecord.unpack(record).state in states.READY_STATES:
-            return False
-        return tag is None or queues.is_held(txn, tag)
+        return record is None or TaskRecord.unpack(record).state not in states.READY_STATES
 
-    return has_not_ended
-
-
-def _tag_of_running(backend: Any, request: Any) -> str | None:
-    """Return the tag of a delivery that only the end of its task settles, also if the worker has said so just now.
-
-    A worker with an event loop writes acknowledgements in the next round of the loop.
-    """
     properties, task = request.properties or {}, backend.app.tasks.get(request.task)
-    if get_event_loop() is None or properties.get("lmdb") != backend.identity or not getattr(task, "acks_late", False):
-        return None
-    tag: str = properties["delivery_tag"]
-    return tag
+    settlement = None
+    if getattr(task, "acks_late", False) and properties.get("lmdb") == backend.identity:
+        tag = properties["delivery_tag"]
+        if is_outstanding(tag):
+            settlement = _settlement_of_lost(task, exc, tag)
+    return Effects(backend, settlement=settlement, guard=has_not_ended)
+
+
+def _settlement_of_lost(task: Any, exc: BaseException, tag: str) -> Settlement | None:
+    """Return how the worker settles the message of a task that it stores as a failure; None: versions differ."""
+    if isinstance(exc, Reject):
+        return REJECT, tag
+    if isinstance(exc, TimeLimitExceeded):
+        return (ACKNOWLEDGE, tag) if _acks_on(task, "timeout") else None
+    return (ACKNOWLEDGE if _acks_on(task, "failure") else REJECT), tag
 
 
 def _same_queues(backend: Any, store: LMDBStore) -> bool:
@@ -283,8 +292,8 @@ def _same_queues(backend: Any, store: LMDBStore) -> bool:
     return bool(backend.identity == identity_of(store))
 
 
-def _acks_on_failure(task: Any) -> bool:
-    acks = getattr(task, "acks_on_failure", None)  # since Celery 5.7
+def _acks_on(task: Any, event: Literal["failure", "timeout"]) -> bool:
+    acks = getattr(task, f"acks_on_{event}", None)  # since Celery 5.7
     return bool(task.acks_on_failure_or_timeout if acks is None else acks)
 
 

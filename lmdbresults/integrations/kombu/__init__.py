@@ -6,7 +6,7 @@ module as well, so that kombu knows the scheme; for Celery, the entry point does
 
 import lmdbresults_scheme  # noqa: F401 - it makes the scheme known
 from lmdbresults.integrations.kombu.channel import Channel
-from lmdbresults.integrations.kombu.receiver import settled
+from lmdbresults.integrations.kombu.receiver import is_outstanding, settled
 from lmdbresults.integrations.kombu.transport import Transport, identity_of
 
-__all__ = ["Channel", "Transport", "identity_of", "settled"]
+__all__ = ["Channel", "Transport", "identity_of", "is_outstanding", "settled"]

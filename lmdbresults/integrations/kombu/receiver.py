@@ -21,7 +21,7 @@ from lmdbresults.store import queues
 from lmdbresults.store.lmdb.store import LMDBStore
 from lmdbresults.store.queues import Delivery, Settlement, Taken
 
-__all__ = ["LOOK_EVERY", "Receiver", "settled"]
+__all__ = ["LOOK_EVERY", "Receiver", "is_outstanding", "settled"]
 
 #: Seconds after which all queues are looked at, although no message came, and owners that died are noticed.
 LOOK_EVERY: Final = 1.0
@@ -42,6 +42,14 @@ def settled(tag: str) -> None:
     """Say that a delivery was settled in a transaction of the caller's: if it is this process', no other is needed."""
     if any(tag in channel.qos.unsettled for receiver in list(_receivers) for channel in list(receiver.channels)):
         _settled_elsewhere.add(tag)
+
+
+def is_outstanding(tag: str) -> bool:
+    """Return whether this process has a delivery, and has not committed yet how it settles it."""
+    receivers = list(_receivers)
+    return any(tag in channel.qos.unsettled for receiver in receivers for channel in list(receiver.channels)) or any(
+        tag == settlement[1] for receiver in receivers for settlement in list(receiver._pending)
+    )
 
 
 def _is_settled(tag: str) -> bool:
