@@ -39,6 +39,8 @@ TICK = 0.001
 #: Of a record in bare LMDB.
 DEADLINE = Struct(">d")
 LIFETIMES = 10
+#: How much longer lmdbresults may take, to see its expired share over several lifetimes.
+LONGER = 5
 
 # -- the peers ---------------------------------------------------------------------------------------------------------
 
@@ -313,7 +315,7 @@ WORKS: dict[str, tuple[str, tuple[float, ...]]] = {
     grows_with="kept results",
 )
 def steady(bench: Bench) -> list[Row]:
-    seconds, rows = bench.size(0.05, 4.0, 120.0), []
+    seconds, rows = bench.size(0.05, 4.0, 60.0), []
     for kept in bench.size([40], [10_000], [10_000, 100_000, 1_000_000]):
         for number, work in enumerate(WORKS):
             peers = [about for about in PEERS if work == ONE_TTL or about.name == OWN]
@@ -329,8 +331,9 @@ def _each_alone(bench: Bench, peers: list[Peer], work: str, kept: int, seconds: 
     for name in field.folders:
         bench.step(f"{kept:,} {work}, {name}")
         with ExitStack() as stack:
+            longest = seconds * (LONGER if name == OWN else 1)
             (found[Key(name, work, kept)],) = Crew(replace(bench, stack=stack), 1).run(
-                1, run, field, name, work, kept, seconds
+                1, run, field, name, work, kept, longest
             )
         shutil.rmtree(field.folders[name], ignore_errors=True)
     return field.table(found)
