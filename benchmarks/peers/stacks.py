@@ -3,6 +3,7 @@
 # mypy: disallow-untyped-decorators=False
 
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,22 +14,25 @@ from typing import Any, Final
 from celery import Celery
 from celery.signals import worker_ready
 
+from benchmarks.peers import celery
 from benchmarks.peers.base import RESULT, Peer, in_each_durability, require
-from benchmarks.rows import BOUNDED, DISK, KILL
-from benchmarks.servers import IN_MEMORY, celery_worker, redis_server
+from benchmarks.rows import DISK, KILL
+from benchmarks.servers import celery_worker
 
-NAME: Final = "LMDBRESULTS_BENCHMARK_STACK"
 FOLDER: Final = "LMDBRESULTS_BENCHMARK_FOLDER"
-#: Tasks that no worker takes before it is told to.
+#: The stack of a worker, in its folder.
+STACK: Final = "stack.pickle"
+#: A queue that no worker has.
 PARKED: Final = "parked"
 
 
 class Stack:
     """An application with its broker and result backend; by default both are one file of lmdbresults."""
 
+    about: Peer
+
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.app = Celery("benchmark", set_as_current=False)
-        self.app.conf.update(self.settings(folder, **options))
+        self.app = self.make_app(folder, **options)
         self.folder = folder
         register_tasks(self.app)
 
@@ -36,11 +40,10 @@ class Stack:
     def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
         """Start what the stack needs."""
 
-    @classmethod
-    def settings(cls, folder: Path, **options: Any) -> dict[str, Any]:
-        """Return the settings of Celery."""
+    def make_app(self, folder: Path, **options: Any) -> Celery:
+        """Return an application without tasks."""
         url = f"lmdb://{folder}/celery.lmdb?durability={options['durability']}"
-        return {"broker_url": url, "result_backend": url}
+        return Celery("benchmark", broker=url, backend=url, set_as_current=False)
 
     def served(self) -> float:
         """Return the seconds of processor time that a server has taken so far."""
@@ -49,28 +52,24 @@ class Stack:
     @contextmanager
     def worker(self) -> Iterator[int]:
         """Run a worker until the block ends; yield its process id once it is ready."""
-        variables = {NAME: self.about.name, FOLDER: str(self.folder)}
-        with celery_worker(self.folder, "benchmarks.peers.stacks", variables) as pid:
+        (self.folder / STACK).write_bytes(pickle.dumps(self.about))
+        with celery_worker(self.folder, __name__, {FOLDER: str(self.folder)}) as pid:
             wait_for(self.folder / f"ready-{pid}")
             yield pid
 
-    about: Peer
-
 
 class OnRedis(Stack):
-    """Redis as the broker, and as the result backend unless that is lmdbresults."""
+    """Redis as the broker, and results in one of `benchmarks.peers.celery`; if that is Redis, in the same server."""
 
     @classmethod
-    def serve(cls, folder: Path, stack: ExitStack, **persistence: Any) -> None:
-        require("redis")
-        persistence.pop("results", None)
-        stack.enter_context(redis_server(folder, persistence or IN_MEMORY))
+    def serve(cls, folder: Path, stack: ExitStack, *, results: Peer) -> None:  # type: ignore[override]
+        results.serve(folder, stack)
+        if results.client is not celery.Redis:
+            celery.REDIS.serve(folder, stack)
 
-    @classmethod
-    def settings(cls, folder: Path, **options: Any) -> dict[str, Any]:
-        url = f"redis+socket://{folder}/redis.sock"
-        results = f"lmdb://{folder}/results.lmdb?durability=none" if "results" in options else url
-        return {"broker_url": url, "result_backend": results}
+    def make_app(self, folder: Path, *, results: Peer) -> Celery:  # type: ignore[override]
+        settings = {"broker_url": celery.Redis.url(folder)}
+        return results.open(folder, settings=settings).app
 
     def served(self) -> float:
         from redis import Redis
@@ -83,15 +82,15 @@ class OnRedis(Stack):
 class OnFiles(Stack):
     @classmethod
     def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
-        for name in ("queue", "control", "results"):
+        celery.FILES.serve(folder, stack)
+        for name in ("queue", "control"):
             (folder / name).mkdir()
 
-    @classmethod
-    def settings(cls, folder: Path, **options: Any) -> dict[str, Any]:
+    def make_app(self, folder: Path, **options: Any) -> Celery:
         queue, control = str(folder / "queue"), str(folder / "control")
         folders = {"data_folder_in": queue, "data_folder_out": queue, "control_folder": control}
-        results = f"file://{folder}/results"
-        return {"broker_url": "filesystem://", "broker_transport_options": folders, "result_backend": results}
+        settings = {"broker_url": "filesystem://", "broker_transport_options": folders}
+        return celery.FILES.open(folder, settings=settings).app
 
 
 class OnSQLite(Stack):
@@ -99,30 +98,23 @@ class OnSQLite(Stack):
     def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
         require("sqlalchemy")
 
-    @classmethod
-    def settings(cls, folder: Path, **options: Any) -> dict[str, Any]:
-        return {
-            "broker_url": f"sqla+sqlite:///{folder}/broker.sqlite",
-            "result_backend": f"db+sqlite:///{folder}/results.sqlite",
-        }
+    def make_app(self, folder: Path, **options: Any) -> Celery:
+        broker, results = f"sqla+sqlite:///{folder}/broker.sqlite", f"db+sqlite:///{folder}/results.sqlite"
+        return Celery("benchmark", broker=broker, backend=results, set_as_current=False)
+
+
+def on_redis(results: Peer, about_results: str, **changes: Any) -> Peer:
+    """Return the peer with Redis as the broker."""
+    configuration = f"redis+socket:// as the broker; results in {about_results}"
+    return replace(results, client=OnRedis, configuration=configuration, options={"results": results}, **changes)
 
 
 OURS = in_each_durability("lmdb://, one file as the broker and for results", Stack)
-REDIS = Peer(
-    name="Redis", configuration="redis+socket:// as the broker and for results, nothing written to disk",
-    durability=KILL, client=OnRedis,
-)  # fmt: skip
 EVERY = (
     *OURS,
-    REDIS,
-    replace(
-        REDIS, name="Redis, everysec", configuration="the same, appendonly, appendfsync everysec", durability=BOUNDED,
-        options={"save": "", "appendonly": "yes", "appendfsync": "everysec"},
-    ),
-    replace(
-        REDIS, name="Redis, results in lmdb://", options={"results": "lmdb"},
-        configuration="redis+socket:// as the broker, nothing written to disk; results in lmdb://, durability=none",
-    ),
+    on_redis(celery.REDIS, "it, nothing written to disk"),
+    on_redis(celery.REDIS_EVERYSEC, "it, appendonly, appendfsync everysec"),
+    on_redis(celery.NONE, celery.NONE.configuration, name="Redis, results in lmdb://"),
     Peer(
         name="filesystem", configuration="filesystem:// as the broker, results in file://", durability=KILL,
         client=OnFiles,
@@ -132,6 +124,11 @@ EVERY = (
         client=OnSQLite,
     ),
 )  # fmt: skip
+#: Result backends beside the same broker.
+RESULTS = [
+    on_redis(results, results.configuration)
+    for results in (celery.NONE, celery.CHECKPOINT, celery.REDIS, celery.FILES, celery.SQLITE_OFF)
+]
 
 
 def register_tasks(app: Celery) -> None:
@@ -165,7 +162,7 @@ def wait_for(path: Path, timeout: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-if NAME in os.environ:  # in a worker
+if FOLDER in os.environ:  # in a worker
     _folder = Path(os.environ[FOLDER])
-    app = next(about for about in EVERY if about.name == os.environ[NAME]).open(_folder).app
+    app = pickle.loads((_folder / STACK).read_bytes()).open(_folder).app
     worker_ready.connect(lambda **_: (_folder / f"ready-{os.getpid()}").touch(), weak=False)

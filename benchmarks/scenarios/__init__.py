@@ -9,5 +9,5 @@ from benchmarks.scenarios import chords  # noqa: F401
 from benchmarks.scenarios import processes  # noqa: F401
 from benchmarks.scenarios import sweep  # noqa: F401
 from benchmarks.scenarios import sizes  # noqa: F401
-from benchmarks.scenarios import worker  # noqa: F401
 from benchmarks.scenarios import broker  # noqa: F401
+from benchmarks.scenarios import worker  # noqa: F401

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from celery import chord
 
 from benchmarks import measure
-from benchmarks.bench import Bench, scenario
+from benchmarks.bench import Bench, Field, scenario
 from benchmarks.measure import Block, Key
 from benchmarks.peers import stacks
-from benchmarks.peers.base import RESULT
+from benchmarks.peers.base import RESULT, Peer
 from benchmarks.rows import Row, with_ratios
 from benchmarks.servers import used_cpu
 
@@ -23,8 +23,10 @@ PATIENCE = 60.0
 REDELIVERY = 5.0
 #: Tasks of a chord.
 CHORD = 500
-#: Stacks that look for news once a second.
+#: Stacks that look for tasks once a second,
 POLLING = "filesystem", "SQLite"
+#: or for results.
+SLOW = *POLLING, "file://", "SQLite, OFF"
 
 
 @scenario(
@@ -34,17 +36,11 @@ POLLING = "filesystem", "SQLite"
     "an acks_late task, until the task runs elsewhere. CPU is that of the client or the workers, and of the server",
 )
 def broker(bench: Bench) -> list[Row]:
-    field = bench.serve(bench.few(stacks.EVERY))
-    clients = {name: field.peers[name].open(folder) for name, folder in field.folders.items()}
-    workers = {}
-    for name, client in clients.items():
-        bench.step(f"starting {name}")
-        workers[name] = bench.stack.enter_context(client.worker())
-        _round_trip(client, 0)
+    field, clients, workers = with_workers(bench, stacks.EVERY)
     count = bench.size(5, 300, 1_000)
     blocks: dict[Key, Block] = {}
     for name, client in clients.items():
-        blocks[Key(name, "delay() to get()")] = partial(_round_trips, client, bench.size(2, 20, 50))
+        blocks[Key(name, "delay() to get()")] = partial(round_trips, client, bench.size(2, 20, 50))
         if name not in POLLING:
             size = bench.size(5, CHORD, CHORD)
             blocks[Key(name, f"chord of {size}")] = partial(_chord, client, size)
@@ -59,13 +55,25 @@ def broker(bench: Bench) -> list[Row]:
     return rows + with_ratios(field.table(ordered), lambda row: row.cpu or row.median)
 
 
+def with_workers(bench: Bench, peers: Iterable[Peer]) -> tuple[Field, dict[str, Any], dict[str, int]]:
+    """Start a worker for each stack; return the clients and the process ids of the workers, by name."""
+    field, workers = bench.serve(bench.few(peers)), {}
+    clients = {name: field.peers[name].open(folder) for name, folder in field.folders.items()}
+    for name, client in clients.items():
+        bench.step(f"starting {name}")
+        workers[name] = bench.stack.enter_context(client.worker())
+        _round_trip(client, 0)
+    return field, clients, workers
+
+
 def _round_trip(client: Any, number: int) -> None:
-    if client.app.tasks["answer"].delay(number).get(timeout=PATIENCE, interval=0.005) != RESULT:
+    if client.app.tasks["answer"].delay(number).get(timeout=PATIENCE) != RESULT:
         raise RuntimeError(f"{client.about.name}: the client did not get what the task returned")
 
 
-def _round_trips(client: Any, count: int) -> list[int]:
-    count = 1 if client.about.name in POLLING else count
+def round_trips(client: Any, count: int) -> list[int]:
+    """Send tasks and wait for the result of each."""
+    count = 1 if client.about.name in SLOW else count
     return measure.time_each(partial(_round_trip, client), range(count))
 
 
