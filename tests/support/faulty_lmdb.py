@@ -1,4 +1,4 @@
-"""LMDB whose calls can be made to fail: environments, transactions and cursors pass on what they are asked, or raise."""
+"""LMDB whose calls can be made to fail: environments, transactions and cursors pass on what they get, or raise."""
 
 import errno
 from collections.abc import Callable, Iterator

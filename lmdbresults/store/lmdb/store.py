@@ -61,7 +61,7 @@ _REPAIR_PAUSE: Final = 0.0005
 
 
 #: Returns the number of the commit that a transaction reads.
-_number_of: Final = methodcaller("id")
+_number_of: Final[Callable[[Transaction], int]] = methodcaller("id")
 
 
 def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> "LMDBStore":
