@@ -16,7 +16,6 @@ from lmdbresults.store.queues.records import (
     READY,
     UNACKED,
     body_key,
-    place_in,
     read_unacked,
 )
 from lmdbresults.store.transactions import ReadTransaction
@@ -30,28 +29,32 @@ def audit(store: Store) -> list[str]:
 
 
 def _audit(txn: ReadTransaction) -> list[str]:
-    problems, bodies, ids = [], set(), set()
+    problems: list[str] = []
+    bodies: Counter[bytes] = Counter()
     for name in names(txn):
         head = read_head(txn, name)
         assert head is not None
         id_ = QUEUE_ID.pack(head.id)
-        ids.add(id_)
         ready, delayed = list(txn.range(READY + id_)), list(txn.range(DELAYED + id_))
         counted = (len(ready), sum(MESSAGE.unpack_from(record)[3] for _, record in ready), len(delayed))
         if counted != (head.ready, head.size, head.delayed):
             problems.append(f"{name} says {(head.ready, head.size, head.delayed)}, and holds {counted}")
-        bodies |= {body_key(place_in(key)) for key, record in ready + delayed if MESSAGE.unpack_from(record)[4] & LARGE}
+        for _, record in ready + delayed:
+            if MESSAGE.unpack_from(record)[4] & LARGE:
+                bodies[body_key(record)] += 1
     for key, data in txn.range(UNACKED):
-        place, _, _, record = read_unacked(data)
+        _, _, _, record = read_unacked(data)
         if MESSAGE.unpack_from(record)[4] & LARGE:
-            bodies.add(body_key(place))
+            bodies[body_key(record)] += 1
         if txn.get(OWNER + key[len(UNACKED) :][:8]) is None:
             problems.append(f"{key!r} has no owner")
-    doomed = {key[len(DOOMED) :] for key, _ in txn.range(DOOMED)}  # a recovery deletes what belongs to these
-    stored = {key for key, _ in txn.range(BODY, head=0) if key[len(BODY) :][:4] not in doomed}
+    for id_ in [key[len(DOOMED) :] for key, _ in txn.range(DOOMED)]:  # what a recovery deletes
+        for prefix in (READY, DELAYED):
+            large = [record for _, record in txn.range(prefix + id_) if MESSAGE.unpack_from(record)[4] & LARGE]
+            bodies.update(map(body_key, large))
+    stored = Counter(key for key, _ in txn.range(BODY, head=0))
     problems += [f"{key!r} belongs to no message" for key in stored - bodies]
-    problems += [f"{key!r} is missing" for key in bodies - stored if key[len(BODY) :][:4] in ids]
-    return problems
+    return problems + [f"{key!r} is missing, or shared" for key in bodies - stored]
 
 
 def bodies_held(store: Store) -> Counter[bytes]:

@@ -3,8 +3,8 @@
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.queues.delivering import must_note_use, register
 from lmdbresults.store.queues.heads import Heads, drop, read_head
+from lmdbresults.store.queues.publishing import forget
 from lmdbresults.store.queues.records import (
-    BODY,
     DELAYED,
     DOOMED,
     HEAD,
@@ -133,9 +133,9 @@ def clear(txn: WriteTransaction, id_: bytes, limit: int) -> bool:
     Its messages that are not acknowledged go when they are settled.
     """
     left = limit
-    for prefix in (READY, DELAYED, BODY):
-        for key, _ in list(txn.range(prefix + id_, limit=left, head=0)):
-            txn.delete(key)
+    for prefix in (READY, DELAYED):
+        for key, record in list(txn.range(prefix + id_, limit=left)):
+            forget(txn, key, record)
             left -= 1
     if left > 0:
         txn.delete(DOOMED + id_)

@@ -74,9 +74,10 @@ def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> 
     if waiting and limit > 0:
         register(heads.txn, owner)
         id_, share = owner_id(owner), limit // len(waiting) or 1
-        for most in (share, limit):
-            for queue, head in waiting:
-                _take_some(heads, id_, queue, head, min(most, limit - len(found)), found)
+        for queue, head in waiting:
+            _take_some(heads, id_, queue, head, min(share, limit - len(found)), found)
+        for queue, head in waiting if len(found) < limit else ():
+            _take_some(heads, id_, queue, head, limit - len(found), found)
     for queue, head in waiting:
         if head.ready:
             heads.wake(queue)
@@ -172,7 +173,7 @@ def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes, 
     else:
         body = record[MESSAGE.size :]
     if flags & LARGE:
-        body = heads.txn.get(body_key(place)) or b""
+        body = heads.txn.get(body_key(record)) or b""
     tag, priority = target[len(UNACKED) :].hex(), PRIORITIES - 1 - place[4]
     return Delivery(tag, queue, body, flags & REDELIVERED != 0, deliveries, deaths, priority, published)
 

@@ -1,6 +1,6 @@
 """The heads of the queues that one step touches: each is read once, and written once at the end."""
 
-from lmdbresults.store.queues.records import HEAD, LARGE, MESSAGE, READY, Head, body_key, place_in, topic
+from lmdbresults.store.queues.records import HEAD, LARGE, MESSAGE, READY, Head, body_key, topic
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["Heads", "drop", "read_head"]
@@ -17,7 +17,7 @@ def drop(txn: WriteTransaction, head: Head, key: bytes, record: bytes) -> None:
     _, _, _, size, flags = MESSAGE.unpack_from(record)
     txn.delete(key)
     if flags & LARGE:
-        txn.delete(body_key(place_in(key)))
+        txn.delete(body_key(record))
     if key.startswith(READY):
         head.ready -= 1
         head.size -= size

@@ -48,7 +48,7 @@ def _waiting(txn: ReadTransaction, id_: bytes, after: str) -> Iterator[Waiting]:
             stored, _, body = read_message(record)
             place = place_in(key)
             if stored.flags & LARGE:
-                body = txn.get(body_key(place)) or b""
+                body = txn.get(body_key(record)) or b""
             due = DUE.unpack_from(key, _DELAYED + 4)[0] if prefix == DELAYED else None
             priority = PRIORITIES - 1 - place[4]
             yield Waiting(_tag(key), body, priority, stored.published, due, stored.deliveries)
@@ -73,12 +73,12 @@ def unacknowledged(txn: ReadTransaction, queue: str | None = None) -> Iterator[U
     """
     known = owners(txn)
     for key, data in txn.range(UNACKED):
-        place, taken, name, record = read_unacked(data)
+        _, taken, name, record = read_unacked(data)
         if queue is not None and name != queue:
             continue
         stored, _, body = read_message(record)
         if stored.flags & LARGE:
-            body = txn.get(body_key(place)) or b""
+            body = txn.get(body_key(record)) or b""
         owner: Owner = known.get(key[len(UNACKED) :][:8], NO_OWNER)
         yield Unacknowledged(key[len(UNACKED) :].hex(), name, owner, body, taken, stored.published)
 

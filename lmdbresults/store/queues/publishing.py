@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from lmdbresults.errors import QueueFull
 from lmdbresults.store.queues.heads import Heads
 from lmdbresults.store.queues.records import (
+    BODY,
     DELAYED,
     DUE,
     LARGE,
@@ -15,6 +16,7 @@ from lmdbresults.store.queues.records import (
     READY,
     Head,
     Stored,
+    body_id,
     body_key,
     pack_message,
     read_message,
@@ -34,9 +36,12 @@ def publish(txn: WriteTransaction, messages: Iterable[Message]) -> list[int]:
     """
     heads = Heads(txn)
     try:
-        return [_publish(heads, message) for message in messages]
-    finally:
+        counts = [_publish(heads, message) for message in messages]
+    except (QueueFull, ValueError):  # the caller may go on with the messages before
         heads.write()
+        raise
+    heads.write()
+    return counts
 
 
 def _publish(heads: Heads, message: Message) -> int:
@@ -65,8 +70,9 @@ def _append(
     place = PLACE.pack(head.id, PRIORITIES - 1 - priority, sequence)
     flags = 0
     if size > LARGEST_INLINE:
-        txn.set(body_key(place), body)
-        body, flags = b"", LARGE
+        flags, id_ = LARGE, body_id(place)
+        txn.set(BODY + id_, body)
+        body = id_
     start = now if due is None else max(due, now)
     record = MESSAGE.pack(0.0 if ttl is None else start + ttl, now, 0, size, flags) + body
     if start > now:
@@ -127,29 +133,30 @@ def _drop_expired(heads: Heads, queue: str, head: Head) -> None:
 # -- dead letters ------------------------------------------------------------------------------------------------------
 
 
-def forget(txn: WriteTransaction, key: bytes, place: bytes, flags: int) -> None:
+def forget(txn: WriteTransaction, key: bytes, record: bytes) -> None:
     """Delete a message that lies under ``key``, and its body."""
     txn.delete(key)
-    if flags & LARGE:
-        txn.delete(body_key(place))
+    if MESSAGE.unpack_from(record)[4] & LARGE:
+        txn.delete(body_key(record))
 
 
 def bury(heads: Heads, key: bytes, place: bytes, queue: str, head: Head | None, record: bytes, reason: Reason) -> None:
     """Move a message that lies under ``key`` to the dead letters of its queue, or delete it if there are none.
 
-    The caller has taken it out of the counts. Works in a full store.
+    The caller has taken it out of the counts. Works in a full store: a large body stays where it is.
     """
     stored, deaths, body = read_message(record)
+    is_kept = False
     targets = [] if head is None else _dead_letter_queues(heads, queue, head)
     if targets:
         deaths = _with_death(deaths, Death(queue, reason, 1, heads.now))
-        targets = [target for target in targets if not _circles(deaths, target)]
-        if targets and stored.flags & LARGE:
-            body = heads.txn.get(body_key(place)) or b""
-    order = place[4]
-    forget(heads.txn, key, place, stored.flags)
     for target in targets:
-        _bury_in(heads, target, order, stored, deaths, body)
+        if not _circles(deaths, target) and _bury_in(heads, target, place[4], stored, deaths, body, is_copy=is_kept):
+            is_kept = True
+    if is_kept:
+        heads.txn.delete(key)
+    else:
+        forget(heads.txn, key, record)
 
 
 def _dead_letter_queues(heads: Heads, queue: str, head: Head) -> list[str]:
@@ -182,21 +189,26 @@ def _with_death(deaths: tuple[Death, ...], death: Death) -> tuple[Death, ...]:
     return (death, *(each for each in deaths if (each.queue, each.reason) != (death.queue, death.reason)))
 
 
-def _bury_in(heads: Heads, queue: str, order: int, stored: Stored, deaths: tuple[Death, ...], body: bytes) -> None:
+def _bury_in(
+    heads: Heads, queue: str, order: int, stored: Stored, deaths: tuple[Death, ...], body: bytes, *, is_copy: bool
+) -> bool:
+    """Append a dead letter; return False if the queue refuses it, which loses it, as in RabbitMQ."""
     head = heads.get(queue)
     assert head is not None, "looked up before"
     txn, ttl = heads.txn, head.arguments.message_ttl
     try:
         _make_room(heads, queue, head, stored.size)
     except QueueFull:
-        return  # a queue that refuses loses it, as RabbitMQ does
+        return False
     place = PLACE.pack(head.id, order, head.next)
     head.next += 1
+    if is_copy and stored.flags & LARGE:
+        large, body = txn.get(BODY + body) or b"", body_id(place)
+        txn.move(BODY + body, BODY + body, large)
     expires = 0.0 if ttl is None else heads.now + ttl
     stored = Stored(expires, stored.published, 0, stored.size, stored.flags & LARGE)
-    if stored.flags & LARGE:
-        txn.move(body_key(place), body_key(place), body)
     txn.move(READY + place, READY + place, pack_message(stored, deaths, body))
     head.ready += 1
     head.size += stored.size
     heads.wake(queue)
+    return True

@@ -4,7 +4,8 @@
     queue-ready-<id><order><sequence>           a message that can be taken
     queue-delayed-<id><due><order><sequence>    a message that is not due yet
     queue-unacked-<owner><number><flags>        a message that was taken: its place in the queue, its queue, the message
-    queue-body-<id><sequence>                   a large body, so that moving its message is cheap
+    queue-body-<id><sequence>                   a large body, so that moving its message is cheap: named after the place
+                                                where it was published, which the message says, wherever it is now
     queue-owner-<owner>                         a process that holds messages or owns queues
     queue-owned-<owner><queue>                  a queue that dies with its owner; no value
     queue-unused-<queue>                        a queue that expires when it is not used; no value
@@ -29,6 +30,7 @@ from lmdbresults.store.queues.values import NO_ARGUMENTS, Arguments, Death
 
 __all__ = [
     "BODY",
+    "BODY_ID",
     "BOUND",
     "DELAYED",
     "DOOMED",
@@ -51,6 +53,7 @@ __all__ = [
     "UNUSED",
     "Head",
     "Stored",
+    "body_id",
     "body_key",
     "owner_id",
     "pack_message",
@@ -75,6 +78,8 @@ _TOPIC: Final = b"queue-topic-"
 #: The topic on which a new owner is announced.
 OWNERS_TOPIC: Final = b"queue-owners"
 
+#: Bytes of the id of a large body.
+BODY_ID: Final = 12
 #: A larger body has a record of its own.
 LARGEST_INLINE: Final = 8192
 
@@ -174,17 +179,16 @@ class Stored(NamedTuple):
 
 
 def pack_message(stored: Stored, deaths: tuple[Death, ...], body: bytes) -> bytes:
-    """Return the record of a message. The ``body`` is left out if it has a record of its own."""
-    inline = b"" if stored.flags & LARGE else body
+    """Return the record of a message. ``body`` is its id if it has a record of its own."""
     if not deaths:
-        return MESSAGE.pack(*stored) + inline
+        return MESSAGE.pack(*stored) + body
     notes = msgpack.packb(deaths)
     head = MESSAGE.pack(*stored[:-1], stored.flags | NOTED)
-    return b"".join((head, _NOTES.pack(len(notes)), notes, inline))
+    return b"".join((head, _NOTES.pack(len(notes)), notes, body))
 
 
 def read_message(record: bytes) -> tuple[Stored, tuple[Death, ...], bytes]:
-    """Return what a record says, its deaths, and the body as far as it is in there."""
+    """Return what a record says, its deaths, and the body, or its id if it has a record of its own."""
     stored = Stored._make(MESSAGE.unpack_from(record))
     start = MESSAGE.size
     if not stored.flags & NOTED:
@@ -195,9 +199,14 @@ def read_message(record: bytes) -> tuple[Stored, tuple[Death, ...], bytes]:
     return stored, tuple(Death(*death) for death in notes), record[start + length :]
 
 
-def body_key(place: bytes) -> bytes:
-    """Return the key of the large body of the message at a place."""
-    return BODY + place[:4] + place[5:]  # whatever its priority
+def body_id(place: bytes) -> bytes:
+    """Return what the large body of a message is called that is published at a place: `BODY_ID` bytes."""
+    return place[:4] + place[5:]  # whatever its priority
+
+
+def body_key(message: bytes) -> bytes:
+    """Return the key of the large body of a message, which ends with its id, as do deliveries of it."""
+    return BODY + message[-BODY_ID:]
 
 
 def place_in(key: bytes) -> bytes:

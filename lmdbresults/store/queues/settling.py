@@ -12,7 +12,6 @@ from lmdbresults.store.queues.publishing import bury, forget
 from lmdbresults.store.queues.records import (
     LARGE,
     MESSAGE,
-    PLACE,
     READY,
     REDELIVERED,
     UNACKED,
@@ -53,7 +52,7 @@ def acknowledge(txn: WriteTransaction, tag: str) -> bool:
     if key[-1] & LARGE:
         data = txn.get(key)
         if data is not None:
-            txn.delete(body_key(data[: PLACE.size]))
+            txn.delete(body_key(data))
     return txn.delete(key)
 
 
@@ -109,7 +108,7 @@ def give_back(heads: Heads, key: bytes, data: bytes, *, counted: bool) -> None:
     head = heads.get(queue)
     expires, published, deliveries, size, flags = MESSAGE.unpack_from(record)
     if head is None or not place.startswith(head.id.to_bytes(4, "big")):  # the queue was deleted
-        forget(heads.txn, key, place, flags)
+        forget(heads.txn, key, record)
         return
     deliveries += counted
     most = head.arguments.max_deliveries

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
+from lmdbresults.errors import StoreFull
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.queues import declaring, delivering, listing, publishing, recovering, routing, settling
 from lmdbresults.store.queues.heads import Heads
@@ -28,6 +29,8 @@ Want = tuple[Sequence[str], int]
 
 #: Messages that one transaction purges, deletes or returns.
 _BATCH: Final = 500
+#: The same in a full store, whose reserve the pages come from that the transaction changes.
+_SMALL_BATCH: Final = 8
 
 
 class _Transactional(Protocol):
@@ -86,7 +89,7 @@ class TransactionalQueues:
         total = 0
         while left > total:  # and not what is published meanwhile
             limit = min(left - total, _BATCH)
-            count = self._store.update(functools.partial(declaring.purge_some, queue=queue, limit=limit))
+            count = self._some(functools.partial(declaring.purge_some, queue=queue), limit)
             total += count
             if not count:
                 break
@@ -105,8 +108,15 @@ class TransactionalQueues:
         return count
 
     def _clear(self, id_: bytes) -> None:
-        while self._store.update(lambda txn: declaring.clear(txn, id_, _BATCH)):
+        while self._some(functools.partial(declaring.clear, id_=id_)):
             pass
+
+    def _some(self, step: Callable[..., Result], limit: int = _BATCH) -> Result:
+        """Do a part of what may be large; a smaller part if a full store has no space for more changes at once."""
+        try:
+            return self._store.update(functools.partial(step, limit=limit))
+        except StoreFull:
+            return self._store.update(functools.partial(step, limit=min(limit, _SMALL_BATCH)))
 
     # -- exchanges ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +176,13 @@ class TransactionalQueues:
         if not settling_now and (found := self._store.view(lambda txn: _survey(txn, wants))) is not None:
             return found
         owner = self._store.owner()
-        return self._store.update(lambda txn: _turn(txn, owner, settling_now, wants))
+        try:
+            return self._store.update(lambda txn: _turn(txn, owner, settling_now, wants))
+        except StoreFull:  # it was too much at once for the space that is left
+            for settlement in settling_now:
+                self._store.update(functools.partial(settling.settle, settlements=[settlement]))
+            fewer = [(queues, min(limit, 1)) for queues, limit in wants]
+            return self._store.update(lambda txn: _turn(txn, owner, (), fewer))
 
     def acknowledge(self, tag: str) -> bool:
         """Delete a message that was taken; return False if the delivery is no longer its owner's."""
@@ -230,8 +246,7 @@ class TransactionalQueues:
                 queues += 1
             more = True
             while more:
-                release = functools.partial(recovering.release_some, owner=owner, limit=_BATCH)
-                count, more = store.update(release)
+                count, more = self._some(functools.partial(recovering.release_some, owner=owner))
                 messages += count
         for queue in orphans.unused:
             queues += self._delete_unused(queue)

@@ -1,0 +1,68 @@
+"""In a full store publishing fails, and everything that leads to fewer messages goes on."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lmdbresults import LMDBStore, open_store
+from lmdbresults.errors import StoreFull
+from lmdbresults.store.queues import ACKNOWLEDGE, REJECT, REQUEUE, Arguments, Message
+from lmdbresults.testing.queue_owners import DEAD, as_process
+from tests.support.queue_audit import audit
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> LMDBStore:
+    """A store that takes no more messages, small or large."""
+    store = open_store(tmp_path / "full.lmdb", durability="none", max_size=2 << 20)
+    store.queues.declare("dead")
+    store.queues.declare("q", Arguments(dead_letter_key="dead"))
+    for size in (60_000, 9000, 500):
+        with pytest.raises(StoreFull):
+            fill(store, size)
+    return store
+
+
+def fill(store: LMDBStore, size: int) -> None:
+    while True:
+        store.queues.publish([Message(os.urandom(size), "q")])
+
+
+def test_messages_can_be_taken_and_settled(full: LMDBStore):
+    state = full.queues.state("q")
+    assert state is not None
+    settlements, count = [], 0
+    while taken := full.queues.turn(settlements, [(["q"], 10)])[0].deliveries:
+        count += len(taken)
+        settlements = [(ACKNOWLEDGE, each.tag) for each in taken]
+    assert count == state.ready
+    assert audit(full) == []
+    full.queues.publish([Message(b"again", "q")])
+
+
+def test_messages_can_be_rejected_and_requeued(full: LMDBStore):
+    rejected = 0
+    for _ in range(10):
+        taken = full.queues.take(["q"], 20).deliveries
+        rejected += len(taken) // 2
+        full.queues.turn([(REJECT if number % 2 else REQUEUE, each.tag) for number, each in enumerate(taken)], [])
+    assert full.queues.state("dead").ready == rejected > 10
+    assert audit(full) == []
+
+
+def test_messages_of_a_dead_owner_return(full: LMDBStore, monkeypatch: pytest.MonkeyPatch):
+    before = full.queues.state("q")
+    with as_process(monkeypatch, DEAD):
+        full.queues.take(["q"], 1000)
+    full.queues.recover()
+    assert full.queues.state("q") == before
+    assert audit(full) == []
+
+
+@pytest.mark.parametrize("operation", ["purge", "delete"])
+def test_queues_can_be_emptied(full: LMDBStore, operation: str):
+    getattr(full.queues, operation)("q")
+    full.queues.declare("q")
+    full.queues.publish([Message(os.urandom(60_000), "q") for _ in range(10)])
+    assert audit(full) == []
