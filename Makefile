@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint types imports bench clean
 
 help:
-	@echo "make demo   a real Celery worker, no server: results, a group and a chord through one file"
+	@echo "make demo   real Celery workers, no server: one file is broker and result backend; some are killed"
 	@echo "make test   every test that needs no server"
 	@echo "make lint   ruff;  make types   mypy --strict;  make imports   the layers of the package"
 	@echo "make bench  the benchmarks, in minutes"

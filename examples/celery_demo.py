@@ -1,9 +1,9 @@
-"""A real Celery worker, no server: results, progress, an error, a group and a chord, all through one LMDB file.
+"""Real Celery workers, no server: one LMDB file is broker and result backend.
 
     python examples/celery_demo.py
 
-The application is in demo_tasks.py. This is its client: it starts a worker (with two pool processes), sends tasks,
-waits for their results, and finally opens the result file.
+The application is in demo_tasks.py. This is its client: it starts three workers (with two pool processes each), sends
+tasks, waits for their results, kills workers in the middle of their work, and finally opens the file.
 """
 
 import os
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import demo_tasks
 from celery import chord, group
@@ -25,9 +26,8 @@ from celery import chord, group
 import lmdbresults
 
 PATIENCE = 30  # seconds to wait for any one result
-TIME_LIMIT = 55  # seconds for the whole demo
-WORKER = "-m celery --app demo_tasks worker --concurrency 2 --loglevel WARNING"
-WORKER += " --without-gossip --without-mingle --without-heartbeat"
+TIME_LIMIT = 100  # seconds for the whole demo
+WORKER = "-m celery --app demo_tasks worker --concurrency 2 --loglevel WARNING --hostname"
 
 
 def one_task() -> None:
@@ -75,34 +75,85 @@ def chord_of_100() -> None:
     say("a chord of 100", f"total of 100 sums = {result.result}, added up in the worker", started)
 
 
+def ping() -> None:
+    started = time.monotonic()
+    (reply,) = demo_tasks.app.control.ping(timeout=10, limit=1)
+    say("remote control", f"celery inspect ping: {reply}", started)
+
+
+def kill_a_worker() -> None:
+    """Kill a worker in the middle of a task. Another one takes the task over."""
+    started = time.monotonic()
+    result = demo_tasks.work.delay(0.5)
+    victim = running(result)
+    killed = kill_worker_of(victim["pid"])
+    again = running(result, not_in=victim["pid"])
+    assert result.get(timeout=PATIENCE) == again["pid"]
+    say("kill -9 of a worker", f"its task ran again {(again['at'] - killed) * 1000:.0f} ms later", started)
+
+
+def kill_a_worker_in_a_chord(folder: Path) -> None:
+    """Kill a worker while the header of a chord runs. The body runs once."""
+    started = time.monotonic()
+    header = [demo_tasks.work.s(0.05) for _ in range(40)]
+    result = chord(header)(demo_tasks.note_body.s(str(folder)))
+    kill_worker_of(running(result.parent[20])["pid"])
+    assert result.get(timeout=PATIENCE) == 40
+    bodies = (folder / "bodies").read_text().splitlines()
+    assert len(bodies) == 1
+    say("kill -9 in a chord", f"40 of 40 parts, {len(bodies)} body", started)
+
+
+def running(result: Any, not_in: int = 0) -> dict[str, Any]:
+    """Return pid and time at which a task began to run, once it does so in another process than ``not_in``."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        state, info = result.state, result.info
+        if state == "RUNNING" and isinstance(info, dict) and info["pid"] != not_in:
+            return info
+        time.sleep(0.002)
+    raise TimeoutError(f"{result.id} does not run")
+
+
+def kill_worker_of(pid: int) -> float:
+    """Kill a worker and its pool, one process of which is given; return when."""
+    os.killpg(os.getpgid(pid), signal.SIGKILL)
+    return time.time()
+
+
 def look_into(path: Path) -> None:
     """Open the file without Celery."""
     started = time.monotonic()
     with lmdbresults.open_store(path) as store:
         tasks = sum(1 for _ in store.scan(b"celery-task-meta-"))
         problems = store.check()
-        say("in the file now", f"{tasks} task results, {store.stats().file_size / 1024:.0f} KiB", started)
+        ready = store.queues.state("celery")
+        say("in the file now", f"{tasks} task results, {ready.ready if ready else 0} messages", started)
     print(f"    check: {'; '.join(problems) or 'no problems found'}")
-    assert tasks == 205  # four single ones, 100 in the group, 100 in the chord and its total
+    assert tasks == 247  # five single ones, 100 in the group, 100 and 40 in the chords and their two bodies
     assert not problems
 
 
 @contextmanager
-def running_worker(folder: Path) -> Iterator[None]:
-    """Run `celery worker` until the block ends."""
+def running_workers(folder: Path, *names: str) -> Iterator[None]:
+    """Run `celery worker` some times until the block ends."""
+    workers = []
     with (folder / "worker.log").open("wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, *WORKER.split()],
-            cwd=Path(__file__).parent,
-            env={**os.environ, "DEMO_FOLDER": str(folder)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        for name in names:
+            worker = subprocess.Popen(
+                [sys.executable, *WORKER.split(), f"{name}@%h"],
+                cwd=Path(__file__).parent,
+                env={**os.environ, "DEMO_FOLDER": str(folder)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            workers.append(worker)
     try:
         yield
     finally:
-        stop(worker)
+        for worker in workers:
+            stop(worker)
 
 
 def stop(worker: subprocess.Popen[bytes]) -> None:
@@ -113,26 +164,28 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(worker.pid, signal.SIGKILL)
         code = worker.wait(timeout=10)
-    if code != 0:
-        raise RuntimeError(f"the worker ended with exit code {code}")
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"a worker ended with exit code {code}")
 
 
 def demo(folder: Path) -> None:
     demo_tasks.configure(folder)
-    # Sent before the worker starts. This creates the queue, which client and worker must not do at the same time.
-    first = demo_tasks.add.delay(1, 1)
     started = time.monotonic()
-    with running_worker(folder):
+    first = demo_tasks.add.delay(1, 1)  # it waits in the file
+    with running_workers(folder, "one", "two", "three"):
         first.get(timeout=PATIENCE)
-        say("worker started", "two processes, no server", started)
+        say("workers started", "three, no server", started)
+        ping()
         one_task()
         failing_task()
         progress()
         group_of_100()
         chord_of_100()
+        kill_a_worker()
+        kill_a_worker_in_a_chord(folder)
         started = time.monotonic()
     say("worker stopped", "by SIGTERM", started)
-    look_into(folder / "results.lmdb")
+    look_into(folder / "celery.lmdb")
 
 
 def say(what: str, found: str, started: float) -> None:
