@@ -121,6 +121,15 @@ def wait_until(path: str) -> None:
         time.sleep(0.01)
 
 
+@shared_task(name="run_late", acks_late=True)
+def run_late(began: str, until: str) -> int:
+    """Log the process of this run, and wait for a file to appear; return the process."""
+    with open(began, "a") as log:
+        log.write(f"{os.getpid()}\n")
+    wait_until(until)
+    return os.getpid()
+
+
 @shared_task(name="progress", bind=True)
 def progress(self: Any, until: str) -> str:
     """Report progress, then wait for a file to appear."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -44,10 +44,11 @@ class Worker:
         pool: str = "prefork",
         concurrency: int = 2,
         variables: Mapping[str, str] | None = None,
+        options: Sequence[str] = OPTIONS,
     ) -> None:
         self.log, self._acknowledged = folder / "worker.log", folder / "acknowledged"
         self._is_gone = False
-        command = [sys.executable, "-m", "celery", "--app", "tests.support.celery_tasks", "worker", *OPTIONS]
+        command = [sys.executable, "-m", "celery", "--app", "tests.support.celery_tasks", "worker", *options]
         environment = {SETTINGS: json.dumps(settings), ACKNOWLEDGED: str(self._acknowledged)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
