@@ -15,9 +15,10 @@ _ROUND: Final = 0.02
 class LoopDriver:
     """Makes the turns of a receiver between the rounds of a loop in which something was settled or arrived.
 
-    A round handles what was called for, then timers, then ticks, then it sleeps. Pools prepare at the tick to send to
-    their processes, in no promised order. So messages are delivered before the tick: a message that were delivered
-    after a pool's tick would reach its process after the sleep. Where that cannot be had, the loop is kept awake.
+    A round handles what was called for, then timers, then ticks, then it sleeps. At the tick, in no promised order, a
+    pool prepares to send to its processes: a message that is delivered after that reaches its process after the sleep.
+    So messages are delivered before. Celery acknowledges in the next round. Where something is left for the next round,
+    the loop is kept awake.
     """
 
     def __init__(self, receiver: Receiver, loop: Any) -> None:
@@ -72,6 +73,8 @@ class LoopDriver:
             if receiver.is_due:
                 receiver.turn()
             has_delivered |= receiver.deliver()
+        if has_delivered and self._loop._ready:  # acknowledgements of a pool that runs tasks as they are delivered
+            receiver.subscription.ring()
         if not self._is_closed:  # by a message, such as that of a shutdown
             self._wait_for_arrivals()
             self._wait_for_due()

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from kombu.utils.compat import detect_environment
+
 from lmdbresults.integrations.kombu.owners import OwnerWatch
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store import queues
@@ -28,6 +30,9 @@ LOOK_EVERY: Final = 1.0
 #: Seconds between looks where no messages can arrive.
 _POLL_EVERY: Final = 0.05
 
+#: Seconds, the least and the most, of a wait under gevent and eventlet while messages are unsettled.
+_LEAST_PATIENCE: Final = 0.01
+_MOST_PATIENCE: Final = 0.25
 #: In an event loop, which delivers all that was taken, a channel without a limit takes so many messages at once. A
 #: consumer that asks for one message after the other leaves the rest to others.
 _BATCH: Final = 100
@@ -94,6 +99,8 @@ class Receiver:
         self._batch = 1
         self._on_deferred: Callable[[], object] | None = None
         self._is_delivering = False
+        self._is_green = detect_environment() != "default"
+        self._patience = _LEAST_PATIENCE
 
     def after_fork_in_child(self) -> None:
         """Leave all deliveries to the parent."""
@@ -149,6 +156,7 @@ class Receiver:
         """
         wanted = [settlement for settlement in settlements if not _is_settled(settlement[1])]
         self.is_due = True
+        self._patience = _LEAST_PATIENCE
         if self._must_commit(now):
             if wanted:
                 self._queues.turn(wanted, ())
@@ -186,11 +194,13 @@ class Receiver:
         woken, self._woken = self._woken, set()
         asking, wants = [], []
         for channel in self.channels:
-            if limit := channel.qos.limit(self._batch):
-                wanted = [queue for queue in channel.queues() if self._must_look_at(queue, woken)]
-                if wanted:
-                    asking.append((channel, limit, wanted))
-                    wants.append((self._rotated(wanted, limit), limit))
+            wanted = [queue for queue in channel.queues() if self._must_look_at(queue, woken)]
+            limit = channel.qos.limit(self._batch)
+            if wanted and limit:
+                asking.append((channel, limit, wanted))
+                wants.append((self._rotated(wanted, limit), limit))
+            elif self._woken is not None:
+                self._woken.update(wanted)  # another thread may settle a message before this turn ends
         settlements = [self._pending.popleft() for _ in range(len(self._pending))]
         if not wants and not settlements:
             return
@@ -251,6 +261,7 @@ class Receiver:
         if not self._taken:
             return False
         channel, delivery = self._taken.popleft()
+        self._patience = _LEAST_PATIENCE
         was_delivering, self._is_delivering = self._is_delivering, True
         try:
             channel.deliver(delivery)
@@ -259,7 +270,14 @@ class Receiver:
         return True
 
     def wait(self, deadline: float | None) -> None:
-        """Deliver one message as soon as there is one. Raises TimeoutError at the deadline, a monotonic time."""
+        """Deliver one message as soon as there is one. Raises TimeoutError at the deadline, a monotonic time.
+
+        Under gevent and eventlet, Celery's worker acknowledges between its waits. So a wait ends sooner while messages
+        are unsettled: after 10 ms at first, and after ever longer times while nothing happens.
+        """
+        if deadline is not None and self._is_green and any(channel.qos.unsettled for channel in self.channels):
+            deadline = min(deadline, time.monotonic() + self._patience)
+            self._patience = min(2 * self._patience, _MOST_PATIENCE)
         while not self.deliver():
             if time.monotonic() >= self._look_at:
                 self.look_again()
