@@ -84,11 +84,12 @@ def _start_time(pid: int) -> str:
 
 
 def describe(thread_id: int) -> str:
-    """Return "process 12 (name)" for the process of a thread, as far as it is known."""
+    """Return "process 12 (name)" for the process of a thread, and whether it is stopped, as far as that is known."""
     lines = _read(f"/proc/{thread_id}/status").splitlines()
     fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     pid = int(fields.get("Tgid", thread_id))
-    return "this process" if pid == os.getpid() else f"process {pid} ({fields.get('Name', 'name unknown')})"
+    stopped = ", stopped" if fields.get("State", "").startswith(("T", "t")) else ""
+    return "this process" if pid == os.getpid() else f"process {pid} ({fields.get('Name', 'name unknown')}{stopped})"
 
 
 def _read(path: str) -> str:

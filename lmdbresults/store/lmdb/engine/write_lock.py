@@ -69,7 +69,7 @@ class WriteLock:
     """
 
     def __init__(self, path: str, timeout: float | None) -> None:
-        self._path = path
+        self._path, self._timeout = path, timeout
         #: The lock of the threads: held by one thread of the process.
         self.thread_lock = threading.RLock()
         #: The same, with the timeout.
@@ -191,7 +191,8 @@ class WriteLock:
         return (
             f"{self._path}: a write has waited for {seconds:.1f} seconds for other write transactions"
             f"{f', now that of {describe(owner)}' if owner else ''}. "
-            "End a process that hangs, make transactions shorter, or raise lock_timeout."
+            "End a process that hangs, make transactions shorter, or "
+            f"{'set lock_timeout, after which a write fails' if self._timeout is None else 'raise lock_timeout'}."
         )
 
 

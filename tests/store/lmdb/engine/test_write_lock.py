@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -245,6 +246,19 @@ def test_without_a_timeout_the_log_tells_of_a_long_wait(
         after(0.3, lambda: release(process))
         store.set(b"ours", b"value")
     assert [f"process {process.pid}" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_log_says_that_the_process_waited_for_is_stopped(
+    store: LMDBStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(write_lock, "_WARN_AFTER", 0.05)
+    with caplog.at_level(logging.WARNING), in_transaction_elsewhere(store) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        after(0.3, lambda: (os.kill(process.pid, signal.SIGCONT), release(process)))
+        store.set(b"ours", b"value")
+    (message,) = caplog.messages
+    assert re.search(rf"process {process.pid} \(.*, stopped\)", message)
+    assert message.endswith("or set lock_timeout, after which a write fails.")
 
 
 def test_where_the_lock_cannot_be_seen_a_write_waits_in_lmdb(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
