@@ -237,8 +237,8 @@ class Sweepable(Protocol):
     def sweep(self, limit: int | None = None, max_seconds: float | None = None) -> int:
         """Delete expired records, up to ``limit`` or for about ``max_seconds``; return how many.
 
-        However short the time, a few are deleted. Other writers can write in between. No call is needed while the
-        store is written to.
+        However short the time, a few records are looked at. Other writers can write in between. No call is needed while
+        the store is written to.
         """
 
 

@@ -14,6 +14,8 @@ import lmdb
 import pytest
 
 from lmdbresults import LMDBStore, StoreFull, open_store
+from lmdbresults.store.lmdb.records.hand import HAND_KEY
+from lmdbresults.store.lmdb.records.layout import pack
 from tests.support.processes import FORKS_WITH_THREADS, child, in_child, in_children
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -104,6 +106,7 @@ def test_a_full_store_says_so_and_keeps_what_it_has(small: Callable[..., LMDBSto
         with pytest.raises(StoreFull) as caught:
             store.set(b"one more", VALUE)
         assert store.options.path in str(caught.value)
+        assert "no more expired records" in str(caught.value)
         assert store.get(b"one more") is None
         assert all(store.get(b"%d" % number) == VALUE for number in range(count))
         assert store.check() == []
@@ -204,6 +207,30 @@ def test_blocks_can_delete_from_a_full_store(small: Callable[..., LMDBStore]) ->
                     assert txn.delete(b"%d" % number)
         assert list(store.scan()) == []
         assert fill(store) > 0.9 * count
+
+
+def test_a_full_store_says_how_far_it_has_looked_for_expired_records_and_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmdbresults.store.lmdb.store._RECLAIM_LOOKS", 200)
+    clock = Clock()
+    with open_store(f"lmdb://{tmp_path}/r.lmdb?max_size=2MiB", durability="none", clock=clock) as store:
+        count = fill(store)
+        for number in range(count - 10, count):
+            store.expire(b"%d" % number, 10)
+        fill(store)  # the hand rests, and the file has no free page
+        clock.now += 11
+        store._environment.write(lambda raw: raw.put(HAND_KEY, pack(HAND_KEY, 0.0, 0, b"k")))
+        failures = []
+        while not failures or len(failures) < count:
+            try:
+                store.set(b"one more", VALUE)
+                break
+            except StoreFull as full:
+                failures.append(str(full))
+        assert all("200 records were looked at for expired ones; sweep() looks at all" in text for text in failures)
+        assert len(failures) == (count - 10) // 200
+        assert store.check() == []
 
 
 def test_a_large_value_that_has_expired_makes_way_for_another(small: Callable[..., LMDBStore]) -> None:
