@@ -234,7 +234,7 @@ class ResultConsumer(BaseResultConsumer):
         if not pending.ids:
             return
         with ThreadWait(
-            self.hub,
+            self.waiting.hub,
             [*pending.ids, *map(self.backend.get_key_for_task, parents)],
             until,
             every_change=on_message is not None,

@@ -124,8 +124,7 @@ class LMDBStore(Store):
         return self._environment.read(records.lookup, self._prefix + key, self._clock())
 
     def mget(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        wanted = [self._prefix + key for key in keys]
-        return self._environment.read(_lookup_all, wanted, self._clock())
+        return self._look(keys)[1]
 
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
@@ -271,12 +270,14 @@ class LMDBStore(Store):
         self._subscriptions.add(subscription)
         return subscription
 
-    def _look(self, keys: list[bytes]) -> tuple[int, list[bytes | None]]:
+    def _look(self, keys: Iterable[bytes]) -> tuple[int, list[bytes | None]]:
         """Return the moment of a snapshot, and the values that keys have in it."""
-        return self._environment.read(_look, self._prefix, keys, self._clock())
+        wanted = [self._prefix + key for key in keys]
+        return self._environment.read(_lookup_all, wanted, self._clock())
 
     def moment(self) -> int:
-        return self._environment.read(_number_of)
+        number: int = self._environment.read(_number_of)
+        return number
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -367,9 +368,5 @@ def _extent(swept: Swept, looked: int) -> str:
     return f"{looked} records were looked at for expired ones; sweep() looks at all."
 
 
-def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> list[bytes | None]:
-    return [records.lookup(raw, key, now) for key in keys]
-
-
-def _look(raw: Transaction, prefix: bytes, keys: list[bytes], now: float) -> tuple[int, list[bytes | None]]:
-    return raw.id(), [records.lookup(raw, prefix + key, now) for key in keys]
+def _lookup_all(raw: Transaction, keys: list[bytes], now: float) -> tuple[int, list[bytes | None]]:
+    return raw.id(), [records.lookup(raw, key, now) for key in keys]

@@ -74,7 +74,8 @@ class LMDBSubscription(Subscription):
     def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
         with self._lock:
             if keys and not self._is_closed:
-                self._verify()
+                if time.monotonic() >= self._verify_at:
+                    self._verify()
                 for key in keys:
                     self._follow(key, every_change)
 
@@ -110,10 +111,8 @@ class LMDBSubscription(Subscription):
     # -- the box ---------------------------------------------------------------------------------------------------
 
     def _verify(self) -> None:
-        """Get a box if there is none, or another one if writers cannot find it any more. At most once a second."""
-        if (now := time.monotonic()) < self._verify_at:
-            return
-        self._verify_at = now + _VERIFY_EVERY
+        """Get a box if there is none, or another one if writers cannot find it any more."""
+        self._verify_at = time.monotonic() + _VERIFY_EVERY
         try:
             if self._box is not None and not self._box.is_reachable():
                 self._leave()
@@ -146,7 +145,7 @@ class LMDBSubscription(Subscription):
 
     def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
         with self._lock:
-            if self._keys:
+            if self._keys and time.monotonic() >= self._verify_at:
                 self._verify()
             if len(self._finalizers) > 1 or self._box is None:
                 self._close_boxes()
