@@ -14,11 +14,16 @@ from typing import Any, Final, NamedTuple
 from tests.crash.checkpoints import checkpoints_of, commits_within_reach
 from tests.crash.recording import Event, Kind
 
-__all__ = ["SINGLE", "TOTAL", "Found", "History", "Verdict", "digest", "value_of"]
+__all__ = ["DONE", "PUBLISHED", "QUEUE", "SINGLE", "TOTAL", "Found", "History", "Verdict", "digest", "value_of"]
 
 TOTAL: Final = b"total"
 #: Before the name of a writer: the key that its single writes go to.
 SINGLE: Final = b"single "
+
+#: Messages: the key that counts them up, the queue that they are published to, and the key of the result of each.
+PUBLISHED: Final = b"published"
+QUEUE: Final = "messages"
+DONE: Final = b"done "
 
 #: A change within a transaction: what is done, to which key, and how much of it.
 Change = tuple[str, bytes, int]

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.process import boot
-from tests.crash.history import Found, digest
+from tests.crash.history import DONE, PUBLISHED, QUEUE, Found, digest
 from tests.crash.recording import library, mark, record_here
+from tests.support.queue_audit import audit
 
 __all__ = ["Opener"]
 
@@ -110,13 +112,23 @@ def _answer_and_exit(answer: int, request: dict[str, Any]) -> None:
 
 def _look(path: str, options: dict[str, Any]) -> Found:
     with open_store(path, clock=lambda: time.time() + _LATER, **options) as store:
-        values = {key: digest(value) for key, value in store.scan()}
-        problems = store.check()
+        values = {key: digest(value) for key, value in store.scan() if not key.startswith(b"queue-")}
+        problems = store.check() + _problems_of_messages(store)
         mark("read", "")
         _go_on(store)
         problems += store.check()
     with open_store(path, clock=lambda: time.time() + _LATER, **options) as store:
         return Found(values, problems + store.check())
+
+
+def _problems_of_messages(store: LMDBStore) -> list[str]:
+    """Say which messages are not exactly once in the queue, or in the results."""
+    body_of = {each.tag: each.body for each in [*store.queues.peek(QUEUE, None), *store.queues.unacknowledged()]}
+    present = Counter(int(body.split()[0]) for body in body_of.values())
+    present.update(int(key[len(DONE) :]) for key, _ in store.scan(DONE))
+    expected = Counter(range(1, int(store.get(PUBLISHED) or 0) + 1))
+    different = sorted((present - expected) + (expected - present))
+    return audit(store) + ([f"messages are lost or there twice: {different[:5]}"] if different else [])
 
 
 def _go_on(store: LMDBStore) -> None:

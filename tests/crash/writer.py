@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.process import boot
+from lmdbresults.store import queues
 from lmdbresults.store.base import WriteTransaction
-from tests.crash.history import SINGLE, TOTAL, Change, value_of
+from lmdbresults.store.queues import Message
+from tests.crash.history import DONE, PUBLISHED, QUEUE, SINGLE, TOTAL, Change, value_of
 from tests.crash.recording import mark
 
 #: Seconds: gone before an image is looked at, and not gone then.
@@ -40,9 +42,9 @@ class Writer:
 
     def work(self) -> None:
         """Do many things, close the store and open it again now and then."""
-        acts = [self._commit, self._single, self._undo, self._sweep, self._flush, self._reopen, self._wait]
+        acts = [self._commit, self._single, self._message, self._undo, self._sweep, self._flush, self._reopen]
         for _ in range(self._settings["acts"]):
-            self._choose.choices(acts, (60, 30, 3, 2, 2, 1, 2))[0]()
+            self._choose.choices([*acts, self._wait], (50, 30, 20, 3, 2, 2, 1, 2))[0]()
             time.sleep(self._choose.random() * self._settings["pause"])
 
     def fork(self) -> int:
@@ -69,6 +71,34 @@ class Writer:
             with self._store.write() as txn:
                 number = self._apply(txn, changes)
         mark("acknowledged", self._name, False, number, self._is_promised)
+
+    def _message(self) -> None:
+        """Publish a message, or end a task: its result and its acknowledgement are one transaction."""
+        step = self._choose.choice((self._publish, self._publish, self._take, self._end, self._end))
+        number = self._store.update(step)
+        if number:
+            mark("acknowledged", self._name, False, number, self._is_promised)
+
+    def _publish(self, txn: WriteTransaction) -> int:
+        queues.declare(txn, QUEUE)
+        number = self._apply(txn, [("incr", PUBLISHED, 1)])
+        size = self._choose.choice((20, 500, 12_000))
+        body = (b"%b " % (txn.get(PUBLISHED) or b"")).ljust(size)
+        queues.publish(txn, [Message(body, QUEUE, priority=self._choose.randrange(10))])
+        return number
+
+    def _take(self, txn: WriteTransaction) -> int:
+        number = self._apply(txn, [])
+        queues.take(txn, self._store.owner(), [QUEUE], 2)
+        return number
+
+    def _end(self, txn: WriteTransaction) -> int:
+        held = next(queues.unacknowledged(txn), None)
+        if held is None:
+            return 0
+        number = self._apply(txn, [("set", DONE + held.body.split()[0], 16)])
+        assert queues.acknowledge(txn, held.tag), "it was held"
+        return number
 
     def _undo(self) -> None:
         with contextlib.suppress(_Undone), self._store.write() as txn:
