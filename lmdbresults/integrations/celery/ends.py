@@ -64,6 +64,10 @@ class TaskEnd:
         """Return whether this is the end of the task with a request."""
         return self._request() is request
 
+    def is_plain(self) -> bool:
+        """Return whether there is nothing to write but a result, as far as is known."""
+        return self.tag is None and not self.callbacks and not self.is_over
+
     def box(self, headers: Any) -> "_Box | None":
         """Return where to hold back a message with these headers; None: it is published at once."""
         request: Any = self._request()  # runs
@@ -209,29 +213,26 @@ class EndsMixin:
     ) -> Any:
         """Call what marks a task as ended, and write in one transaction what it does."""
         end = end_of(request) if request else None
-        if end is None and not _has_more_effects(request, outcome):
+        has_more = _has_more_effects(request, outcome) if end is None or end.is_plain() else True
+        if not has_more or noting(self) is not None:  # there is only a result, or this is a part of another end
             return mark()
-        if noting(self) is not None:  # this is a part of another end
-            return mark()
-        commit: Callable[[Effects], None]
         if end is None:
-            effects, commit = (
-                Effects(self) if lost_by is None else _effects_of_lost(self, request, lost_by),
-                Effects.commit,
-            )
+            effects = Effects(self) if lost_by is None else _effects_of_lost(self, request, lost_by)
+            commit = effects.commit
         elif end.is_over:
             return None
         else:
-            effects, commit = end.effects(outcome), end.commit
+            effects = end.effects(outcome)
+            commit = partial(end.commit, effects)
         try:
             with effects:
                 returned = mark()
         except BaseException:
             if effects.results or effects.parts:  # they count, although something after them has failed
-                commit(effects)
+                commit()
             raise
         if effects:
-            commit(effects)
+            commit()
         return returned
 
     def _call_task_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
