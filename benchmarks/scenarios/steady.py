@@ -38,6 +38,7 @@ from lmdbresults.store import LMDBStore, open_store
 TICK = 0.001
 #: Of a record in bare LMDB.
 DEADLINE = Struct(">d")
+#: After so many a row is complete.
 LIFETIMES = 10
 #: How much longer lmdbresults may take, to see its expired share over several lifetimes.
 LONGER = 5
@@ -175,9 +176,8 @@ class Redis(Steady, celery.Redis):
 
     def written(self) -> int:
         about = self.backend.client.info()
-        return written_by(about["process_id"]) - int(
-            about["total_net_output_bytes"]
-        )  # the server writes to sockets too
+        sent_to_clients = int(about["total_net_output_bytes"])
+        return written_by(about["process_id"]) - sent_to_clients
 
     def served(self) -> float:
         about = self.backend.client.info("cpu")
@@ -339,40 +339,40 @@ def _each_alone(bench: Bench, peers: list[Peer], work: str, kept: int, seconds: 
     return field.table(found)
 
 
-def run(peer: Any, number: int, work: str, kept: int, seconds: float) -> dict[str, Any]:
+def run(client: Any, number: int, work: str, kept: int, seconds: float) -> dict[str, Any]:
     """Store for so many lifetimes or seconds, and return the figures of a row."""
     how, shares = WORKS[work]
-    deadlines, rng, cpu = peer.begin(kept), Random(kept), CPU(getattr(peer, how))
-    ttls = cycle([share * peer.ttl for share in shares])
-    looks, times, cleaning = [share_of_expired(peer, deadlines)], array("q"), 0
-    written, served, until = peer.written(), peer.served(), time.monotonic() + seconds
+    deadlines, rng, cpu = client.begin(kept), Random(kept), CPU(getattr(client, how))
+    ttls = cycle([share * client.ttl for share in shares])
+    looks, times, cleaning = [share_of_expired(client, deadlines)], array("q"), 0
+    written, served, until = client.written(), client.served(), time.monotonic() + seconds
     while len(times) < LIFETIMES * kept and time.monotonic() < until:
         for _ in range(max(kept // LOOKS, 1)):
-            peer.set_ttl(next(ttls))
-            request = peer.request(filling.random_id(rng.getrandbits(63)))
-            heappush(deadlines, peer.now() + peer.ttl)
+            client.set_ttl(next(ttls))
+            request = client.request(filling.random_id(rng.getrandbits(63)))
+            heappush(deadlines, client.now() + client.ttl)
             times.append(cpu.time(request))
-            peer.tick()
-        looks.append(share_of_expired(peer, deadlines))
+            client.tick()
+        looks.append(share_of_expired(client, deadlines))
         if len(times) % kept == 0:
-            (took,) = measure.time_each(lambda _: peer.clean(), [None])
+            (took,) = measure.time_each(lambda _: client.clean(), [None])
             cleaning += took
     return {
         **measure.summary([times]),
         "mean": (sum(times) + cleaning) / len(times) / 1000,
-        "cpu": (cpu.total() / 1000 + (peer.served() - served) * 1e6) / len(times),
-        "written": (peer.written() - written) / len(times),
+        "cpu": (cpu.total() / 1000 + (client.served() - served) * 1e6) / len(times),
+        "written": (client.written() - written) / len(times),
         "expired": max(looks),
-        "size": peer.size(),
+        "size": client.size(),
         "looks": looks,
         "note": f"{len(times) / kept:.2g} lifetimes",
     }
 
 
-def share_of_expired(peer: Any, deadlines: list[float]) -> float:
+def share_of_expired(client: Any, deadlines: list[float]) -> float:
     """Return how many results have expired and are not deleted, as a share of the others; ``deadlines`` is a heap."""
-    now = peer.now()
+    now = client.now()
     while deadlines and deadlines[0] <= now:
         heappop(deadlines)
-    present: int = peer.present()
+    present: int = client.present()
     return round(present / max(len(deadlines), 1) - 1, 3)
