@@ -32,7 +32,9 @@ def run_isolated(
     timeout: float | None = None,
     meanwhile: Callable[[], object] | None = None,
 ) -> bytes:
-    """Return what ``main(arguments)`` of a module prints in a subprocess. Raises `SubprocessFailed`.
+    """Return what ``main(arguments)`` of a module prints in a subprocess.
+
+    Raises `SubprocessFailed`, or `StoreError` if none can be started.
 
     The subprocess is a new interpreter and not a fork: it inherits neither descriptors nor locks. It is killed after
     ``timeout`` seconds, and when an exception interrupts the wait. ``meanwhile`` is called ten times a second.
@@ -56,8 +58,11 @@ def _start(command: list[str]) -> "subprocess.Popen[bytes]":
 
     try:
         return Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)  # noqa: S603
-    except OSError as error:
-        raise SubprocessFailed(f"could not be started: {error}") from error
+    except OSError as error:  # which says nothing about what was to be done in it
+        raise StoreError(
+            f"No subprocess could be started ({error.strerror}). Close files, or raise the limits of this process and "
+            "of the system: ulimit -n, ulimit -u, memory."
+        ) from error
 
 
 def _communicate(

@@ -18,6 +18,7 @@ from lmdbresults.errors import (
     TooManyReaders,
 )
 from lmdbresults.options import Options
+from lmdbresults.store.lmdb.file import paths
 
 __all__ = ["SyncFailure", "file_replaced", "sync_failed", "translate_error"]
 
@@ -42,6 +43,9 @@ def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError
             return wanted(text.format(path=options.path, options=options))
     if "already open" in str(error):
         return file_replaced(options.path)
+    code = _code_of(error)
+    if code in _OF_THE_SYSTEM:
+        return paths.translate_os_error(OSError(code, os.strerror(code)), options.path)
     return StoreError(f"{options.path}: {error}. Run `lmdbresults check` on it; if that finds no problem, report this.")
 
 
@@ -67,10 +71,14 @@ def sync_failed(path: str, failure: SyncFailure, *, is_guarded: bool) -> DiskFai
 
 
 def _means_no_room(error: lmdb.Error | OSError, path: str) -> bool:
-    code = error.code if isinstance(error, lmdb.Error) else error.errno
+    code = _code_of(error)
     if code != errno.EIO:
         return code in _NO_ROOM
     return not _can_grow(path)  # LMDB says EIO if the disk took only a part of what was to be written
+
+
+def _code_of(error: lmdb.Error | OSError) -> int:
+    return (error.code if isinstance(error, lmdb.Error) else error.errno) or 0
 
 
 def _can_grow(path: str) -> bool:
@@ -90,6 +98,8 @@ def _can_grow(path: str) -> bool:
 
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What a path is refused for, also once it is open.
+_OF_THE_SYSTEM: Final = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EROFS)
 #: More than a commit may write.
 _LITTLE: Final = 1 << 20
 

@@ -315,6 +315,8 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
         return _read_only(path)
     if error.errno == errno.ENOTDIR:
         return NotAFile(f"{path} cannot exist: a folder of the path is a file. Choose another path.")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OpenError(f"{path} needs a file descriptor ({error.strerror}): close files, or raise ulimit -n.")
     return OpenError(f"{path} cannot be opened: {error.strerror}.")
 
 

@@ -134,7 +134,8 @@ class _Socket(socket.socket):
     """A socket that is closed with the last reference: another thread may be sending by it as it is dropped."""
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(AttributeError):  # no descriptor was left for it
+            self.close()
 
 
 def _unbound() -> socket.socket:
