@@ -13,7 +13,7 @@ from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.backends.waiting import Polled, Waiting
 from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, TaskRecord, pack_fields
+from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, pack_fields
 from lmdbresults.results import GroupResult, count_tasks, result_from_tuple
 from lmdbresults.store.following import Source
 
@@ -147,9 +147,8 @@ class KeyValueStoreBackend(BaseBackend):
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
         data = self.get(self.get_key_for_task(task_id))
-        if data is None:
-            return {"status": states.PENDING, "result": None}
-        return self.records.meta(id_text(task_id), TaskRecord.unpack(data))
+        meta = None if data is None else self.records.read(id_text(task_id), data, None)
+        return {"status": states.PENDING, "result": None} if meta is None else meta
 
     def _forget(self, task_id: str) -> None:
         self.delete(self.get_key_for_task(task_id))

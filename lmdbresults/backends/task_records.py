@@ -71,10 +71,6 @@ class TaskRecords:
             return {"status": states.PENDING, "result": None}
         return TaskRecord.unpack(data).to_meta(self._value, self._exception, text)
 
-    def meta(self, task_id: str, record: TaskRecord) -> Meta:
-        """Return the meta in a record, its exception as an instance."""
-        return record.to_meta(self._value, self._exception, task_id)
-
     def read(self, task_id: str, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
         """Return the meta in the bytes of a record, or None if the task is in no wanted state (None: any is wanted)."""
         record = TaskRecord.unpack(data)

@@ -67,7 +67,7 @@ def sleep(subscription: Subscription) -> None:
 def publish(path: str, number: int) -> None:
     chance = random.Random(SEED - number)
     with open_store(path, durability="none") as store:
-        for name in ("send", "_send_messages", "_send_datagram"):
+        for name in ("send", "_send_datagram"):
             setattr(store._notifier, name, now_and_then(chance, getattr(store._notifier, name)))
         left = MESSAGES // PUBLISHERS
         while left:

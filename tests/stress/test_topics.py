@@ -76,7 +76,7 @@ def produce(path: str, number: int) -> None:
     chance = random.Random(SEED - number)
     with open_store(path, durability="none") as store:
         harassed = store._notifier
-        for name in ("send", "_send_messages", "_send_datagram"):
+        for name in ("send", "_send_datagram"):
             setattr(harassed, name, now_and_then(chance, getattr(harassed, name)))
         for item in range(ITEMS // PRODUCERS):
             add(store, b"item %d/%d" % (item, number))

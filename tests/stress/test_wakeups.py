@@ -57,7 +57,7 @@ def now_and_then(chance: random.Random, step: Callable[..., Any]) -> Callable[..
 
 def harass(chance: random.Random, store: LMDBStore, hub: ThreadHub | None = None) -> None:
     """Put pauses around everything between a change and the thread that waits for it."""
-    steps: list[tuple[Any, tuple[str, ...]]] = [(store._notifier, ("send", "_send_messages", "_send_datagram"))]
+    steps: list[tuple[Any, tuple[str, ...]]] = [(store._notifier, ("send", "_send_datagram"))]
     if hub is not None:
         steps.append((hub, ("follow", "unfollow", "_unsubscribe", "_read", "_take")))
         steps.append((hub.subscription, ("follow", "remove", "receive", "_look", "_datagram", "_mark")))

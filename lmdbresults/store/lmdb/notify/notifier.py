@@ -58,18 +58,14 @@ class Notifier:
         marks = self._marks
         if marks is None or not (groups := marks.groups()):
             return
-        found = []
-        for change in changes:
-            boxes = marks.followers(place_of(change[0]), EVERY_CHANGE if change[1] == INTERIM else FOLLOWED, groups)
-            if boxes:
-                found.append((change, boxes))
-        if found:
-            self._send_messages(found, moment)
-
-    def _send_messages(self, found: list[tuple[Change, list[int]]], moment: int) -> None:
+        is_sent = False
         bundles: dict[int, bytes] = {}
-        for (key, kind, value, deadline), boxes in found:
+        for key, kind, value, deadline in changes:
             place = place_of(key)
+            boxes = marks.followers(place, EVERY_CHANGE if kind == INTERIM else FOLLOWED, groups)
+            if not boxes:
+                continue
+            is_sent = True
             if kind == ONE:
                 self._send_to_one(boxes, place, moment)
                 continue
@@ -82,9 +78,11 @@ class Notifier:
                 bundles[box] = bundle + message
         for box, bundle in bundles.items():
             self._send_or_note_loss(box, bundle)
-        # The woken process may be queued on the core of this one: let it run first. On two busy cores this halves the
-        # time until it is awake. It costs 0.5 µs, and does not reduce the rate of writes (docs/design/waiting.md).
-        _yield_processor()
+        if is_sent:
+            # The woken process may be queued on the core of this one: let it run first. On two busy cores this halves
+            # the time until it is awake. It costs 0.5 µs, and does not reduce the rate of writes
+            # (docs/design/waiting.md).
+            _yield_processor()
 
     def pass_on(self, place: bytes, moment: int) -> None:
         """Send a message for one subscriber to another: it reached a box that does not follow its key.
