@@ -15,7 +15,7 @@ import lmdb
 from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
-from lmdbresults.store.base import Progress, ReadTransaction, Store, Subscription, WriteTransaction
+from lmdbresults.store.base import KEEP, Keep, Progress, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.long_reader import LongReader
 from lmdbresults.store.lmdb.engine.registry import environments
@@ -37,7 +37,10 @@ from lmdbresults.store.lmdb.transactions import (
     Reading,
     Scope,
     Writing,
-    run_put,
+    increment,
+    put,
+    remove,
+    run_step,
     run_update,
     run_view,
 )
@@ -129,15 +132,31 @@ class LMDBStore(Store):
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        step = (run_put, self._scope, key, value, ttl, keep_prefix or None, interim)
+        is_stored: bool = self._write(run_step, put, key, value, ttl, keep_prefix or None, interim)
+        return is_stored
+
+    def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
+        is_stored: bool = self._write(run_step, put, key, value, ttl, b"", False)
+        return is_stored
+
+    def delete(self, key: bytes) -> bool:
+        existed: bool = self._write(run_step, remove, key)
+        return existed
+
+    def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
+        count: int = self._write(run_step, increment, key, by, ttl)
+        return count
+
+    def _write(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Run a step in a transaction, and notify of what it has changed; return its result."""
         try:
-            is_stored, changes, known = self._environment.write(*step)
+            result, changes, known = self._environment.write(step, self._scope, *args)
         except StoreFull:
-            is_stored, changes, known = self._retry_with_space(*step)
+            result, changes, known = self._retry_with_space(step, self._scope, *args)
         self._scope.keeper.known = known
         if changes:
             self._notifier.send(changes, known[0])
-        return is_stored
+        return result
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:
         self._notifier.send([(self._prefix + topic, ONE if one else FINAL, None, NEVER)], self.moment())
@@ -159,14 +178,7 @@ class LMDBStore(Store):
         return result
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
-        result: Result
-        try:
-            result, changes, known = self._environment.write(run_update, self._scope, operation)
-        except StoreFull:
-            result, changes, known = self._retry_with_space(run_update, self._scope, operation)
-        self._scope.keeper.known = known
-        if changes:
-            self._notifier.send(changes, known[0])
+        result: Result = self._write(run_update, operation)
         return result
 
     def read(self) -> AbstractContextManager[ReadTransaction]:

@@ -14,7 +14,19 @@ from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, SHORT_VALUE, Chang
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 from lmdbresults.store.values import NEVER, deadline_of
 
-__all__ = ["CLOSED", "ENDED", "Reading", "Scope", "Writing", "run_put", "run_update", "run_view"]
+__all__ = [
+    "CLOSED",
+    "ENDED",
+    "Reading",
+    "Scope",
+    "Writing",
+    "increment",
+    "put",
+    "remove",
+    "run_step",
+    "run_update",
+    "run_view",
+]
 
 Result = TypeVar("Result")
 T = TypeVar("T", bound="Reading")
@@ -105,16 +117,13 @@ class Writing(Reading, WriteTransaction):
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return _put(self._raw, self._scope, self.changes, key, value, ttl, keep_prefix or None, interim)
+        return put(self._raw, self._scope, self.changes, key, value, ttl, keep_prefix or None, interim)
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return _put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
+        return put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
 
     def delete(self, key: bytes) -> bool:
-        self._scope.space.reserve_for_delete(self._raw)
-        key = self._scope.prefix + key
-        self.changes.append((key, FINAL, None, NEVER))  # also of an expired record, which a sweep will not meet now
-        return records.remove(self._raw, key, self._scope.clock())
+        return remove(self._raw, self._scope, self.changes, key)
 
     def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
         scope, prefix = self._scope, self._scope.prefix
@@ -123,12 +132,7 @@ class Writing(Reading, WriteTransaction):
         records.move(self._raw, prefix + key, prefix + new_key, value, scope.clock())
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
-        key, now = self._scope.prefix + key, self._scope.clock()
-        deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
-        self._scope.space.reserve(self._raw, len(key) + _RECORD_COST)
-        self._scope.keeper.note(1, deadline or NEVER)
-        self.changes.append((key, FINAL, None, NEVER))
-        return records.increment(self._raw, key, by, deadline, now)
+        return increment(self._raw, self._scope, self.changes, key, by, ttl)
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._scope.clock()
@@ -146,7 +150,10 @@ class Writing(Reading, WriteTransaction):
         self.changes.append((self._scope.prefix + topic, ONE if one else FINAL, None, NEVER))
 
 
-def _put(
+# -- operations: they add what has changed to a list -------------------------------------------------------------------
+
+
+def put(
     raw: Transaction,
     scope: Scope,
     changes: list[Change],
@@ -175,22 +182,35 @@ def _put(
     return True
 
 
+def remove(raw: Transaction, scope: Scope, changes: list[Change], key: bytes) -> bool:
+    """Delete a record; return whether there was one that had not expired."""
+    scope.space.reserve_for_delete(raw)
+    key = scope.prefix + key
+    changes.append((key, FINAL, None, NEVER))  # also of an expired record, which a sweep will not meet now
+    return records.remove(raw, key, scope.clock())
+
+
+def increment(
+    raw: Transaction, scope: Scope, changes: list[Change], key: bytes, by: int, ttl: float | Keep | None
+) -> int:
+    """Add to a counter, and return it."""
+    key, now = scope.prefix + key, scope.clock()
+    deadline = None if isinstance(ttl, Keep) else deadline_of(ttl, now)
+    scope.space.reserve(raw, len(key) + _RECORD_COST)
+    scope.keeper.note(1, deadline or NEVER)
+    changes.append((key, FINAL, None, NEVER))
+    return records.increment(raw, key, by, deadline, now)
+
+
 # -- steps in a transaction of their own: they return a result, what has changed, and what is known if it commits ------
 
 
-def run_put(
-    raw: Transaction,
-    scope: Scope,
-    key: bytes,
-    value: bytes,
-    ttl: float | None,
-    keep_prefix: bytes | None,
-    interim: bool,
-) -> tuple[bool, list[Change], tuple[int, Hand]]:
-    """Do `Writing.set`, for which no object is needed: results are stored by this."""
+def run_step(
+    raw: Transaction, scope: Scope, operation: Callable[..., Result], *args: Any
+) -> tuple[Result, list[Change], tuple[int, Hand]]:
+    """Run an operation of this module, for which no `Writing` is needed: results are stored by this."""
     changes: list[Change] = []
-    is_stored = _put(raw, scope, changes, key, value, ttl, keep_prefix, interim)
-    return is_stored, changes, scope.keeper.keep_up(raw, scope.clock, changes)
+    return operation(raw, scope, changes, *args), changes, scope.keeper.keep_up(raw, scope.clock, changes)
 
 
 def run_update(
