@@ -7,7 +7,9 @@ from lmdbresults.store.base import Store
 from lmdbresults.testing.chords import Chords
 from lmdbresults.testing.expiry import Expiry, Sweeping
 from lmdbresults.testing.hooks import Hooks
-from lmdbresults.testing.queues import QueueOwners, Queues
+from lmdbresults.testing.queue_routes import QueueRoutes
+from lmdbresults.testing.queue_upkeep import QueueOwners, QueueUpkeep
+from lmdbresults.testing.queues import Queues
 from lmdbresults.testing.samples import VERBS
 from lmdbresults.testing.scanning import Ranges, Scans
 from lmdbresults.testing.transactions import Blocks, Transactions
@@ -56,6 +58,8 @@ class StoreConformance(
     Ranges,
     Chords,
     Queues,
+    QueueRoutes,
+    QueueUpkeep,
     QueueOwners,
     Lifecycle,
 ):

@@ -2,7 +2,7 @@
 
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.queues.delivering import must_note_use, register
-from lmdbresults.store.queues.heads import Heads, drop, read_head
+from lmdbresults.store.queues.heads import Heads, drop, read_head, sound
 from lmdbresults.store.queues.publishing import forget
 from lmdbresults.store.queues.records import (
     DELAYED,
@@ -103,7 +103,7 @@ def purge_some(txn: WriteTransaction, queue: str, limit: int) -> int:
         return 0
     count = 0
     for prefix in (READY, DELAYED):
-        for key, record in list(txn.range(prefix + QUEUE_ID.pack(head.id), limit=limit - count)):
+        for key, record in list(sound(txn.range(prefix + QUEUE_ID.pack(head.id), limit=limit - count))):
             drop(txn, head, key, record)
             count += 1
     heads.write()
@@ -134,7 +134,7 @@ def clear(txn: WriteTransaction, id_: bytes, limit: int) -> bool:
     """
     left = limit
     for prefix in (READY, DELAYED):
-        for key, record in list(txn.range(prefix + id_, limit=left)):
+        for key, record in list(sound(txn.range(prefix + id_, limit=left))):
             forget(txn, key, record)
             left -= 1
     if left > 0:

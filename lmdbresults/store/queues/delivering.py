@@ -1,15 +1,13 @@
 """Delivering: messages move from a queue to the owner that takes them."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgpack
 
-from lmdbresults.errors import RecordDamaged
 from lmdbresults.process.identity import Owner
-from lmdbresults.store.queues.heads import Heads, read_head
+from lmdbresults.store.queues.heads import Heads, read_head, sound
 from lmdbresults.store.queues.publishing import bury
 from lmdbresults.store.queues.records import (
     DELAYED,
@@ -129,7 +127,7 @@ def _make_ready(heads: Heads, head: Head) -> None:
     """Move delayed messages that are due among the ready ones, to the place that they had when they were published."""
     prefix = DELAYED + QUEUE_ID.pack(head.id)
     due = len(prefix)
-    for count, (key, record) in enumerate(_sound(heads.txn.range(prefix, limit=_MAX_MOVES + 1))):
+    for count, (key, record) in enumerate(sound(heads.txn.range(prefix, limit=_MAX_MOVES + 1))):
         (time,) = DUE.unpack_from(key, due)
         if time > heads.now or count == _MAX_MOVES:
             head.due = time
@@ -148,7 +146,7 @@ def _take_some(heads: Heads, owner: bytes, queue: str, head: Head, limit: int, f
     """Move up to so many messages to the owner. Those that have expired are dropped."""
     until, dropped = len(found) + limit, 0
     while head.ready and dropped < _MAX_MOVES and (wanted := until - len(found)) > 0:
-        pairs = list(_sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))
+        pairs = list(sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))
         for key, record in pairs:
             expires, _, _, size, _ = about = MESSAGE.unpack_from(record)
             head.ready -= 1
@@ -176,9 +174,3 @@ def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes, 
         body = heads.txn.get(body_key(record)) or b""
     tag, priority = target[len(UNACKED) :].hex(), PRIORITIES - 1 - place[4]
     return Delivery(tag, queue, body, flags & REDELIVERED != 0, deliveries, deaths, priority, published)
-
-
-def _sound(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records that are not damaged. The others stay where they are, for `check` to report."""
-    with suppress(RecordDamaged):
-        yield from pairs

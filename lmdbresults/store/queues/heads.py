@@ -1,15 +1,25 @@
 """The heads of the queues that one step touches: each is read once, and written once at the end."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+
+from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.queues.records import HEAD, LARGE, MESSAGE, READY, Head, body_key, topic
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["Heads", "drop", "read_head"]
+__all__ = ["Heads", "drop", "read_head", "sound"]
 
 
 def read_head(txn: ReadTransaction, queue: str) -> Head | None:
     """Return the head of a queue, or None if there is no such queue."""
     data = txn.get(HEAD + queue.encode())
     return None if data is None else Head(data)
+
+
+def sound(pairs: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records that are not damaged. The others stay where they are, for `check` to report."""
+    with suppress(RecordDamaged):
+        yield from pairs
 
 
 def drop(txn: WriteTransaction, head: Head, key: bytes, record: bytes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from lmdbresults.process.identity import NO_OWNER, Owner
-from lmdbresults.store.queues.heads import Heads, drop, read_head
+from lmdbresults.store.queues.heads import Heads, drop, read_head, sound
 from lmdbresults.store.queues.records import (
     DELAYED,
     DUE,
@@ -44,7 +44,7 @@ def _waiting(txn: ReadTransaction, id_: bytes, after: str) -> Iterator[Waiting]:
         if last.startswith(DELAYED) and prefix == READY:
             continue
         start = last + b"\0" if last.startswith(prefix) else b""
-        for key, record in txn.range(prefix + id_, start):
+        for key, record in sound(txn.range(prefix + id_, start)):
             stored, _, body = read_message(record)
             place = place_in(key)
             if stored.flags & LARGE:
@@ -72,7 +72,7 @@ def unacknowledged(txn: ReadTransaction, queue: str | None = None) -> Iterator[U
     ``queue``: only those of this queue.
     """
     known = owners(txn)
-    for key, data in txn.range(UNACKED):
+    for key, data in sound(txn.range(UNACKED)):
         _, taken, name, record = read_unacked(data)
         if queue is not None and name != queue:
             continue

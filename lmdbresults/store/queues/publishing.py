@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from lmdbresults.errors import QueueFull
-from lmdbresults.store.queues.heads import Heads
+from lmdbresults.store.queues.heads import Heads, sound
 from lmdbresults.store.queues.records import (
     BODY,
     DELAYED,
@@ -111,7 +111,7 @@ def _make_room(heads: Heads, queue: str, head: Head, size: int) -> None:
 
 def _drop_first(heads: Heads, queue: str, head: Head, reason: Reason) -> bool:
     """Move the first message of a queue to the dead letters; return False if none was found."""
-    for key, record in list(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=1)):
+    for key, record in list(sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=1))):
         head.ready -= 1
         head.size -= MESSAGE.unpack_from(record)[3]
         bury(heads, key, key[len(READY) :], queue, head, record, reason)
@@ -121,7 +121,7 @@ def _drop_first(heads: Heads, queue: str, head: Head, reason: Reason) -> bool:
 
 def _drop_expired(heads: Heads, queue: str, head: Head) -> None:
     """Drop up to two expired messages: more than a publisher adds, so a queue without consumers does not grow."""
-    for key, record in list(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=2)):
+    for key, record in list(sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=2))):
         expires, _, _, size, _ = MESSAGE.unpack_from(record)
         if not 0 < expires <= heads.now:
             break

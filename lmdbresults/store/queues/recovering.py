@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgpack
 
 from lmdbresults.process.identity import Owner
-from lmdbresults.store.queues.heads import Heads, read_head
+from lmdbresults.store.queues.heads import Heads, read_head, sound
 from lmdbresults.store.queues.records import DOOMED, OWNED, OWNER, UNACKED, UNUSED
 from lmdbresults.store.queues.settling import give_back
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
@@ -35,7 +35,7 @@ def find_orphans(txn: ReadTransaction, is_alive: Callable[[Owner], bool]) -> Orp
 
 def owners(txn: ReadTransaction) -> dict[bytes, Owner]:
     """Return the processes that may hold messages or own queues, by their ids."""
-    return {key[len(OWNER) :]: Owner(*msgpack.unpackb(value)) for key, value in txn.range(OWNER)}
+    return {key[len(OWNER) :]: Owner(*msgpack.unpackb(value)) for key, value in sound(txn.range(OWNER))}
 
 
 def is_unused(txn: ReadTransaction, queue: str) -> bool:
@@ -52,7 +52,7 @@ def release_some(txn: WriteTransaction, owner: bytes, limit: int) -> tuple[int, 
     Works in a full store. Once there are no more, and no queues that it owns, the owner itself is removed.
     """
     heads = Heads(txn)
-    pairs = list(txn.range(UNACKED + owner, limit=limit))
+    pairs = list(sound(txn.range(UNACKED + owner, limit=limit)))
     for key, data in pairs:
         give_back(heads, key, data, counted=True)
     heads.write()
