@@ -165,11 +165,15 @@ LINES: Final = (
     Line("store, never synced", "store", "store", None, NEVER_SYNCED),
     Line("store, synced at intervals", "store", "store", None, SYNCED_AT_INTERVALS),
     Line("store, on disk before the call returns", "store", "store", None, SYNCED),
+    Line("store while another expires", "steady", "one TTL", 10_000, (OWN, "Redis", "file://", "", BARE)),
     Line("read", "get", "hit", None, NEVER_SYNCED),
     Line("read 10,000 results in one call", "get_many", "get_many", 10_000, NEVER_SYNCED),
     Line("a part of a chord of 1,000", "chords", "part", 1_000, NEVER_SYNCED),
     Line("store, until a waiter has the result", "wakeups", "store_result() to AsyncResult.get()", None, NEVER_SYNCED),
     Line("a task through a worker and back", "worker", "round trip", None, NEVER_SYNCED),
+    Line(
+        "the same, each with its own broker", "broker", "delay() to get()", None, (OWN, "Redis", "filesystem", "", "")
+    ),
 )
 
 
@@ -187,13 +191,17 @@ def docs(sources: Sequence[Path]) -> str:
 
 
 def readme(text: str, run: Run) -> str:
-    """Return the README with the table of a run. Raises ValueError if the README has no place for it."""
+    """Return the README with the table of a run, without what was measured later.
+
+    Raises ValueError if the README has no place for it.
+    """
     before, found, rest = text.partition(BEGIN)
     _, also_found, after = rest.partition(END)
     if not found or not also_found:
         raise ValueError(f"The README has no {BEGIN} ... {END}")
     columns = ["Celery's classes, median time", *(f">{peer}" for peer in (OWN, "Redis", "`file://`", "SQLite", BARE))]
-    table = markdown(columns, [[line.text, *_cells(run, line)] for line in LINES])
+    together = {each.name for each in run.sections if not each.about}
+    table = markdown(columns, [[line.text, *_cells(run, line)] for line in LINES if line.scenario in together])
     date, machine, load, files = (run.header[name] for name in ("date", "machine", "load", "files on"))
     about = fill(f"One run, {date}: {machine}, files on {files}. Load: {load}.", 120)
     return f"{before}{BEGIN}\n{table}\n\n{about}\n{END}{after}"
