@@ -231,6 +231,15 @@ class Waiting(Hooks):
         assert heard(store, subscription) == {b"topic"}
         assert list(store.scan()) == []
 
+    def test_a_topic_can_be_followed_without_a_look(self, store: Store, subscription: Subscription) -> None:
+        for _ in range(3):
+            subscription.follow([b"topic"])
+            store.notify(b"topic", one=True)
+            assert heard(store, subscription) == {b"topic"}
+            subscription.remove([b"topic"])
+            store.notify(b"topic", one=True)
+            assert heard(store, subscription) == set()
+
     def test_notify_in_a_transaction_sends_after_its_commit(self, store: Store, subscription: Subscription) -> None:
         subscription.add([b"topic"])
         store.update(lambda txn: [txn.set(b"key", b""), txn.notify(b"topic")])

@@ -26,6 +26,7 @@ from lmdbresults.integrations.celery import aio
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import consumer as celery_consumer
 from lmdbresults.store import following
+from lmdbresults.store.lmdb.types import FINAL
 from tests.support import waits
 from tests.support.celery_tasks import OwnError, add, progress, settings_for
 from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
@@ -216,6 +217,19 @@ def test_wait_for_returns_the_meta(app: Celery, threads: Any) -> None:
         app.backend.wait_for("another", timeout=0.01)
 
 
+def test_get_many_yields_each_result_as_it_ends_without_polling(app: Celery, store_elsewhere: Any) -> None:
+    first, second, failed = pending(app, 3)
+    app.backend.mark_as_done(first.id, 1)
+    found = app.backend.get_many([each.id for each in (first, second, failed)], interval=HOUR)
+    assert next(found)[1]["result"] == 1
+    store_elsewhere(second.id, 2)
+    assert next(found) == (second.id, app.backend.get_task_meta(second.id))
+    store_elsewhere(failed.id, "why", states.FAILURE)
+    assert [(task_id, str(meta["result"])) for task_id, meta in found] == [(failed.id, "why")]
+    with pytest.raises(exceptions.TimeoutError):
+        list(app.backend.get_many([uuid()], timeout=0.01))
+
+
 def test_on_interval_is_called_though_nothing_happens(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(celery_consumer, "INTERVAL", 0.001)
     [result] = pending(app)
@@ -371,6 +385,21 @@ def test_a_callback_comes_while_another_result_is_waited_for(app: Celery, thread
     store_elsewhere(other.id, 43)
     assert got.result(PATIENCE) == 43
     assert left_behind(app) == []
+
+
+def test_a_message_that_cannot_be_decoded_is_no_result_for_a_callback(app: Celery, threads: Any) -> None:
+    told: list[Any] = []
+    result, other = pending(app, 2)
+    result.then(lambda each: told.append(each.result))
+    got = threads.submit(other.get)
+    until_waited_for(app, result, other)
+    key, store = app.backend.get_key_for_task(result.id), app.backend.store
+    for value in (b"garbage", b""):
+        store._notifier.send([(key, FINAL, value, 0.0)], 1 << 40)
+    app.backend.mark_as_done(result.id, 42)
+    wait_for(lambda: told == [42])
+    app.backend.mark_as_done(other.id, 43)
+    assert got.result(PATIENCE) == 43
 
 
 def test_a_callback_of_a_group_comes_when_all_has_ended(app: Celery, threads: Any, store_elsewhere: Any) -> None:
