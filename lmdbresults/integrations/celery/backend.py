@@ -33,6 +33,8 @@ from lmdbresults.store import LMDBStore, WriteTransaction, open_store
 
 __all__ = ["LMDBBackend"]
 
+#: The states that the end of a task stores.
+_HELD: Final = states.READY_STATES | {states.RETRY}
 #: What Celery's meta holds, when a result belongs to no group and ``result_extended`` is off.
 _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
@@ -206,7 +208,7 @@ class LMDBBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         record = self._record(result, state, traceback, request)
         ttl = self._failure_expires if state == states.FAILURE else self.expires
         effects = noting(self)
-        if effects is not None and (state in states.READY_STATES or state == states.RETRY):
+        if effects is not None and effects.holds_results and state in _HELD:
             effects.results.append(StoredResult(task_id, state, record, ttl))
         else:
             self.records.put(self.store, task_id, state, record, ttl)

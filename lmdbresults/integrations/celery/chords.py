@@ -159,9 +159,13 @@ class CeleryBodies:
         return effects
 
     @contextmanager
-    def _noted(self) -> Iterator[Effects]:
-        """Note what the block does. What runs eagerly is done there and then, with effects of its own."""
-        effects = Effects(self._backend)
+    def _noted(self, *, holds_results: bool = True) -> Iterator[Effects]:
+        """Note what the block does. What runs eagerly is done there and then, with effects of its own.
+
+        The failure of a body is stored at once: Celery revokes the tasks of a group afterwards, and a worker that is
+        told so before the failure is stored would store that they were revoked.
+        """
+        effects = Effects(self._backend, holds_results=holds_results)
         with nullcontext() if self._backend.app.conf.task_always_eager else effects:
             yield effects
 
@@ -182,7 +186,7 @@ class CeleryBodies:
         try:
             raise ChordError(message) from cause
         except ChordError as error:  # Celery asks for the exception that is being handled
-            with self._noted() as effects:
+            with self._noted(holds_results=False) as effects:
                 self._backend.chord_error_from_stack(body, error)
                 self._fail_outer(body.options, error, [*called, *map(_digest, errbacks)])
         return effects

@@ -50,7 +50,9 @@ class Effects:
     """What is to be written together.
 
     ``settlement`` settles the message of the task. If the delivery is no longer ours, or ``guard`` returns False,
-    nothing is written.
+    nothing is written. ``holds_messages`` says that all messages come here, so that nothing is seen before all is
+    written; else results are written before errbacks are sent elsewhere. Without ``holds_results``
+    they are written when they are stored.
     """
 
     def __init__(
@@ -60,10 +62,14 @@ class Effects:
         settlement: Settlement | None = None,
         messages: Iterable[Message] = (),
         guard: Guard | None = None,
+        holds_messages: bool = False,
+        holds_results: bool = True,
     ) -> None:
         self.backend = backend
         self._settlement = settlement
         self._guard = guard
+        self.holds_messages = holds_messages
+        self.holds_results = holds_results
         self.results: list[StoredResult] = []
         self.parts: list[ReturnedPart] = []
         self.messages = list(messages)
@@ -143,6 +149,8 @@ class Effects:
 
     def write_results(self) -> bool:
         """Write the noted results already; return False if the effects may not happen."""
+        if not self.results:
+            return True
         written: bool = self.backend.store.update(lambda txn: self._may_happen(txn) and self._put_results(txn))
         return written
 

@@ -84,7 +84,7 @@ class TaskEnd:
     def effects(self, outcome: Outcome) -> Effects:
         """Return effects that settle the message as the worker would, and publish what was held back."""
         messages = [*self.callbacks, *self.successors] if outcome == "success" else self.successors
-        return Effects(self._task.backend, settlement=self.settlement(outcome), messages=messages)
+        return Effects(self._task.backend, settlement=self.settlement(outcome), messages=messages, holds_messages=True)
 
     def settlement(self, outcome: Outcome) -> Settlement | None:
         if self.tag is None:
@@ -236,9 +236,13 @@ class EndsMixin:
         return returned
 
     def _call_task_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
-        """Call the errbacks. Those that are called here can read the result of the task that has failed."""
+        """Call the errbacks. Those that run before the end is written can read the result of the failed task."""
         effects = noting(self)
-        if effects is None or not _is_one_called_here(request.errbacks, self.app) or effects.write_results():
+        if (
+            effects is None
+            or (effects.holds_messages and not _is_one_called_here(request.errbacks, self.app))
+            or effects.write_results()
+        ):
             super()._call_task_errbacks(request, exc, traceback)  # type: ignore[misc]
 
 
@@ -273,7 +277,7 @@ def _effects_of_lost(backend: Any, request: Any, exc: BaseException) -> Effects:
         tag = properties["delivery_tag"]
         if is_outstanding(tag):
             settlement = _settlement_of_lost(task, exc, tag)
-    return Effects(backend, settlement=settlement, guard=has_not_ended)
+    return Effects(backend, settlement=settlement, guard=has_not_ended, holds_messages=settlement is not None)
 
 
 def _settlement_of_lost(task: Any, exc: BaseException, tag: str) -> Settlement | None:
