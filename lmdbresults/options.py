@@ -28,7 +28,7 @@ SCHEME: Final = "lmdb"
 DURABILITIES: Final = ("checkpoint", "commit", "none")
 ON_DAMAGE: Final = ("error", "fresh")
 
-#: A map below this leaves LMDB no room to copy the pages that a delete has to touch.
+#: A map below this leaves LMDB no room to copy the pages that a delete touches.
 MIN_SIZE: Final = 1 << 20
 #: Half of what a process can address.
 MAX_SIZE: Final = 64 << 40

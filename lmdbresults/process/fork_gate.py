@@ -32,7 +32,7 @@ class ExclusiveWanted(BaseException):
 
 
 class ForkAware(Protocol):
-    """An object that is told of forks."""
+    """An object that is called in the child of each fork."""
 
     def after_fork_in_child(self) -> None:
         """Start with new state; what belongs to the parent must not be touched."""
