@@ -24,6 +24,7 @@ from lmdbresults.store.lmdb.records.layout import (
     END_OF_PLACES,
     FIRST_PLACE,
     IS_CHUNKED,
+    RECORD,
     Record,
     key_at,
     pack,
@@ -101,6 +102,7 @@ def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, 
     bound, position = hand if hand.position else (math.inf, FIRST_PLACE)
     looked, due, bound, position = _look(txn, position, count, now, bound)
     removed = work = 0
+    cursor = txn.cursor()
     for place, key, is_chunked in due:
         if removed == limit:
             position = place
@@ -112,7 +114,8 @@ def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, 
             if is_left:
                 position = place
                 break
-        txn.delete(place)
+        if cursor.key() == place or cursor.set_key(place):
+            cursor.delete()  # and move to the next record
         removed += 1
     hand = Hand(bound, position)
     _put(txn, hand)
@@ -139,7 +142,7 @@ def _look(
                 if deadline < bound:
                     bound = deadline
             elif deadline > NEVER:
-                key = key_at(place, data)
+                key = place[1:] if place >= RECORD else key_at(place, data)
                 due.append((place, key, unpack_head(key, data)[1] & IS_CHUNKED))
         except (RecordDamaged, struct.error):
             continue
