@@ -39,13 +39,23 @@ def process(command: Sequence[str | Path], log: Path, **options: Any) -> Iterato
 
 def used_cpu(session: int) -> float:
     """Return the seconds of processor time of a process and of those that it started, ended ones included."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                ticks += sum(map(int, fields[11:15]))
+    ticks = sum(sum(map(int, fields[11:15])) for _, fields in _processes(session))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def wake_ups(session: int) -> int:
+    """Return how often the threads of a process, and of those that it started, have fallen asleep."""
+    statuses = [status for folder, _ in _processes(session) for status in folder.glob("task/*/status")]
+    return sum(int(status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for status in statuses)
+
+
+def _processes(session: int) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folder and state (proc(5), from its third field on) of each process of a session."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                yield folder, fields
 
 
 @contextmanager

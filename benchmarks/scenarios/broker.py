@@ -16,7 +16,7 @@ from benchmarks.measure import Block, Key
 from benchmarks.peers import stacks
 from benchmarks.peers.base import RESULT, Peer
 from benchmarks.rows import Row, with_ratios
-from benchmarks.servers import used_cpu
+from benchmarks.servers import used_cpu, wake_ups
 
 PATIENCE = 60.0
 #: Seconds after which a killed worker's task is given up.
@@ -141,9 +141,11 @@ def _wait(sent: list[Any]) -> None:
 def _idle(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     """Leave a worker alone."""
     seconds = bench.size(0.2, 5.0, 30.0)
-    used = used_cpu(worker) + client.served()
+    used, woken = used_cpu(worker) + client.served(), wake_ups(worker)
     time.sleep(seconds)
-    return {"unit": "%", "median": (used_cpu(worker) + client.served() - used) / seconds * 100}
+    used, woken = used_cpu(worker) + client.served() - used, wake_ups(worker) - woken
+    note = f"{woken / seconds:.2g} wake-ups of the worker a second"
+    return {"unit": "%", "median": used / seconds * 100, "note": note}
 
 
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
