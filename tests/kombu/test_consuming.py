@@ -8,6 +8,7 @@ import pytest
 from kombu import Exchange, Queue
 from kombu.exceptions import ChannelError, MessageStateError
 
+from lmdbresults.store import queues
 from tests.support.kombu_parts import PATIENCE, consuming, is_silent, publish, queue, receive, waiting
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -234,3 +235,18 @@ def test_the_bindings_can_be_listed(connection: Any) -> None:
     assert expected in connection.get_manager().get_bindings()
     Queue("one", exchange, routing_key="a.*")(connection.default_channel).unbind_from(exchange, "a.*")
     assert expected not in connection.get_manager().get_bindings()
+
+
+def test_a_message_that_cannot_be_decoded_goes_to_the_dead_letters(
+    connection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+    work, dead = queue(queue_arguments=arguments), queue("dead")
+    for each in (work, dead):
+        each(connection.default_channel).declare()
+    connection.default_channel.store.queues.publish([queues.Message(b"\xc1 foreign", "work")])
+    publish(connection, 1, to=work)
+    with consuming(connection, work) as received:
+        assert receive(connection, received, 1) == [1]
+    assert waiting(connection, "dead") == 1
+    assert "in queue 'work' cannot be decoded" in caplog.text

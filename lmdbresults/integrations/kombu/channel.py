@@ -1,10 +1,12 @@
 """A channel: what kombu's producers and consumers call, over the queues of a store."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import uuid4
 
+import msgpack
 from amqp.exceptions import NotFound
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
@@ -17,6 +19,8 @@ from lmdbresults.store import queues
 from lmdbresults.store.queues import Delivery
 
 __all__ = ["Channel"]
+
+logger = logging.getLogger(__name__)
 
 _numbers: Final = count(1)
 
@@ -238,7 +242,12 @@ class Channel(StdChannel):
         else:  # it was cancelled meanwhile
             self.give_back([delivery.tag])
             return
-        message = Message(delivery, self)
+        try:
+            message = Message(delivery, self)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            logger.exception("A message in queue %r cannot be decoded: it goes to the dead letters.", delivery.queue)
+            self._settle(queues.REJECT, delivery.tag)
+            return
         if consumer.no_ack:
             self._settle(queues.ACKNOWLEDGE, delivery.tag)
         consumer.callback(message)

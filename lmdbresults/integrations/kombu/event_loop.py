@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from lmdbresults.integrations.kombu.receiver import LOOK_EVERY, Receiver
@@ -12,73 +13,71 @@ __all__ = ["LoopDriver"]
 _ROUND: Final = 0.02
 
 
-class LoopDriver:
-    """Makes the turns of a receiver between the rounds of a loop in which something was settled or arrived.
+class _FirstCallback:
+    """Calls a function. In a set of callbacks it is the first, if it was added first: its place is the first of all."""
 
-    A round handles what was called for, then timers, then ticks, then it sleeps. At the tick, in no promised order, a
-    pool prepares to send to its processes: a message that is delivered after that reaches its process after the sleep.
-    So messages are delivered before. Celery acknowledges in the next round. Where something is left for the next round,
-    the loop is kept awake.
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __call__(self) -> None:
+        self._function()
+
+
+class LoopDriver:
+    """Makes the turns of a receiver at the tick of a loop, after all that was settled or arrived in a round.
+
+    A round of the loop handles what was called for and timers, then ticks, then it sleeps. At the tick, a pool prepares
+    to send to its processes. Ticks are in a set: if this one is not the first of them, or if Celery has called for an
+    acknowledgement in the next round, the loop is kept awake after a delivery.
     """
 
     def __init__(self, receiver: Receiver, loop: Any) -> None:
         self._receiver = receiver
         self._loop = loop
-        self._is_scheduled = False
         self._arrival = -1
         self._due_timer: Any = None
         self._due = 0.0
         self._is_closed = False
-        receiver.defer_in(threading.get_ident(), self._schedule)
+        receiver.defer_in(threading.get_ident())
         receiver.owners.on_open = self._watch_owner
         receiver.owners.on_close = loop.remove_reader
-        loop.on_tick.add(self._tick)
+        self._on_tick = _FirstCallback(self._tick)
+        loop.on_tick.add(self._on_tick)
         self._timer = loop.call_repeatedly(LOOK_EVERY, receiver.look_again)
         receiver.look_again()
 
     def _watch_owner(self, descriptor: int) -> None:
-        self._loop.add_reader(descriptor, self._owner_died)
-
-    def _owner_died(self) -> None:
-        self._receiver.look_again()
-        self._schedule()
-
-    def _arrived(self) -> None:
-        self._receiver.notice()
-        self._schedule()
-
-    def _schedule(self) -> None:
-        """Have the turns made when the loop has handled all that it was woken for."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._make_turns)
+        self._loop.add_reader(descriptor, self._receiver.look_again)
 
     def _tick(self) -> None:
-        """Make the turns that timers have called for."""
-        if self._receiver.is_due and not self._is_closed and self._make_turns():
-            self._receiver.subscription.ring()
-
-    def _make_turns(self) -> bool:
-        """Make turns and deliver, until there is nothing more to do or the time of a round is over.
-
-        Return whether a message was delivered.
-        """
-        self._is_scheduled = has_delivered = False
-        receiver, until = self._receiver, time.monotonic() + _ROUND
-        while not self._is_closed and (receiver.is_due or receiver.has_taken):
-            if time.monotonic() >= until:
-                receiver.subscription.ring()  # the loop must not sleep, but do its other work
-                receiver.is_due = True
-                break
-            if receiver.is_due:
-                receiver.turn()
-            has_delivered |= receiver.deliver()
-        if has_delivered and self._loop._ready:  # acknowledgements of a pool that runs tasks as they are delivered
+        """Make turns and deliver, until there is nothing more to do or the time of a round is over."""
+        receiver = self._receiver
+        if not receiver.is_due or self._is_closed:
+            return
+        until, has_delivered = time.monotonic() + _ROUND, False
+        while receiver.is_due and not self._is_closed:
+            receiver.turn()
+            while receiver.has_taken and not self._is_closed:
+                has_delivered |= receiver.deliver()
+                if time.monotonic() >= until:
+                    break
+            else:
+                continue
+            break
+        if self._is_closed:  # by a message, such as that of a shutdown
+            return
+        is_first = next(iter(self._loop.on_tick)) is self._on_tick
+        if receiver.has_taken or (has_delivered and (self._loop._ready or not is_first)):
+            receiver.is_due = True
             receiver.subscription.ring()
-        if not self._is_closed:  # by a message, such as that of a shutdown
-            self._wait_for_arrivals()
-            self._wait_for_due()
-        return has_delivered
+        self._wait_for_arrivals()
+        self._wait_for_due()
 
     def _wait_for_arrivals(self) -> None:
         """Have the loop watch the descriptor of the subscription, which may have changed."""
@@ -88,7 +87,7 @@ class LoopDriver:
         if self._arrival >= 0:
             self._loop.remove_reader(self._arrival)
         if arrival >= 0:
-            self._loop.add_reader(arrival, self._arrived)
+            self._loop.add_reader(arrival, self._receiver.notice)
         self._arrival = arrival
 
     def _wait_for_due(self) -> None:
@@ -108,8 +107,8 @@ class LoopDriver:
     def close(self) -> None:
         """Leave the loop."""
         self._is_closed = True
-        self._receiver.defer_in(None, None)
-        self._loop.on_tick.discard(self._tick)
+        self._receiver.defer_in(None)
+        self._loop.on_tick.discard(self._on_tick)
         self._timer.cancel()
         if self._due_timer is not None:
             self._due_timer.cancel()

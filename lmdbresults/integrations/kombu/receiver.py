@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from kombu.utils.compat import detect_environment
@@ -97,7 +97,6 @@ class Receiver:
         self._deferring_thread: int | None = None
         #: How many messages a channel without a limit takes at once.
         self._batch = 1
-        self._on_deferred: Callable[[], object] | None = None
         self._is_delivering = False
         self._is_green = detect_environment() != "default"
         self._patience = _LEAST_PATIENCE
@@ -115,6 +114,7 @@ class Receiver:
         """Take note that a channel consumes from other queues than before, or may have more messages."""
         if channel.consumers and channel not in self.channels:
             self.subscription.add([queues.OWNERS_TOPIC])
+            self.owners.refresh()
             self.channels.insert(0, channel)
         elif not channel.consumers and channel in self.channels:
             self.channels.remove(channel)
@@ -136,14 +136,12 @@ class Receiver:
     def wake(self) -> None:
         """Have the thread that takes make a turn. For any thread."""
         self.is_due = True
-        if self._on_deferred is not None and threading.get_ident() == self._deferring_thread:
-            self._on_deferred()
-        else:
+        if threading.get_ident() != self._deferring_thread:
             self.subscription.ring()
 
-    def defer_in(self, thread: int | None, on_deferred: Callable[[], object] | None) -> None:
-        """Have what the event loop of a thread settles wait for the next turn, which ``on_deferred`` brings about."""
-        self._deferring_thread, self._on_deferred = thread, on_deferred
+    def defer_in(self, thread: int | None) -> None:
+        """Have what the event loop of a thread settles wait for the next turn, which comes before the loop sleeps."""
+        self._deferring_thread = thread
         self._batch = 1 if thread is None else _BATCH
 
     # -- settling ----------------------------------------------------------------------------------------------------
@@ -162,7 +160,6 @@ class Receiver:
                 self._queues.turn(wanted, ())
         else:
             self._pending.extend(wanted)
-            self.wake()
 
     def _must_commit(self, now: bool) -> bool:
         is_deferring = threading.get_ident() == self._deferring_thread and not self._is_delivering
