@@ -228,8 +228,7 @@ class ResultConsumer(BaseResultConsumer):
         for result in results:
             waiting.setdefault(id_text(result.id), []).append(result)
         pending = Pending(self.backend, waiting, on_message=on_message)
-        if self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end) and on_interval is not None:
-            on_interval()
+        self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end, on_interval)
         yield
         if not pending.ids:
             return
@@ -244,8 +243,7 @@ class ResultConsumer(BaseResultConsumer):
             for values in wait:
                 if ended := pending.take(values):
                     wait.drop(ended)
-                    if self._fulfil_all(ended.values(), waiting, on_end) and on_interval is not None:
-                        on_interval()
+                    self._fulfil_all(ended.values(), waiting, on_end, on_interval)
                 yield
                 if not pending.ids:
                     return
@@ -256,8 +254,9 @@ class ResultConsumer(BaseResultConsumer):
         ended: Iterable[tuple[str, dict[str, Any]]],
         waiting: dict[str, list[Any]],
         on_end: Callable[[Any], object] | None,
-    ) -> bool:
-        """Give results their final metas; return whether one of them is a failure."""
+        on_interval: OnInterval | None,
+    ) -> None:
+        """Give results their final metas; call ``on_interval`` if one of them is a failure."""
         has_failed = False
         for task_id, meta in ended:
             has_failed |= meta["status"] in states.PROPAGATE_STATES
@@ -265,7 +264,8 @@ class ResultConsumer(BaseResultConsumer):
                 self.fulfil(result, meta)
                 if on_end is not None:
                     on_end(result)
-        return has_failed
+        if has_failed and on_interval is not None:
+            on_interval()
 
     def fulfil(self, result: Any, meta: dict[str, Any]) -> None:
         """Give a result its final meta, once: of two threads that do so one calls back."""
