@@ -232,13 +232,10 @@ class ResultConsumer(BaseResultConsumer):
         yield
         if not pending.ids:
             return
+        keys = [*pending.ids, *map(self.backend.records.key, parents)]
+        every_change = on_message is not None
         with ThreadWait(
-            self.waiting.hub,
-            [*pending.ids, *map(self.backend.get_key_for_task, parents)],
-            until,
-            every_change=on_message is not None,
-            interval=INTERVAL,
-            on_interval=on_interval,
+            self.waiting.hub, keys, until, every_change=every_change, interval=INTERVAL, on_interval=on_interval
         ) as wait:
             for values in wait:
                 if ended := pending.take(values):
