@@ -188,14 +188,31 @@ class QueueOwners(QueueHooks):
         assert broker.queues.bindings("x") == []
         assert broker.queues.recover() == Recovered(0, 0)
 
-    def test_an_unused_queue_expires(self, broker: Store) -> None:
+    def test_a_queue_does_not_expire_while_its_consumer_or_its_owner_lives(
+        self, broker: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.needs_fake_clock()
+        broker.queues.declare("q", Arguments(expires=10.0))
+        broker.queues.declare("owned", Arguments(expires=10.0), owned=True)
+        take(broker)
+        self.pass_time(1000.0)
+        assert broker.queues.recover() == Recovered(0, 0)
+        broker.queues.leave("q")
+        self.pass_time(9.0)
+        assert broker.queues.recover() == Recovered(0, 0)
+        self.pass_time(1.0)
+        assert broker.queues.recover() == Recovered(0, 1)
+        assert broker.queues.names() == ["owned"]
+
+    def test_an_unused_queue_expires(self, broker: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.needs_fake_clock()
         broker.queues.declare("q", Arguments(expires=10.0))
         for _ in range(5):
             self.pass_time(6.0)
-            take(broker)
+            with as_process(monkeypatch, DEAD):
+                take(broker)
             publish(broker, b"1")
-            assert broker.queues.recover() == Recovered(0, 0)
+            assert broker.queues.recover().queues == 0
         self.pass_time(9.0)
         assert broker.queues.recover() == Recovered(0, 0)
         self.pass_time(1.0)

@@ -8,10 +8,13 @@ from lmdbresults.store.queues import Arguments
 __all__ = ["queue_arguments"]
 
 
-def queue_arguments(given: Mapping[str, Any] | None) -> Arguments:
-    """Return how a queue behaves that is declared with ``x-`` arguments. Those that only RabbitMQ has are ignored."""
+def queue_arguments(given: Mapping[str, Any] | None) -> Arguments | None:
+    """Return how a queue behaves that is declared with ``x-`` arguments. Those that only RabbitMQ has are ignored.
+
+    None if none are given: an existing queue keeps its own.
+    """
     if not given:
-        return Arguments()
+        return None
     return Arguments(
         max_length=given.get("x-max-length"),
         max_bytes=given.get("x-max-length-bytes"),

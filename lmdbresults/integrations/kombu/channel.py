@@ -216,8 +216,12 @@ class Channel(StdChannel):
         if consumer is None:
             return
         self.connection.receiver.changed(self)
-        if consumer.queue in self._auto_deleted and consumer.queue not in self.queues():
+        if consumer.queue in self.queues():
+            return
+        if consumer.queue in self._auto_deleted:
             self.queue_delete(consumer.queue)
+        else:
+            self._queues.leave(consumer.queue)
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Message | None:
         """Take a message; return None if there is none."""

@@ -8,7 +8,7 @@ belongs to the process, its owner, until it is settled. There is no timeout: if 
 message to its old place. A delivery is known by its tag, which is never used again.
 """
 
-from lmdbresults.store.queues.declaring import declare, names, state
+from lmdbresults.store.queues.declaring import declare, leave, names, state
 from lmdbresults.store.queues.delivering import register, take
 from lmdbresults.store.queues.listing import peek, remove, unacknowledged
 from lmdbresults.store.queues.publishing import publish
@@ -77,6 +77,7 @@ __all__ = [
     "exchange_kind",
     "exchanges",
     "is_held",
+    "leave",
     "names",
     "peek",
     "publish",

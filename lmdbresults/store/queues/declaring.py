@@ -9,6 +9,7 @@ from lmdbresults.store.queues.records import (
     DOOMED,
     HEAD,
     IDS,
+    NO_ID,
     OWNED,
     QUEUE_ID,
     READY,
@@ -20,7 +21,7 @@ from lmdbresults.store.queues.routing import unbind_all
 from lmdbresults.store.queues.values import Arguments, QueueState
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["as_declared", "clear", "declare", "delete_head", "names", "purge_some", "state"]
+__all__ = ["as_declared", "clear", "declare", "delete_head", "is_user", "leave", "names", "purge_some", "state"]
 
 _LONGEST_NAME = 255
 
@@ -79,6 +80,21 @@ def _own(txn: WriteTransaction, name: bytes, head: Head, owner: Owner) -> None:
         txn.delete(OWNED + head.owner + name)
     txn.set(OWNED + id_ + name, b"")
     head.owner = id_
+
+
+def is_user(txn: ReadTransaction, queue: str, owner: Owner) -> bool:
+    """Return whether a process is the last one that has taken from a queue that expires."""
+    head = read_head(txn, queue)
+    return head is not None and head.user == owner_id(owner)
+
+
+def leave(txn: WriteTransaction, queue: str, owner: Owner) -> None:
+    """Note that a process takes no more from a queue, so that the queue expires if no other does."""
+    heads = Heads(txn)
+    head = heads.get(queue)
+    if head is not None and head.user == owner_id(owner):
+        head.used, head.user = heads.now, NO_ID
+    heads.write()
 
 
 def state(txn: ReadTransaction, queue: str) -> QueueState | None:

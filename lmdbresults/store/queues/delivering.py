@@ -14,6 +14,7 @@ from lmdbresults.store.queues.records import (
     DUE,
     LARGE,
     MESSAGE,
+    NO_ID,
     NOTED,
     OWNER,
     OWNERS_TOPIC,
@@ -64,7 +65,7 @@ def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> 
         head = heads.get(queue)
         if head is None:
             continue
-        _prepare(heads, head)
+        _prepare(heads, head, owner)
         if head.ready:
             waiting.append((queue, head))
         if head.delayed and (next_due is None or head.due < next_due):
@@ -89,7 +90,7 @@ def survey(txn: ReadTransaction, queues: Iterable[str]) -> tuple[bool, float | N
         head = read_head(txn, queue)
         if head is None:
             continue
-        if head.ready or must_note_use(head, now):
+        if head.ready or must_note_use(head, now, taking=True):
             return True, None
         if head.delayed:
             if head.due <= now:
@@ -109,18 +110,21 @@ def register(txn: WriteTransaction, owner: Owner) -> None:
 # -- before ------------------------------------------------------------------------------------------------------------
 
 
-def _prepare(heads: Heads, head: Head) -> None:
+def _prepare(heads: Heads, head: Head, owner: Owner) -> None:
     """Note that a queue is in use, and make the messages ready that are due."""
-    if must_note_use(head, heads.now):
-        head.used = heads.now
+    if must_note_use(head, heads.now, taking=True):
+        head.used, head.user = heads.now, owner_id(owner)
+        register(heads.txn, owner)
     if head.delayed and head.due <= heads.now:
         _make_ready(heads, head)
 
 
-def must_note_use(head: Head, now: float) -> bool:
-    """Return whether a queue that expires has not been used for so long that its use must be written down."""
+def must_note_use(head: Head, now: float, *, taking: bool = False) -> bool:
+    """Return whether the use of a queue that expires must be written down. ``taking``: also by which process."""
     expires = head.arguments.expires
-    return expires is not None and not 0 <= now - head.used < _USE_NOTED * expires
+    if expires is None:
+        return False
+    return not 0 <= now - head.used < _USE_NOTED * expires or (taking and head.user == NO_ID)
 
 
 def _make_ready(heads: Heads, head: Head) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "LARGE",
     "LARGEST_INLINE",
     "MESSAGE",
+    "NO_ID",
     "NOTED",
     "OWNED",
     "OWNER",
@@ -87,8 +88,8 @@ LARGEST_INLINE: Final = 8192
 LARGE, REDELIVERED, NOTED = 1, 2, 4
 
 #: Id, next sequence, ready messages, their bytes, delayed messages, when the first of them is due, when last used,
-#: the owner; then the arguments.
-_HEAD: Final = Struct(">IQQQQdd8s")
+#: the owner, the last process that has taken from a queue that expires; then the arguments.
+_HEAD: Final = Struct(">IQQQQdd8s8s")
 QUEUE_ID: Final = Struct(">I")
 #: Id of the queue, order (9 less the priority), sequence.
 PLACE: Final = Struct(">IBQ")
@@ -100,8 +101,8 @@ _NOTES: Final = Struct(">I")
 _NUMBER: Final = Struct(">QB")
 #: When it was taken, bytes of the name of its queue.
 _TAKEN: Final = Struct(">dB")
-#: No owner of a queue.
-_NO_ID: Final = bytes(8)
+#: Instead of the id of an owner: there is none.
+NO_ID: Final = bytes(8)
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------
@@ -110,24 +111,23 @@ _NO_ID: Final = bytes(8)
 class Head:
     """The state of a queue."""
 
-    __slots__ = ("_arguments", "delayed", "due", "id", "next", "owner", "ready", "size", "stored", "used")
+    __slots__ = ("_arguments", "delayed", "due", "id", "next", "owner", "ready", "size", "stored", "used", "user")
 
     def __init__(self, data: bytes) -> None:
         #: The value of the record, to see whether it must be written.
         self.stored = data
-        (self.id, self.next, self.ready, self.size, self.delayed, self.due, self.used, self.owner) = _HEAD.unpack_from(
-            data
-        )
+        counts = _HEAD.unpack_from(data)
+        (self.id, self.next, self.ready, self.size, self.delayed, self.due, self.used, self.owner, self.user) = counts
         self._arguments = data[_HEAD.size :]
 
     @classmethod
     def new(cls, id_: int) -> "Head":
         """Return the head of an empty queue."""
-        return cls(_HEAD.pack(id_, 0, 0, 0, 0, 0.0, 0.0, _NO_ID))
+        return cls(_HEAD.pack(id_, 0, 0, 0, 0, 0.0, 0.0, NO_ID, NO_ID))
 
     def pack(self) -> bytes:
         """Return the value of the record."""
-        counts = (self.id, self.next, self.ready, self.size, self.delayed, self.due, self.used, self.owner)
+        counts = (self.id, self.next, self.ready, self.size, self.delayed, self.due, self.used, self.owner, self.user)
         return _HEAD.pack(*counts) + self._arguments
 
     @property
@@ -142,11 +142,7 @@ class Head:
     @property
     def is_owned(self) -> bool:
         """Whether the queue dies with a process."""
-        return bool(self.owner != _NO_ID)
-
-    def disown(self) -> None:
-        """Have the queue outlive its owner."""
-        self.owner = _NO_ID
+        return bool(self.owner != NO_ID)
 
 
 @lru_cache(256)

@@ -30,7 +30,7 @@ def find_orphans(txn: ReadTransaction, is_alive: Callable[[Owner], bool]) -> Orp
     dead = [id_ for id_, owner in owners(txn).items() if not is_alive(owner)]
     names = [key[len(UNUSED) :].decode() for key, _ in txn.range(UNUSED)]
     doomed = [key[len(DOOMED) :] for key, _ in txn.range(DOOMED)]
-    return Orphans(dead, [name for name in names if is_unused(txn, name)], doomed)
+    return Orphans(dead, [name for name in names if is_unused(txn, name, is_alive)], doomed)
 
 
 def owners(txn: ReadTransaction) -> dict[bytes, Owner]:
@@ -38,12 +38,20 @@ def owners(txn: ReadTransaction) -> dict[bytes, Owner]:
     return {key[len(OWNER) :]: Owner(*msgpack.unpackb(value)) for key, value in sound(txn.range(OWNER))}
 
 
-def is_unused(txn: ReadTransaction, queue: str) -> bool:
-    """Return whether a queue has expired because it was not used."""
+def is_unused(txn: ReadTransaction, queue: str, is_alive: Callable[[Owner], bool]) -> bool:
+    """Return whether a queue has expired because it was not used.
+
+    While the process lives that owns it, or the last one that has taken from it, it is in use: it may be busy.
+    """
     head = read_head(txn, queue)
-    if head is None or (expires := head.arguments.expires) is None:
+    if head is None or (expires := head.arguments.expires) is None or txn.now() < head.used + expires:
         return False
-    return bool(head.used + expires <= txn.now())
+    return not any(_lives(txn, id_, is_alive) for id_ in (head.owner, head.user))
+
+
+def _lives(txn: ReadTransaction, id_: bytes, is_alive: Callable[[Owner], bool]) -> bool:
+    data = txn.get(OWNER + id_)
+    return data is not None and is_alive(Owner(*msgpack.unpackb(data)))
 
 
 def release_some(txn: WriteTransaction, owner: bytes, limit: int) -> tuple[int, bool]:

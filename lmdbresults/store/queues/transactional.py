@@ -74,6 +74,12 @@ class TransactionalQueues:
             return present
         return self._store.update(lambda txn: declaring.declare(txn, queue, arguments, owner=owner))
 
+    def leave(self, queue: str) -> None:
+        """Note that this process takes no more from a queue, so that the queue expires if no other does."""
+        owner = self._store.owner()
+        if self._store.view(lambda txn: declaring.is_user(txn, queue, owner)):
+            self._store.update(lambda txn: declaring.leave(txn, queue, owner))
+
     def state(self, queue: str) -> QueueState | None:
         """Return what a queue holds, or None if there is no such queue."""
         return self._store.view(lambda txn: declaring.state(txn, queue))
@@ -256,8 +262,9 @@ class TransactionalQueues:
 
     def _delete_unused(self, queue: str) -> bool:
         """Delete a queue, unless it has been used meanwhile."""
+        is_alive = self._store.is_alive
         deleted = self._store.update(
-            lambda txn: declaring.delete_head(txn, queue) if recovering.is_unused(txn, queue) else None
+            lambda txn: declaring.delete_head(txn, queue) if recovering.is_unused(txn, queue, is_alive) else None
         )
         if deleted is not None:
             self._clear(deleted[1])

@@ -52,7 +52,10 @@ class Arguments(NamedTuple):
     message_ttl: float | None = None
     """Seconds after which a waiting message expires; None: never."""
     expires: float | None = None
-    """Seconds without use after which the queue is deleted; None: never. Declaring and taking are use."""
+    """Seconds without use after which the queue is deleted; None: never. Declaring and taking are use.
+
+    It stays while the process lives that owns it, or the last one that has taken from it and has not left it.
+    """
     max_deliveries: int | None = None
     """A message that came back more often than this is a dead letter; None: there is no such limit."""
     dead_letter_exchange: str = ""
