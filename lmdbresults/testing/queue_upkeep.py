@@ -188,6 +188,16 @@ class QueueOwners(QueueHooks):
         assert broker.queues.bindings("x") == []
         assert broker.queues.recover() == Recovered(0, 0)
 
+    def test_a_queue_keeps_an_owner_that_is_alive(self, broker: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        broker.queues.declare("q", owned=True)
+        with as_process(monkeypatch, DEAD):
+            before = broker.moment()
+            broker.queues.declare("q", owned=True)
+            assert broker.moment() == before
+            take(broker)
+        assert broker.queues.recover().queues == 0
+        assert broker.queues.names() == ["q"]
+
     def test_a_queue_does_not_expire_while_its_consumer_or_its_owner_lives(
         self, broker: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

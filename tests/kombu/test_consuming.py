@@ -250,3 +250,29 @@ def test_a_message_that_cannot_be_decoded_goes_to_the_dead_letters(
         assert receive(connection, received, 1) == [1]
     assert waiting(connection, "dead") == 1
     assert "in queue 'work' cannot be decoded" in caplog.text
+
+
+def test_an_automatically_deleted_queue_outlives_a_process_that_only_publishes_to_it(connection: Any, url: str) -> None:
+    import multiprocessing
+
+    temporary = queue("temporary", auto_delete=True)
+    publisher = multiprocessing.get_context("spawn").Process(target=_publish_and_exit, args=(url,))
+    publisher.start()
+    publisher.join(PATIENCE)
+    assert publisher.exitcode == 0
+    store = connection.default_channel.store
+    store.queues.recover()
+    with consuming(connection, temporary) as received:
+        assert receive(connection, received, 1) == [1]
+        store.queues.recover()
+        assert store.queues.state("temporary") is not None
+    assert store.queues.state("temporary") is None
+
+
+def _publish_and_exit(url: str) -> None:
+    from kombu import Connection
+
+    import lmdbresults.integrations.kombu  # noqa: F401
+
+    with Connection(url) as connection:
+        publish(connection, 1, to=queue("temporary", auto_delete=True))

@@ -94,8 +94,8 @@ class Channel(StdChannel):
     ) -> Declared:
         """Create a queue, or with ``passive`` only look; return its name and its numbers of messages and consumers.
 
-        An exclusive or automatically deleted queue also ends with this process. With ``passive``, raises NotFound, a
-        ChannelError, for an unknown queue.
+        An exclusive queue also ends with this process, an automatically deleted one with the process that consumes
+        from it. With ``passive``, raises NotFound, a ChannelError, for an unknown queue.
         """
         name = queue or f"amq.gen-{uuid4()}"
         if passive:
@@ -103,12 +103,11 @@ class Channel(StdChannel):
             if state is None:
                 self._raise_not_found("queue", name)
             return Declared(name, state.ready, 0)
-        is_temporary = exclusive or auto_delete
-        if is_temporary:
+        if exclusive or auto_delete:
             self._auto_deleted.add(name)
         else:
             self.connection.declared[name] = arguments
-        declared = self._queues.declare(name, queue_arguments(arguments), owned=is_temporary)
+        declared = self._queues.declare(name, queue_arguments(arguments), owned=exclusive)
         return Declared(name, declared.ready, 0)
 
     def prepare_queue_arguments(self, arguments: Mapping[str, Any], **options: Any) -> Any:
@@ -206,6 +205,8 @@ class Channel(StdChannel):
     ) -> str:
         """Have a callback called with the messages of a queue; return the tag of the consumer."""
         tag = consumer_tag or str(uuid4())
+        if queue in self._auto_deleted:
+            self._queues.declare(queue, owned=True)  # not earlier: a publisher declares it too, and exits
         self.consumers[tag] = _Consumer(queue, no_ack, callback)
         self.connection.receiver.changed(self)
         return tag

@@ -1,7 +1,9 @@
 """Declaring queues, purging and deleting them."""
 
+from collections.abc import Callable
+
 from lmdbresults.process.identity import Owner
-from lmdbresults.store.queues.delivering import must_note_use, register
+from lmdbresults.store.queues.delivering import lives, must_note_use, register
 from lmdbresults.store.queues.heads import Heads, drop, read_head, sound
 from lmdbresults.store.queues.publishing import forget
 from lmdbresults.store.queues.records import (
@@ -27,13 +29,17 @@ _LONGEST_NAME = 255
 
 
 def declare(
-    txn: WriteTransaction, queue: str, arguments: Arguments | None = None, *, owner: Owner | None = None
+    txn: WriteTransaction,
+    queue: str,
+    arguments: Arguments | None = None,
+    *,
+    owner: Owner | None = None,
+    is_alive: Callable[[Owner], bool] = Owner.is_alive,
 ) -> QueueState:
     """Create a queue, or find an existing one, and return what it holds.
 
     ``arguments`` replace those of an existing queue; None leaves them. The queue is deleted when its ``owner`` has
-    exited; None: a new queue has none, an existing one keeps its own. Raises ValueError for a name of more than 255
-    bytes.
+    exited. An existing queue keeps an owner that ``is_alive``. Raises ValueError for a name of more than 255 bytes.
     """
     name = queue.encode()
     if not 0 < len(name) <= _LONGEST_NAME:
@@ -47,7 +53,7 @@ def declare(
             txn.delete(UNUSED + name)
         else:
             txn.add(UNUSED + name, b"")
-    if owner is not None:
+    if owner is not None and not lives(txn, head.owner, is_alive):
         _own(txn, name, head, owner)
     if head.arguments.expires is not None:
         head.used = txn.now()
@@ -57,7 +63,11 @@ def declare(
 
 
 def as_declared(
-    txn: ReadTransaction, queue: str, arguments: Arguments | None, owner: Owner | None
+    txn: ReadTransaction,
+    queue: str,
+    arguments: Arguments | None,
+    owner: Owner | None,
+    is_alive: Callable[[Owner], bool],
 ) -> QueueState | None:
     """Return what a queue holds, if declaring it would change nothing."""
     head = read_head(txn, queue)
@@ -65,7 +75,7 @@ def as_declared(
         head is None
         or must_note_use(head, txn.now())
         or (arguments is not None and arguments != head.arguments)
-        or (owner is not None and head.owner != owner_id(owner))
+        or (owner is not None and not lives(txn, head.owner, is_alive))
     ):
         return None
     return QueueState(head.ready, head.size, head.delayed)
@@ -73,8 +83,6 @@ def as_declared(
 
 def _own(txn: WriteTransaction, name: bytes, head: Head, owner: Owner) -> None:
     id_ = owner_id(owner)
-    if head.owner == id_:
-        return
     register(txn, owner)
     if head.is_owned:
         txn.delete(OWNED + head.owner + name)

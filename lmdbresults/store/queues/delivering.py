@@ -1,7 +1,7 @@
 """Delivering: messages move from a queue to the owner that takes them."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -33,7 +33,7 @@ from lmdbresults.store.queues.records import (
 from lmdbresults.store.queues.values import PRIORITIES, Death, Delivery, Taken
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["must_note_use", "register", "survey", "take", "take_from"]
+__all__ = ["lives", "must_note_use", "register", "survey", "take", "take_from"]
 
 #: A queue is noted as used when this part of its time without use has passed.
 _USE_NOTED: Final = 0.25
@@ -105,6 +105,12 @@ def register(txn: WriteTransaction, owner: Owner) -> None:
     if txn.get(key) is None:
         txn.move(key, key, msgpack.packb(owner))
         txn.notify(OWNERS_TOPIC)
+
+
+def lives(txn: ReadTransaction, id_: bytes, is_alive: Callable[[Owner], bool]) -> bool:
+    """Return whether a process is listed as an owner, and runs."""
+    data = txn.get(OWNER + id_)
+    return data is not None and is_alive(Owner(*msgpack.unpackb(data)))
 
 
 # -- before ------------------------------------------------------------------------------------------------------------

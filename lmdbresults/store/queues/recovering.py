@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgpack
 
 from lmdbresults.process.identity import Owner
+from lmdbresults.store.queues.delivering import lives
 from lmdbresults.store.queues.heads import Heads, read_head, sound
 from lmdbresults.store.queues.records import DOOMED, OWNED, OWNER, UNACKED, UNUSED
 from lmdbresults.store.queues.settling import give_back
@@ -46,12 +47,7 @@ def is_unused(txn: ReadTransaction, queue: str, is_alive: Callable[[Owner], bool
     head = read_head(txn, queue)
     if head is None or (expires := head.arguments.expires) is None or txn.now() < head.used + expires:
         return False
-    return not any(_lives(txn, id_, is_alive) for id_ in (head.owner, head.user))
-
-
-def _lives(txn: ReadTransaction, id_: bytes, is_alive: Callable[[Owner], bool]) -> bool:
-    data = txn.get(OWNER + id_)
-    return data is not None and is_alive(Owner(*msgpack.unpackb(data)))
+    return not any(lives(txn, id_, is_alive) for id_ in (head.owner, head.user))
 
 
 def release_some(txn: WriteTransaction, owner: bytes, limit: int) -> tuple[int, bool]:

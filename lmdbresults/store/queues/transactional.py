@@ -64,15 +64,16 @@ class TransactionalQueues:
         """Create a queue, or find an existing one, and return what it holds.
 
         ``arguments`` replace those of an existing queue; None leaves them. A queue that is ``owned`` is deleted when
-        this process has exited. Raises ValueError for a name of more than 255 bytes.
+        this process has exited, unless it has another owner that is alive. Raises ValueError for a name of more than
+        255 bytes.
 
         Declaring a queue as it is writes nothing.
         """
-        owner = self._store.owner() if owned else None
-        present = self._store.view(lambda txn: declaring.as_declared(txn, queue, arguments, owner))
+        owner, is_alive = self._store.owner() if owned else None, self._store.is_alive
+        present = self._store.view(lambda txn: declaring.as_declared(txn, queue, arguments, owner, is_alive))
         if present is not None:
             return present
-        return self._store.update(lambda txn: declaring.declare(txn, queue, arguments, owner=owner))
+        return self._store.update(lambda txn: declaring.declare(txn, queue, arguments, owner=owner, is_alive=is_alive))
 
     def leave(self, queue: str) -> None:
         """Note that this process takes no more from a queue, so that the queue expires if no other does."""
