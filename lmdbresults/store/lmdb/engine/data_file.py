@@ -17,6 +17,7 @@ from lmdbresults.store.lmdb.engine.long_reader import LongReader
 from lmdbresults.store.lmdb.engine.opening import OpenFile, open_file
 from lmdbresults.store.lmdb.engine.write_lock import WriteLock
 from lmdbresults.store.lmdb.file import lmdb_errors
+from lmdbresults.store.lmdb.file.lock_file import UNKNOWN
 from lmdbresults.store.lmdb.file.reader_table import began_now
 from lmdbresults.store.lmdb.types import Transaction
 
@@ -38,6 +39,8 @@ class DataFile:
         self.options = options
         #: LMDB's environment. None in a transaction: this is a child, and the transaction belongs to its parent.
         self.handle: lmdb.Environment | None = None
+        #: 0 while a read transaction can begin: see `WriteLock.wait_for_reader_table`.
+        self.reader_word = UNKNOWN
         #: Everything that is open; None when all of it is closed.
         self._parts: OpenFile | None = None
         #: The fsync error of an earlier opening of the file.
@@ -98,6 +101,7 @@ class DataFile:
         parts = self._parts
         assert parts is not None, "it was just opened"
         self.write_lock.attach(parts.lock_file, parts.sidecar.data)
+        self.reader_word = parts.lock_file.reader_word
         self.reserve, self.reserve_for_delete = parts.space.reserve, parts.space.reserve_for_delete
         self.checkpoints, self.before_commit = parts.checkpoints, parts.checkpoints.before_commit
         self.checkpoints.sync_errors.failure = self._sync_error
@@ -131,7 +135,7 @@ class DataFile:
 
     def close(self) -> None:
         """Close the file; `open` opens it again. Closing twice is fine."""
-        self.handle = None
+        self.handle, self.reader_word = None, UNKNOWN
         if self._parts is not None:
             self._parts.close()
             self._sync_error = self._sync_error or self._parts.checkpoints.sync_errors.failure
@@ -160,6 +164,7 @@ class DataFile:
             self._parts.sidecar.close()  # otherwise the child keeps the locks of a parent that is killed
             _leak(self._parts)
             self._parts = self.handle = None
+            self.reader_word = UNKNOWN
             self._refuse_writes()  # of a transaction that the child has inherited
             self._unusable = ForkedStore(
                 f"{self.options.path} was in use when this process was forked, inside a transaction or by code outside "

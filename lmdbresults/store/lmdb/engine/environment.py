@@ -68,13 +68,15 @@ class Environment:
         while True:
             try:
                 with shared:
+                    if file.reader_word[0]:
+                        file.write_lock.wait_for_reader_table()
                     txn = (file.handle or file.open()).begin()
                     try:
                         return operation(txn, *args)
                     finally:
                         if file.handle is not None:  # else this is a child, and the transaction its parent's
                             txn.abort()
-            except lmdb.Error as error:
+            except _RETRIED as error:
                 retries = self._recover(error, retries)
 
     def write(self, operation: Callable[..., Result], *args: Any, durably: bool = True) -> Result:

@@ -17,9 +17,9 @@ from lmdbresults.store.lmdb.engine.space import Space
 from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
-from lmdbresults.store.lmdb.file.lock_file import LockFile
+from lmdbresults.store.lmdb.file.lock_file import LockFile, reader_owner
 from lmdbresults.store.lmdb.file.mapped import mapped_memory
-from lmdbresults.store.lmdb.file.reader_table import ReaderTable
+from lmdbresults.store.lmdb.file.reader_table import ReaderTable, wait_for_table
 from lmdbresults.store.lmdb.types import RunLocked
 
 __all__ = ["OpenFile", "look_inside", "open_file"]
@@ -151,6 +151,7 @@ def _map(options: Options) -> lmdb.Environment:
     # Where one boot cannot be told from another, checkpoints are of no use, and LMDB syncs each commit.
     syncs = options.durability != "none" and not boot.boot_id()
     size = options.max_size
+    wait_for_table(lambda: reader_owner(options.path))  # LMDB begins a transaction as it opens a file
     while True:
         try:
             return lmdb.open(

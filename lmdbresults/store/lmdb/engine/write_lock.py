@@ -29,8 +29,9 @@ from lmdbresults.errors import StoreBusy
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.process.identity import describe
 from lmdbresults.store.lmdb.engine.signal_safe import SpecialMethod
+from lmdbresults.store.lmdb.file import reader_table
 from lmdbresults.store.lmdb.file.byte_lock import SET_LOCK, request
-from lmdbresults.store.lmdb.file.lock_file import UNKNOWN, LockFile
+from lmdbresults.store.lmdb.file.lock_file import UNKNOWN, LockFile, is_free, owner_of
 
 if TYPE_CHECKING:
     import lmdb
@@ -85,20 +86,20 @@ class WriteLock:
         self._expected = 0
         #: Since when the kernel lock has been held by another process while the mutex was free.
         self._idle_since = math.inf
-        self._lock_file: LockFile | None = None
-        #: The word of LMDB's mutex: ``word[0]`` is 0 while it is free.
-        self.word = UNKNOWN
+        #: The words of LMDB's mutexes, for writers and for the reader table: ``word[0]`` is 0 while one is free.
+        self.word = self.reader_word = UNKNOWN
         #: A descriptor of the data file; -1 if there are no kernel locks.
         self._descriptor = -1
 
     def attach(self, lock_file: LockFile, descriptor: int) -> None:
         """Use the locks of an open file. The descriptor is one of the data file."""
-        self._lock_file, self.word = lock_file, lock_file.word
+        self.word, self.reader_word = lock_file.word, lock_file.reader_word
         self._descriptor = descriptor if SET_LOCK is not None else -1
 
     def detach(self) -> None:
         """Forget the open file."""
-        self._lock_file, self.word, self._descriptor, self.processes = None, UNKNOWN, -1, self._no_lock
+        self.word = self.reader_word = UNKNOWN
+        self._descriptor, self.processes = -1, self._no_lock
 
     def run(self, handle: "lmdb.Environment", step: Callable[..., Result], *args: Any) -> Result:
         """Return ``step(txn, *args)``, run in a write transaction of the open file. It must not change anything."""
@@ -116,7 +117,16 @@ class WriteLock:
         Raises `StoreBusy` after the timeout, `ExclusiveWanted` if a fork waits, and whatever a signal handler raises.
         """
         self._expect()
-        self._poll(self._is_free)
+        self._poll(lambda: is_free(self.word), self.deadline, self.describe)
+
+    def wait_for_reader_table(self) -> None:
+        """Wait until a read transaction can begin: another process has the reader table locked.
+
+        LMDB holds that lock for 0.05 µs, unless the process is stopped meanwhile. Raises like `wait`, and `StoreBusy`
+        after some seconds even if there is no timeout.
+        """
+        timeout = reader_table.LOCK_PATIENCE if self._timeout is None else self._timeout
+        self._poll(lambda: is_free(self.reader_word), time.monotonic() + timeout, self._describe_reader)
 
     def __enter__(self) -> None:
         """Acquire the kernel lock, or go on without it if its holder is stopped."""
@@ -126,7 +136,7 @@ class WriteLock:
         self._idle_since = math.inf
         try:
             if not self._try_kernel_lock():
-                self._poll(self._try_kernel_lock)
+                self._poll(self._try_kernel_lock, self.deadline, self.describe)
         except BaseException:  # a signal handler may have raised right after the lock was acquired
             self.__exit__()
             raise
@@ -138,16 +148,6 @@ class WriteLock:
     def _expect(self) -> None:
         if self._descriptor >= 0:
             self._expected, self.processes = _CONTENDED_WRITES, self
-
-    def _is_free(self) -> bool:
-        owner = self._lock_file.owner() if self._lock_file is not None else 0
-        if owner:
-            with suppress(PermissionError):  # the process of another user
-                try:
-                    os.kill(owner, 0)
-                except ProcessLookupError:  # it has just exited, or is in another PID namespace: leave it to LMDB
-                    return True
-        return not owner
 
     def _try_kernel_lock(self) -> bool:
         """Return True with the lock held, if the file system has no such locks, or if the holder is stopped."""
@@ -167,9 +167,10 @@ class WriteLock:
         self.processes = self._no_lock
         return True
 
-    def _poll(self, is_ready: Callable[[], bool]) -> None:
+    def _poll(self, is_ready: Callable[[], bool], deadline: float, describe: Callable[[float], str]) -> None:
         began = now = time.monotonic()
-        deadline = began + _CLOSE_TIMEOUT if gate.is_exclusive() else self.deadline
+        if gate.is_exclusive():
+            deadline = began + _CLOSE_TIMEOUT
         tries, warn_at = 0, began + _WARN_AFTER
         while not is_ready():
             tries, now = tries + 1, time.monotonic()
@@ -179,20 +180,26 @@ class WriteLock:
             if gate.is_wanted():
                 raise ExclusiveWanted
             if now >= deadline:
-                raise StoreBusy(self.describe(now - began))
+                raise StoreBusy(describe(now - began))
             if now >= warn_at:
-                logger.warning("%s", self.describe(now - began))
+                logger.warning("%s", describe(now - began))
                 warn_at = math.inf
             time.sleep(_pause(now - began))
 
     def describe(self, seconds: float) -> str:
         """Return the message about a wait of so many seconds."""
-        owner = self._lock_file.owner() if self._lock_file is not None else 0
+        owner = owner_of(self.word)
         return (
             f"{self._path}: a write has waited for {seconds:.1f} seconds for other write transactions"
             f"{f', now that of {describe(owner)}' if owner else ''}. "
             "End a process that hangs, make transactions shorter, or "
             f"{'set lock_timeout, after which a write fails' if self._timeout is None else 'raise lock_timeout'}."
+        )
+
+    def _describe_reader(self, seconds: float) -> str:
+        return (
+            f"{self._path}: a read has waited for {seconds:.1f} seconds to begin, because "
+            f"{describe(owner_of(self.reader_word))} was stopped as it began to read. Continue or end that process."
         )
 
 

@@ -8,14 +8,17 @@ the time at which a long read began.
 import os
 import struct
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lmdbresults.store.lmdb.file.lock_file import LockFile
+from lmdbresults.errors import StoreBusy
+from lmdbresults.process.identity import describe
+from lmdbresults.store.lmdb.file.lock_file import LockFile, is_free, owner_of
 
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["PIN", "Reader", "ReaderTable", "began_now"]
+__all__ = ["LOCK_PATIENCE", "PIN", "Reader", "ReaderTable", "began_now", "wait_for_table"]
 
 #: Number of the commit, process, thread, and padding up to the size of a cache line.
 _SLOT: Final = struct.Struct("=Qi4xQ40x")
@@ -31,6 +34,8 @@ _READ: Final = 0x7264 << 48
 _TIME: Final = (1 << 48) - 1
 #: The bits that a thread id, which is an address, can have. A label also has higher bits.
 _THREAD: Final = (1 << 48) - 1
+#: Seconds until a process that has the table locked, which takes 0.05 µs, counts as stopped.
+LOCK_PATIENCE: Final = 5.0
 #: How often to begin a transaction again if its slot cannot be distinguished from those of other threads.
 _TRIES: Final = 8
 
@@ -56,6 +61,20 @@ def began_now() -> int:
     return _READ | int(time.time() * 1000)
 
 
+def wait_for_table(owner: Callable[[], int]) -> None:
+    """Wait until no thread has the table locked, without yielding to another greenlet, which must not write now.
+
+    LMDB locks the table for 0.05 µs. Raises `StoreBusy` if that lasts, because the process of the thread is stopped.
+    """
+    until = time.monotonic() + LOCK_PATIENCE
+    while thread := owner():
+        if time.monotonic() >= until:
+            raise StoreBusy(
+                f"{describe(thread)} was stopped as it began to read, so no other can. Continue or end that process."
+            )
+        os.sched_yield()
+
+
 class ReaderTable:
     """The reader table of a file that is open in this process."""
 
@@ -63,6 +82,7 @@ class ReaderTable:
         self._handle = handle
         #: None on a system where the layout of the table is not known: then no slot is labelled.
         self._map, self._first = lock_file.map, lock_file.first_reader
+        self._word = lock_file.reader_word
 
     def readers(self) -> list[Reader]:
         """Return the open read transactions of all processes, pins included."""
@@ -80,6 +100,7 @@ class ReaderTable:
         """Begin a read transaction, and label its slot, if it can be found."""
         pid, former = os.getpid(), set[Reader]()
         for _ in range(_TRIES if self._map else 0):
+            wait_for_table(lambda: 0 if is_free(self._word) else owner_of(self._word))
             txn = self._handle.begin()
             number = txn.id()
             new = [
