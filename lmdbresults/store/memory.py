@@ -97,7 +97,9 @@ class MemoryStore(Store):
         for subscription in list(self._subscriptions):
             subscription.notify(changed)
         for topic in for_one:
-            any(subscription.notify({topic: False}) for subscription in list(self._subscriptions))
+            subscriptions = list(self._subscriptions)
+            turn = self._moment % max(len(subscriptions), 1)
+            any(each.notify({topic: False}) for each in subscriptions[turn:] + subscriptions[:turn])
 
     @contextmanager
     def _entered(self) -> Iterator[None]:

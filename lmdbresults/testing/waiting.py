@@ -257,6 +257,18 @@ class Waiting(Hooks):
         for subscription in subscriptions:
             subscription.close()
 
+    def test_notify_of_one_reaches_each_in_turn(self, store: Store) -> None:
+        subscriptions = [store.subscribe() for _ in range(3)]
+        for subscription in subscriptions:
+            subscription.add([b"topic"])
+        woken: set[int] = set()
+        for _ in range(6):
+            store.notify(b"topic", one=True)
+            woken.update(number for number, each in enumerate(subscriptions) if heard(store, each))
+        assert woken == {0, 1, 2}
+        for subscription in subscriptions:
+            subscription.close()
+
     def test_the_moment_differs_after_every_change(self, store: Store) -> None:
         if store.moment() is None:
             pytest.skip("the store has no moment()")
