@@ -153,6 +153,13 @@ class QueueRoutes(QueueHooks):
         broker.queues.bind("other", "x", "key")
         assert broker.queues.publish([Message(b"1", "any", "x")]) == [2]
 
+    def test_a_message_that_leads_nowhere_writes_nothing(self, broker: Store) -> None:
+        broker.queues.declare_exchange("events", "topic")
+        before = broker.moment()
+        assert broker.queues.publish([Message(b"1", "task.sent", "events"), Message(b"2", "", "unknown")]) == [0, 0]
+        assert broker.moment() == before
+        assert broker.queues.publish([Message(b"1", "task.sent", "events"), Message(b"2", "q")]) == [0, 1]
+
     def test_exchanges_and_bindings_can_be_removed(self, broker: Store) -> None:
         assert broker.queues.bind("q", "x") is False
         broker.queues.declare_exchange("x", "topic")

@@ -23,9 +23,9 @@ from lmdbresults.store.queues.records import (
 )
 from lmdbresults.store.queues.routing import route
 from lmdbresults.store.queues.values import PRIORITIES, Death, Message, Reason
-from lmdbresults.store.transactions import WriteTransaction
+from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["bury", "forget", "publish"]
+__all__ = ["arrives", "bury", "forget", "publish"]
 
 
 def publish(txn: WriteTransaction, messages: Iterable[Message]) -> list[int]:
@@ -42,6 +42,11 @@ def publish(txn: WriteTransaction, messages: Iterable[Message]) -> list[int]:
         raise
     heads.write()
     return counts
+
+
+def arrives(txn: ReadTransaction, messages: Iterable[Message]) -> bool:
+    """Return whether an exchange leads one of the messages anywhere."""
+    return any(route(txn, message.exchange, message.key) for message in messages)
 
 
 def _publish(heads: Heads, message: Message) -> int:

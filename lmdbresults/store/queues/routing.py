@@ -101,7 +101,7 @@ def route(txn: ReadTransaction, exchange: str, key: str) -> tuple[str, ...]:
     return () if data is None else _route(data, key)
 
 
-@lru_cache(1024)
+@lru_cache(128)
 def _route(data: bytes, key: str) -> tuple[str, ...]:
     kind, pairs = _table(data)
     if kind == "direct":

@@ -165,9 +165,14 @@ class TransactionalQueues:
         """Add messages to the queues that they are routed to; return for each, to how many.
 
         All or none are added. One consumer of each queue is woken. A message that no queue is found for is dropped.
-        Raises `QueueFull` if a queue refuses a message, `StoreFull`, or ValueError.
+        If that holds for all, as for events that no program receives, nothing is written. Raises `QueueFull` if a queue
+        refuses a message, `StoreFull`, or ValueError.
         """
         batch = list(messages)
+        if all(message.exchange for message in batch) and not self._store.view(
+            lambda txn: publishing.arrives(txn, batch)
+        ):
+            return [0] * len(batch)
         return self._store.update(lambda txn: publishing.publish(txn, batch))
 
     def take(self, queues: Sequence[str], limit: int) -> Taken:
