@@ -1,5 +1,6 @@
 """Consumers: each message goes to one of them, within its window, and returns if it is not acknowledged."""
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +27,7 @@ def test_a_message_is_delivered_once(connect: Callable[..., Any]) -> None:
 
 
 def test_a_sleeping_consumer_is_woken_by_another_process(connection: Any, url: str) -> None:
-    import multiprocessing
-
-    publisher = multiprocessing.get_context("spawn").Process(target=_publish_ten, args=(url,))
+    publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(url, 10))
     with consuming(connection) as received:
         publisher.start()
         assert receive(connection, received, 10) == list(range(10))
@@ -36,13 +35,13 @@ def test_a_sleeping_consumer_is_woken_by_another_process(connection: Any, url: s
     assert publisher.exitcode == 0
 
 
-def _publish_ten(url: str) -> None:
+def _publish(url: str, count: int) -> None:
     from kombu import Connection
 
     import lmdbresults.integrations.kombu  # noqa: F401
 
     with Connection(url) as connection:
-        for number in range(10):
+        for number in range(count):
             publish(connection, number)
 
 
@@ -235,6 +234,35 @@ def test_the_bindings_can_be_listed(connection: Any) -> None:
     assert expected in connection.get_manager().get_bindings()
     Queue("one", exchange, routing_key="a.*")(connection.default_channel).unbind_from(exchange, "a.*")
     assert expected not in connection.get_manager().get_bindings()
+
+
+def test_no_message_waits_while_several_processes_publish_and_several_threads_consume(
+    connect: Callable[..., Any], url: str
+) -> None:
+    processes, threads, each = 3, 3, 200
+    connections, received = [connect() for _ in range(threads)], []
+
+    def consume(connection: Any) -> None:
+        with consuming(connection, prefetch=2) as got:
+            while True:
+                connection.drain_events(timeout=PATIENCE)
+                received.append(got.pop())
+                if received[-1] == "end":
+                    break
+
+    consumers = [threading.Thread(target=consume, args=(connection,)) for connection in connections]
+    publishers = [
+        multiprocessing.get_context("spawn").Process(target=_publish, args=(url, each)) for _ in range(processes)
+    ]
+    for worker in consumers + publishers:
+        worker.start()
+    for publisher in publishers:
+        publisher.join(PATIENCE)
+    publish(connect(), *["end"] * threads)
+    for consumer in consumers:
+        consumer.join(PATIENCE)
+        assert not consumer.is_alive()
+    assert sorted(number for number in received if number != "end") == sorted(list(range(each)) * processes)
 
 
 def test_a_message_that_cannot_be_decoded_goes_to_the_dead_letters(
