@@ -17,7 +17,7 @@ from lmdbresults.store.lmdb.engine.space import Space
 from lmdbresults.store.lmdb.file import paths
 from lmdbresults.store.lmdb.file.format import check_format, is_marked, mark
 from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
-from lmdbresults.store.lmdb.file.lock_file import LockFile, reader_owner
+from lmdbresults.store.lmdb.file.lock_file import LockFile, holder_before_opening
 from lmdbresults.store.lmdb.file.mapped import mapped_memory
 from lmdbresults.store.lmdb.file.reader_table import ReaderTable, wait_for_table
 from lmdbresults.store.lmdb.types import RunLocked
@@ -151,7 +151,7 @@ def _map(options: Options) -> lmdb.Environment:
     # Where one boot cannot be told from another, checkpoints are of no use, and LMDB syncs each commit.
     syncs = options.durability != "none" and not boot.boot_id()
     size = options.max_size
-    wait_for_table(lambda: reader_owner(options.path))  # LMDB begins a transaction as it opens a file
+    wait_for_table(lambda: holder_before_opening(options.path))
     while True:
         try:
             return lmdb.open(

@@ -199,7 +199,7 @@ class WriteLock:
     def _describe_reader(self, seconds: float) -> str:
         return (
             f"{self._path}: a read has waited for {seconds:.1f} seconds to begin, because "
-            f"{describe(owner_of(self.reader_word))} was stopped as it began to read. Continue or end that process."
+            f"{describe(owner_of(self.reader_word))} was stopped as it began to read. Continue or end it."
         )
 
 

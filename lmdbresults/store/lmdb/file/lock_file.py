@@ -7,10 +7,10 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from lmdbresults.store.lmdb.file.byte_lock import request
+from lmdbresults.store.lmdb.file.byte_lock import holder_of, request
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
 
-__all__ = ["UNKNOWN", "LockFile", "is_free", "owner_of", "reader_owner"]
+__all__ = ["UNKNOWN", "LockFile", "holder_before_opening", "is_free", "owner_of"]
 
 #: By machine, where the mutex of the write lock lies and where the first reader: after a header of 24 bytes and a mutex
 #: of 40 or 48, and after the second mutex, each time rounded up to cache lines of 64.
@@ -79,8 +79,12 @@ def is_free(word: memoryview) -> bool:
     return not owner
 
 
-def reader_owner(path: str) -> int:
-    """Return the id of the thread that has the reader table locked, before this process has the file open; else 0."""
+def holder_before_opening(path: str) -> int:
+    """Return the id of a process or thread for which LMDB would wait as it opens a file; 0 if there is none.
+
+    The first process that opens a file has it exclusively for a moment. Later ones begin a read transaction. This
+    process must not have the file open.
+    """
     if not _places()[0]:
         return 0
     try:
@@ -88,12 +92,14 @@ def reader_owner(path: str) -> int:
     except OSError:
         return 0  # opening the file says what is wrong
     try:
-        # No process has the file open if none holds the lock: then LMDB makes new mutexes, and the word is stale.
-        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, request(fcntl.F_WRLCK, 0))
+        kind, process = holder_of(fcntl.fcntl(descriptor, fcntl.F_GETLK, request(fcntl.F_WRLCK, 0)))
         word = memoryview(os.pread(descriptor, 4, _READER_MUTEX).ljust(4, b"\0")).cast("I")
-        return 0 if answer == request(fcntl.F_UNLCK, 0) or is_free(word) else owner_of(word)
     finally:
         os.close(descriptor)
+    if kind == fcntl.F_WRLCK:
+        return process
+    # If no process has the file open, LMDB makes new mutexes, and the word is stale.
+    return 0 if kind == fcntl.F_UNLCK or is_free(word) else owner_of(word)
 
 
 def _places() -> tuple[int, int]:

@@ -175,8 +175,8 @@ def _create_folder(folder: str, options: Options) -> None:
         raise translate_os_error(error, folder) from error
 
 
-def _create(path: str, mode: int) -> bool:
-    """Create an empty file if it is missing; return whether this process did.
+def _create(path: str, mode: int, name: str = "") -> bool:
+    """Create an empty file if it is missing; return whether this process did. ``name`` is for errors.
 
     The umask does not count: the mode of a shared store must be the one of the options.
     """
@@ -185,7 +185,7 @@ def _create(path: str, mode: int) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise translate_os_error(error, path) from error
+        raise translate_os_error(error, name or path) from error
     try:
         os.fchmod(descriptor, mode)
     finally:
@@ -209,9 +209,9 @@ def _create_whole(path: str, mode: int, size: int) -> None:
     """
     draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
     try:
-        if not _create(draft, mode):
+        if not _create(draft, mode, path):
             os.unlink(draft)  # left by a killed process that had this pid
-            _create(draft, mode)
+            _create(draft, mode, path)
         with open(draft, "wb") as file:
             file.write(bytes(size))
         with suppress(FileExistsError):

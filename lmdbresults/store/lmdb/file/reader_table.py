@@ -70,7 +70,7 @@ def wait_for_table(owner: Callable[[], int]) -> None:
     while thread := owner():
         if time.monotonic() >= until:
             raise StoreBusy(
-                f"{describe(thread)} was stopped as it began to read, so no other can. Continue or end that process."
+                f"{describe(thread)} was stopped as it began to read, so no other process can. Continue or end it."
             )
         os.sched_yield()
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,8 +36,8 @@ while True:
 
 
 @contextmanager
-def stopped_reader(path: str) -> Iterator["subprocess.Popen[bytes]"]:
-    environment = {**os.environ, "LD_PRELOAD": compiled("stopping.c"), "STOP_AT_LOCK": "50"}
+def stopped_reader(path: str, **stop: str) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {**os.environ, "LD_PRELOAD": compiled("stopping.c"), **(stop or {"STOP_AT_LOCK": "50"})}
     root = Path(__file__).parents[4]
     with subprocess.Popen([sys.executable, "-c", READS, path], env=environment, cwd=root) as process:
         try:
@@ -68,7 +68,7 @@ def test_reads_end_by_an_error_that_names_the_process_until_it_is_gone(
     with open_store(path, checkpoint_interval=3600) as store:
         store.set(b"key", b"value")
         with stopped_reader(path) as process:
-            with pytest.raises(StoreBusy, match=rf"process {process.pid} \(.*stopped\).*end that process"):
+            with pytest.raises(StoreBusy, match=rf"process {process.pid} \(.*stopped\).*Continue or end it"):
                 operation(store)
             store.set(b"key", b"other")  # needs no reader
         assert store.get(b"key") == b"other"
@@ -84,6 +84,23 @@ def test_the_file_cannot_be_opened_until_the_process_is_gone(path: str) -> None:
     in_child(lambda: open_store(path).set(b"key", b"value"))
     with open_store(path) as store:
         assert store.get(b"key") == b"value"
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_process_that_is_stopped_as_it_opens_the_file_stops_no_other(path: str) -> None:
+    with open_store(path):
+        pass
+    with stopped_reader(path, STOP_AT_EXCLUSIVE="1") as process:
+        with pytest.raises(StoreBusy, match=rf"process {process.pid} \(.*stopped\)"):
+            open_store(path)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: opens(path))
+
+
+def opens(path: str) -> bool:
+    with suppress(StoreBusy), open_store(path):
+        return True
+    return False
 
 
 @pytest.mark.usefixtures("patience")
