@@ -25,7 +25,7 @@ from celery.exceptions import Reject
 from celery.utils.functional import arity_greater
 from celery.utils.log import get_logger
 
-from lmdbresults.integrations.celery.effects import Effects, noting
+from lmdbresults.integrations.celery.effects import Effects, Guard, noting
 from lmdbresults.integrations.kombu import identity_of, is_outstanding, outbox, settled
 from lmdbresults.record import TaskRecord
 from lmdbresults.store import LMDBStore
@@ -213,8 +213,8 @@ class EndsMixin:
     ) -> Any:
         """Call what marks a task as ended, and write in one transaction what it does."""
         end = end_of(request) if request else None
-        has_more = _has_more_effects(request, outcome) if end is None or end.is_plain() else True
-        if not has_more or noting(self) is not None:  # there is only a result, or this is a part of another end
+        is_plain = lost_by is None and (end is None or end.is_plain()) and not _has_more_effects(request, outcome)
+        if is_plain or noting(self) is not None:  # there is only a result, or this is a part of another end
             return mark()
         if end is None:
             effects = Effects(self) if lost_by is None else _effects_of_lost(self, request, lost_by)
@@ -265,19 +265,21 @@ def _effects_of_lost(backend: Any, request: Any, exc: BaseException) -> Effects:
 
     The worker settles the message, too. It may have said so already, but not committed it yet.
     """
-    key = backend.get_key_for_task(request.id)
+    properties, task = getattr(request, "properties", None) or {}, backend.app.tasks.get(request.task)
+    if getattr(task, "acks_late", False) and properties.get("lmdb") == backend.identity:
+        tag = properties["delivery_tag"]
+        settlement = _settlement_of_lost(task, exc, tag) if is_outstanding(tag) else None
+        if settlement is not None:
+            return Effects(backend, settlement=settlement, holds_messages=True)
+    return Effects(backend, guard=_unless_ended(backend.get_key_for_task(request.id)))
 
-    def has_not_ended(txn: ReadTransaction) -> bool:
+
+def _unless_ended(key: bytes) -> Guard:
+    def guard(txn: ReadTransaction) -> bool:
         record = txn.get(key)
         return record is None or TaskRecord.unpack(record).state not in states.READY_STATES
 
-    properties, task = request.properties or {}, backend.app.tasks.get(request.task)
-    settlement = None
-    if getattr(task, "acks_late", False) and properties.get("lmdb") == backend.identity:
-        tag = properties["delivery_tag"]
-        if is_outstanding(tag):
-            settlement = _settlement_of_lost(task, exc, tag)
-    return Effects(backend, settlement=settlement, guard=has_not_ended, holds_messages=settlement is not None)
+    return guard
 
 
 def _settlement_of_lost(task: Any, exc: BaseException, tag: str) -> Settlement | None:
