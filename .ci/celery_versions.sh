@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the Celery tests with each supported minor version of Celery, or with the versions given as arguments:
+# Runs the tests of both integrations with each supported minor version of Celery, or with the versions given:
 #   .ci/celery_versions.sh 5.3.6 5.7.0
 # Each version has a virtual environment under build/, which is updated when setup.cfg has changed.
 set -euo pipefail
@@ -15,7 +15,7 @@ for version; do
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "celery==$version"
         touch "$venv/.ready"
     fi
-    "$venv/bin/python" -m pytest -p no:cacheprovider tests/celery || failed+=("$version")
+    "$venv/bin/python" -m pytest -p no:cacheprovider tests/celery tests/kombu || failed+=("$version")
 done
 
 [ ${#failed[@]} -eq 0 ] || { printf '\nfailed on Celery %s\n' "${failed[*]}"; exit 1; }
