@@ -24,13 +24,9 @@ class OwnError(Exception):
 
 def settings_for(folder: Path, **settings: Any) -> dict[str, Any]:
     """Return the settings of an application whose results and messages lie in a folder."""
-    messages = folder / "messages"
-    messages.mkdir(exist_ok=True)
     return {
         "result_backend": f"lmdb://{folder}/results.lmdb?durability=none",
-        "broker_url": "folder://",
-        "broker_transport": "tests.support.celery_broker:Transport",
-        "broker_transport_options": {"folder": str(messages)},
+        "broker_url": f"lmdb://{folder}/messages.lmdb?durability=none",
         "broker_connection_retry_on_startup": True,
         "worker_hijack_root_logger": False,
         **settings,
