@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.process.fork_gate import gate
@@ -47,7 +48,8 @@ class Space(Protocol):
         """Prepare for a delete, which may use space that additions may not."""
 
 
-class Scope(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scope:
     """What the transactions of a store share."""
 
     prefix: bytes

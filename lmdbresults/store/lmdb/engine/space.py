@@ -49,6 +49,8 @@ class Space:
         self._since = 0
         #: The same, and what commits copy.
         self._unchecked = self._check_every
+        #: The size of the file when it was last asked for. No process makes it smaller.
+        self._size = 0
         self._descriptor = os.open(options.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self) -> None:
@@ -83,8 +85,10 @@ class Space:
         self._transaction, self._since = number, 0
         self._checkpoints.note_growth(used, number)
         self._checkpoints.needs_work |= self._long_readers.note_growth(used)
-        pages = txn.stat()
-        live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
+        live = used
+        if live + (adds or 0) > self._limit:  # else there is no need to ask which of the used pages are free
+            pages = txn.stat()
+            live = (pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]) * self._page_size
         fits = live + (adds or 0) <= self._limit
         if adds is not None and not fits:
             raise StoreFull(
@@ -102,7 +106,9 @@ class Space:
 
         Only the holder of the write lock may do so, because no other process lets the file grow.
         """
-        size = os.fstat(self._descriptor).st_size
+        if self._size < wanted:
+            self._size = os.fstat(self._descriptor).st_size
+        size = self._size
         if size >= wanted:
             return None
         step = min(max(used // 16, _HEADROOM), _MAX_RESERVE) + (-wanted) % _HEADROOM  # ends at a round number
@@ -115,6 +121,7 @@ class Space:
             except OSError as error:
                 refusal = error
             else:
+                self._size = target
                 return None
         return refusal
 
