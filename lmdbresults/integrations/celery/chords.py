@@ -150,7 +150,7 @@ class CeleryBodies:
 
     def send(self, body: Any, values: list[Any]) -> Effects:
         """Publish a body, or return effects that publish it, if the queues are in the file of the results."""
-        publish = getattr(self._backend.app.amqp, "_retry_publish", None)  # since Celery 5.6
+        publish = getattr(self._backend.app.amqp, "_retry_publish", None)  # since Celery 5.7
         with self._noted() as effects:
             if publish is None:
                 body.delay(values)

@@ -1,14 +1,14 @@
 """The end of a task as one commit, where its message comes from the file that keeps its result.
 
 What Celery publishes at the end of a task is held back until the result is stored: links and the next step of its chain
-(Celery marks them since 5.6), errbacks, and under ``acks_late`` the message of `retry` or `replace`. It is then written
+(Celery marks them since 5.7), errbacks, and under ``acks_late`` the message of `retry` or `replace`. It is then written
 with the result, the part of a chord and, under ``acks_late``, the acknowledgement. If the message of the task was given
 to another worker meanwhile, nothing is written. What a task publishes in its body is published at once.
 
 | | written in one commit with the result | published before it |
 |---|---|---|
-| Celery 5.6 and newer | links, the next step of a chain, bodies of chords, errbacks, `retry`, `replace` | |
-| Celery 5.3 to 5.5 | bodies of chords, errbacks, `retry`, `replace` | links, the next step of a chain |
+| Celery 5.7 and newer | links, the next step of a chain, bodies of chords, errbacks, `retry`, `replace` | |
+| Celery 5.3 to 5.6 | bodies of chords, errbacks, `retry`, `replace` | links, the next step of a chain |
 """
 
 import weakref
@@ -34,7 +34,7 @@ from lmdbresults.store.transactions import ReadTransaction
 
 try:
     from celery.app.amqp import _callback_publish_retry as _publishes_callback
-except ImportError:  # before Celery 5.6
+except ImportError:  # before Celery 5.7
     _publishes_callback = ContextVar("publishes_callback", default=False)
 
 __all__ = ["EndsMixin"]
