@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from lmdbresults.record import TaskHead, TaskRecord
 from lmdbresults.store.transactions import ReadTransaction
@@ -29,17 +29,31 @@ class ListedResult(NamedTuple):
     parent_id: str | None
 
 
+class ListingBackend(Protocol):
+    """The part of a backend that `iter_results` uses."""
+
+    task_keyprefix: str | bytes
+
+    @property
+    def store(self) -> ReadTransaction: ...
+
+
 def iter_results(
-    store: ReadTransaction,
-    prefix: bytes,
+    backend: ListingBackend,
     *,
     state: str | Iterable[str] | None = None,
     name: str | None = None,
     since: datetime | timedelta | float | None = None,
 ) -> Iterator[ListedResult]:
-    """Return an iterator over the task records whose keys begin with ``prefix``; see `StoreBackend.iter_results`."""
+    """Yield what is known of each stored task without decoding its result, in no promised order. A method of backends.
+
+    ``state`` is one state or several, ``name`` that of the task (stored with ``result_extended``). ``since``: only
+    tasks that ended at that time or later; a timedelta is counted back from now, a number is a timestamp. Results
+    stored meanwhile may be left out. Damaged records raise `RecordDamaged` at the end.
+    """
     states = None if state is None else {state} if isinstance(state, str) else frozenset(state)
-    return _listed(store, prefix, states, name, None if since is None else _moment(since))
+    prefix = backend.task_keyprefix if isinstance(backend.task_keyprefix, bytes) else backend.task_keyprefix.encode()
+    return _listed(backend.store, prefix, states, name, None if since is None else _moment(since))
 
 
 def _listed(

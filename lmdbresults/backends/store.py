@@ -2,14 +2,13 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from lmdbresults.backends.chords import CLAIMS_KEY, Chords
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.backends.listing import ListedResult, iter_results
+from lmdbresults.backends.listing import iter_results
 from lmdbresults.backends.waiting import Waiting
 from lmdbresults.errors import ChordError, StoreClosed
 from lmdbresults.protocols import Meta
@@ -115,20 +114,7 @@ class StoreBackend(KeyValueStoreBackend):
             self.chords.recover()
         return encoded
 
-    def iter_results(
-        self,
-        *,
-        state: str | Iterable[str] | None = None,
-        name: str | None = None,
-        since: datetime | timedelta | float | None = None,
-    ) -> Iterator[ListedResult]:
-        """Yield what is known of each stored task without decoding its result, in no promised order.
-
-        ``state`` is one state or several, ``name`` that of the task (stored with ``result_extended``). ``since``: only
-        tasks that ended at that time or later; a timedelta is counted back from now, a number is a timestamp. Results
-        stored meanwhile may be left out. Damaged records raise `RecordDamaged` at the end.
-        """
-        return iter_results(self.store, self.key_t(self.task_keyprefix), state=state, name=name, since=since)
+    iter_results = iter_results
 
     def _get_task_meta_for(self, task_id: str) -> Meta:
         return self.records.get_meta(self.store, task_id)

@@ -5,8 +5,8 @@ replaces what must be faster or safer, and inherits the rest, so that later addi
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Iterable, Mapping
+from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.encoding import ensure_bytes
 
 from lmdbresults import serialization
-from lmdbresults.backends.listing import ListedResult, iter_results
+from lmdbresults.backends.listing import iter_results
 from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.errors import ConfigurationError, StoreBusy, StoreFull, TooManyReaders
 from lmdbresults.integrations.celery import chord_recovery  # noqa: F401 - it listens to the signals of workers
@@ -238,20 +238,7 @@ class LMDBBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
             self.chords.recover()
         return encoded
 
-    def iter_results(
-        self,
-        *,
-        state: str | Iterable[str] | None = None,
-        name: str | None = None,
-        since: datetime | timedelta | float | None = None,
-    ) -> Iterator[ListedResult]:
-        """Yield what is known of each stored task without decoding its result, in no promised order.
-
-        ``state`` is one state or several, ``name`` that of the task (stored with ``result_extended``). ``since``: only
-        tasks that ended at that time or later; a timedelta is counted back from now, a number is a timestamp. Results
-        stored meanwhile may be left out. Damaged records raise `RecordDamaged` at the end.
-        """
-        return iter_results(self.store, self.task_keyprefix, state=state, name=name, since=since)
+    iter_results = iter_results
 
     def _record(self, result: Any, state: str, traceback: str | None, request: Any) -> bytes:
         """Return the record of a result, whose fields are what Celery's meta holds.
