@@ -66,7 +66,8 @@ NO_OWNER = Owner(0, "", "")
 
 def current_owner() -> Owner:
     """Return this process, with the lease that runs here."""
-    return _process(os.getpid())._replace(lease=_lease.get())
+    owner, name = _process(os.getpid()), _lease.get()
+    return owner._replace(lease=name) if name else owner
 
 
 @functools.lru_cache(maxsize=1)

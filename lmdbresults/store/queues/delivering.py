@@ -1,6 +1,7 @@
 """Delivering: messages move from a queue to the owner that takes them."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from lmdbresults.store.queues.records import (
 from lmdbresults.store.queues.values import PRIORITIES, Death, Delivery, Taken
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["lives", "must_note_use", "register", "survey", "take", "take_from"]
+__all__ = ["FIRST_NUMBER", "lives", "must_note_use", "register", "survey", "take", "take_from"]
 
 #: A queue is noted as used when this part of its time without use has passed.
 _USE_NOTED: Final = 0.25
@@ -41,8 +42,10 @@ _USE_NOTED: Final = 0.25
 _MAX_MOVES: Final = 500
 _START: Final = len(READY)
 
-#: Numbers of the deliveries of this process. A forked child goes on counting, as another owner.
-_numbers: Final = itertools.count(1)
+#: The number of the first delivery of this process, unless a program that ran in it before has called exec: the numbers
+#: of that one are lower. A forked child goes on counting, as another owner.
+FIRST_NUMBER: Final = time.monotonic_ns()
+_numbers: Final = itertools.count(FIRST_NUMBER)
 
 
 def take(txn: WriteTransaction, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
@@ -138,9 +141,9 @@ def _make_ready(heads: Heads, head: Head) -> None:
     prefix = DELAYED + QUEUE_ID.pack(head.id)
     due = len(prefix)
     for count, (key, record) in enumerate(sound(heads.txn.range(prefix, limit=_MAX_MOVES + 1))):
-        (time,) = DUE.unpack_from(key, due)
-        if time > heads.now or count == _MAX_MOVES:
-            head.due = time
+        (when,) = DUE.unpack_from(key, due)
+        if when > heads.now or count == _MAX_MOVES:
+            head.due = when
             return
         heads.txn.move(key, READY + place_in(key), record)
         head.ready += 1

@@ -56,6 +56,7 @@ __all__ = [
     "Stored",
     "body_id",
     "body_key",
+    "number_in",
     "owner_id",
     "pack_message",
     "pack_unacked",
@@ -214,6 +215,12 @@ def place_in(key: bytes) -> bytes:
 def unacked_key(owner: bytes, number: int, flags: int) -> bytes:
     """Return the key of a delivery. Its tag is the key without the prefix."""
     return UNACKED + owner + _NUMBER.pack(number, flags & LARGE)
+
+
+def number_in(key: bytes) -> int:
+    """Return the number of a delivery, from its key."""
+    number: int = _NUMBER.unpack_from(key, len(UNACKED) + len(NO_ID))[0]
+    return number
 
 
 def pack_unacked(place: bytes, taken: float, name: bytes, record: bytes) -> bytes:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import msgpack
 
 from lmdbresults.process.identity import Owner
-from lmdbresults.store.queues.delivering import lives
+from lmdbresults.store.queues.delivering import FIRST_NUMBER, lives
 from lmdbresults.store.queues.heads import Heads, read_head, sound
-from lmdbresults.store.queues.records import DOOMED, OWNED, OWNER, UNACKED, UNUSED
+from lmdbresults.store.queues.records import DOOMED, OWNED, OWNER, UNACKED, UNUSED, number_in, owner_id
 from lmdbresults.store.queues.settling import give_back
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
@@ -20,18 +20,26 @@ class Orphans(NamedTuple):
 
     owners: list[bytes]
     """Dead owners."""
+    has_former: bool
+    """Whether there are deliveries of a program that ran in this process before, and called exec."""
     unused: list[str]
     """Queues that have expired."""
     doomed: list[bytes]
     """Ids of deleted queues whose messages are not all deleted."""
 
 
-def find_orphans(txn: ReadTransaction, is_alive: Callable[[Owner], bool]) -> Orphans:
-    """Return what dead processes have left behind, and what has expired."""
+def find_orphans(txn: ReadTransaction, here: Owner, is_alive: Callable[[Owner], bool]) -> Orphans:
+    """Return what dead processes have left behind, and programs before the one that runs ``here``; what has expired."""
     dead = [id_ for id_, owner in owners(txn).items() if not is_alive(owner)]
+    first = [number_in(key) for key, _ in sound(txn.range(UNACKED + owner_id(here), limit=1, head=0))]
     names = [key[len(UNUSED) :].decode() for key, _ in txn.range(UNUSED)]
     doomed = [key[len(DOOMED) :] for key, _ in txn.range(DOOMED)]
-    return Orphans(dead, [name for name in names if is_unused(txn, name, is_alive)], doomed)
+    return Orphans(
+        dead,
+        bool(first) and first[0] < FIRST_NUMBER,
+        [name for name in names if is_unused(txn, name, is_alive)],
+        doomed,
+    )
 
 
 def owners(txn: ReadTransaction) -> dict[bytes, Owner]:
@@ -50,16 +58,21 @@ def is_unused(txn: ReadTransaction, queue: str, is_alive: Callable[[Owner], bool
     return not any(lives(txn, id_, is_alive) for id_ in (head.owner, head.user))
 
 
-def release_some(txn: WriteTransaction, owner: bytes, limit: int) -> tuple[int, bool]:
+def release_some(txn: WriteTransaction, owner: bytes, limit: int, *, former: bool = False) -> tuple[int, bool]:
     """Return up to so many messages of a dead owner to their queues; return how many, and whether there may be more.
 
-    Works in a full store. Once there are no more, and no queues that it owns, the owner itself is removed.
+    Works in a full store. Once there are no more, and no queues that it owns, the owner itself is removed. ``former``:
+    this process is the owner, and only what a program before this one has taken is returned.
     """
     heads = Heads(txn)
     pairs = list(sound(txn.range(UNACKED + owner, limit=limit)))
+    if former:
+        pairs = [pair for pair in pairs if number_in(pair[0]) < FIRST_NUMBER]
     for key, data in pairs:
         give_back(heads, key, data, counted=True)
     heads.write()
+    if former:
+        return len(pairs), len(pairs) == limit
     if len(pairs) == limit:
         return limit, True
     if not owned_queues(txn, owner):

@@ -8,6 +8,7 @@ from lmdbresults.errors import StoreFull
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.queues import declaring, delivering, listing, publishing, recovering, routing, settling
 from lmdbresults.store.queues.heads import Heads
+from lmdbresults.store.queues.records import owner_id
 from lmdbresults.store.queues.routing import Kind
 from lmdbresults.store.queues.settling import Settlement
 from lmdbresults.store.queues.values import (
@@ -249,22 +250,27 @@ class TransactionalQueues:
 
         Nothing is written if there is nothing to do. Call it at start, when an owner dies, and once a second.
         """
-        store = self._store
-        orphans = store.view(lambda txn: recovering.find_orphans(txn, store.is_alive))
-        messages, queues = 0, 0
+        store, here = self._store, self._store.owner()
+        orphans = store.view(lambda txn: recovering.find_orphans(txn, here, store.is_alive))
+        messages = self._release(owner_id(here), former=True) if orphans.has_former else 0
+        queues = 0
         for owner in orphans.owners:
             for queue in store.view(functools.partial(recovering.owned_queues, owner=owner)):
                 self.delete(queue)
                 queues += 1
-            more = True
-            while more:
-                count, more = self._some(functools.partial(recovering.release_some, owner=owner))
-                messages += count
+            messages += self._release(owner)
         for queue in orphans.unused:
             queues += self._delete_unused(queue)
         for id_ in orphans.doomed:
             self._clear(id_)
         return Recovered(messages, queues)
+
+    def _release(self, owner: bytes, *, former: bool = False) -> int:
+        messages, more = 0, True
+        while more:
+            count, more = self._some(functools.partial(recovering.release_some, owner=owner, former=former))
+            messages += count
+        return messages
 
     def _delete_unused(self, queue: str) -> bool:
         """Delete a queue, unless it has been used meanwhile."""
