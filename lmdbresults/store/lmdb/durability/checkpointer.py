@@ -33,10 +33,13 @@ class Checkpointer:
         self._set()
         if not self._is_running() and self._starting.acquire(blocking=False):
             try:
-                with suppress(RuntimeError):
-                    # Kept before it runs: a signal handler may raise as `start` waits for it.
-                    self._thread = threading.Thread(target=self._run, name="lmdbresults-checkpoints", daemon=True)
-                    self._thread.start()
+                # Kept before it runs: a signal handler may raise as `start` waits for it.
+                self._thread = threading.Thread(target=self._run, name="lmdbresults-checkpoints", daemon=True)
+                self._thread.start()
+            except RuntimeError:
+                pass
+            except KeyError as error:  # of `start`, if a signal handler raises once the thread runs
+                raise (error.__context__ or error) from None
             finally:
                 self._starting.release()
         return self._is_running()
