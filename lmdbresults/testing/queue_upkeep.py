@@ -2,6 +2,7 @@
 
 import pytest
 
+from lmdbresults.process.identity import lease
 from lmdbresults.store import queues
 from lmdbresults.store.base import Store
 from lmdbresults.store.queues import (
@@ -171,6 +172,15 @@ class QueueOwners(QueueHooks):
             broker.queues.recover()
         assert take(broker) == []
         assert bodies(take(broker, 1, "dead")) == [b"poison"]
+
+    def test_deliveries_and_queues_outlive_a_lease(self, broker: Store) -> None:
+        publish(broker, b"1")
+        with lease():
+            broker.queues.declare("owned", owned=True)
+            (delivery,) = take(broker)
+        assert broker.queues.recover() == Recovered(0, 0)
+        assert broker.queues.is_held(delivery.tag) is True
+        assert broker.queues.names() == ["owned", "q"]
 
     def test_a_queue_dies_with_its_owner(self, broker: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         broker.queues.declare_exchange("x", "fanout")

@@ -70,7 +70,7 @@ class TransactionalQueues:
 
         Declaring a queue as it is writes nothing.
         """
-        owner, is_alive = self._store.owner() if owned else None, self._store.is_alive
+        owner, is_alive = self._owner() if owned else None, self._store.is_alive
         present = self._store.view(lambda txn: declaring.as_declared(txn, queue, arguments, owner, is_alive))
         if present is not None:
             return present
@@ -78,7 +78,7 @@ class TransactionalQueues:
 
     def leave(self, queue: str) -> None:
         """Note that this process takes no more from a queue, so that the queue expires if no other does."""
-        owner = self._store.owner()
+        owner = self._owner()
         if self._store.view(lambda txn: declaring.is_user(txn, queue, owner)):
             self._store.update(lambda txn: declaring.leave(txn, queue, owner))
 
@@ -188,7 +188,7 @@ class TransactionalQueues:
         settling_now = list(settlements)
         if not settling_now and (found := self._store.view(lambda txn: _survey(txn, wants))) is not None:
             return found
-        owner = self._store.owner()
+        owner = self._owner()
         try:
             return self._store.update(lambda txn: _turn(txn, owner, settling_now, wants))
         except StoreFull:  # it was too much at once for the space that is left
@@ -235,14 +235,19 @@ class TransactionalQueues:
 
     # -- owners ------------------------------------------------------------------------------------------------------
 
+    def _owner(self) -> Owner:
+        """Return this process. A lease that runs is for other claims: deliveries outlive it."""
+        owner = self._store.owner()
+        return owner._replace(lease="") if owner.lease else owner
+
     def register(self) -> None:
         """List this process as an owner before it takes its first message, so that others see when it dies."""
-        owner = self._store.owner()
+        owner = self._owner()
         self._store.update(lambda txn: delivering.register(txn, owner))
 
     def owners(self) -> list[Owner]:
         """Return the other processes that may hold messages or own queues."""
-        here = self._store.owner()
+        here = self._owner()
         return [owner for owner in self._store.view(recovering.owners).values() if owner != here]
 
     def recover(self) -> Recovered:
@@ -250,7 +255,7 @@ class TransactionalQueues:
 
         Nothing is written if there is nothing to do. Call it at start, when an owner dies, and once a second.
         """
-        store, here = self._store, self._store.owner()
+        store, here = self._store, self._owner()
         orphans = store.view(lambda txn: recovering.find_orphans(txn, here, store.is_alive))
         messages = self._release(owner_id(here), former=True) if orphans.has_former else 0
         queues = 0
