@@ -171,9 +171,15 @@ def read_block(store: LMDBStore) -> None:
         txn.mget([b"one", b"two"])
 
 
+def set_and_sweep_along(store: LMDBStore) -> None:
+    store._scope.keeper.owed = 100  # so that the hand moves each time
+    store.set(b"key", b"value", ttl=1e-9)
+
+
 OPERATIONS: dict[str, Callable[[LMDBStore], object]] = {
     "get": lambda store: store.get(b"large"),
-    "set": lambda store: store.set(b"key", b"value", ttl=1e-9),
+    "set": lambda store: store.set(b"key", b"value"),
+    "set and sweep along": set_and_sweep_along,
     "set large": lambda store: store.set(b"large", LARGE),
     "incr": lambda store: store.incr(b"n"),
     "update": lambda store: store.update(lambda txn: txn.set(b"key", LARGE)),
