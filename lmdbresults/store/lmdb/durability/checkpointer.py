@@ -60,3 +60,4 @@ class Checkpointer:
         while not self._is_stopped:
             seconds = self._work()
             self._signal.acquire(timeout=-1 if math.isinf(seconds) else max(seconds, 0))
+        self._set()  # there is a second thread if a signal handler raised as the first one started

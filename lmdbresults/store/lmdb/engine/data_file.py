@@ -111,7 +111,8 @@ class DataFile:
 
     def has_been_replaced(self) -> bool:
         """Return whether the path now names another file than the one that is open here."""
-        return self._parts is not None and not self._parts.space.is_at(self.options.path)
+        parts = self._parts if self.handle is not None else None  # else closing it was interrupted
+        return parts is not None and not parts.space.is_at(self.options.path)
 
     def exclude(self) -> bool:
         """Return whether no other process has the file open; then none can open it until `share`.

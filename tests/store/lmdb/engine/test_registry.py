@@ -186,6 +186,17 @@ def test_an_exception_of_a_signal_handler_as_a_store_is_dropped_leaves_the_file_
         wait_until(lambda: path not in environments._environments)
 
 
+def test_file_whose_closing_was_interrupted_can_be_opened(path: str) -> None:
+    with open_store(path) as kept:
+        kept.set(b"key", b"value")
+        file = kept._environment.file
+        file.handle = None  # the first step of closing; an exception came after the descriptors were closed
+        file._parts.close()
+        with open_store(path) as store:
+            assert store.get(b"key") == b"value"
+        kept.set(b"key", b"other")
+
+
 def test_files_may_be_deleted_before_their_store_is_dropped(tmp_path: Path, path: str) -> None:
     store = open_store(path)
     store.set(b"key", b"value")
