@@ -100,7 +100,8 @@ class ReaderTable:
         """Begin a read transaction, and label its slot, if it can be found."""
         pid, former = os.getpid(), set[Reader]()
         for _ in range(_TRIES if self._map else 0):
-            wait_for_table(lambda: 0 if is_free(self._word) else owner_of(self._word))
+            if self._word[0]:
+                wait_for_table(lambda: 0 if is_free(self._word) else owner_of(self._word))
             txn = self._handle.begin()
             number = txn.id()
             new = [
