@@ -1,7 +1,7 @@
-"""What ends a task or a chord: noted while Celery's code runs, then written in one transaction.
+"""Effects: what the end of a task or chord writes. Noted while Celery's code runs, then written in one transaction.
 
-Results, parts of chords, messages where queue and results share the file, and the acknowledgement of the task's own
-message. So all of it happens, or none of it, and none if the message was given to another worker meanwhile.
+They are results, parts of chords, the acknowledgement of the task's own message and, if queue and results share a file,
+messages. All of them happen or none; none if the task's message was given to another worker meanwhile.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ __all__ = ["Effects", "Guard", "noting"]
 
 logger = get_logger(__name__)
 
-#: Says in a transaction whether the effects may happen.
+#: Returns, in a transaction, whether the effects may happen.
 Guard: TypeAlias = Callable[[ReadTransaction], bool]
 
 
@@ -49,10 +49,10 @@ class ReturnedPart(NamedTuple):
 class Effects:
     """What is to be written together.
 
-    ``settlement`` settles the message of the task. If the delivery is no longer ours, or ``guard`` returns False,
-    nothing is written. ``holds_messages`` says that all messages come here, so that nothing is seen before all is
-    written; else results are written before errbacks are sent elsewhere. Without ``holds_results``
-    they are written when they are stored.
+    ``settlement`` settles the message of the task. If the delivery no longer belongs to this process, or ``guard``
+    returns False, nothing is written. ``holds_messages``: all messages are noted here, so none is seen before
+    everything is written; without it, results are written before errbacks are sent to another broker.
+    ``holds_results``: results are noted here; without it, each is written when it is stored.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The end of a task as one commit, where its message comes from the file that keeps its result.
+"""Writes the end of a task as one commit, if its message comes from the file that keeps its result.
 
 What Celery publishes at the end of a task is held back until the result is stored: links and the next step of its chain
 (Celery marks them since 5.7), errbacks, and under ``acks_late`` the message of `retry` or `replace`. It is then written
@@ -42,7 +42,7 @@ __all__ = ["EndsMixin"]
 logger = get_logger(__name__)
 
 Outcome: TypeAlias = Literal["success", "failure", "retry"]
-#: Failures that the worker stores, not the process of the task: it was lost or killed, or has rejected its message.
+#: Failures that the worker stores, because the process of the task was lost or killed, or has rejected the message.
 _LOST: Final = (WorkerLostError, TimeLimitExceeded, Reject)
 
 
@@ -211,7 +211,7 @@ class EndsMixin:
     def _ended(
         self, request: Any, outcome: Outcome, mark: Callable[[], Any], *, lost_by: BaseException | None = None
     ) -> Any:
-        """Call what marks a task as ended, and write in one transaction what it does."""
+        """Call ``mark``, which marks a task as ended, and write its effects in one transaction."""
         end = end_of(request) if request else None
         is_plain = lost_by is None and (end is None or end.is_plain()) and not _has_more_effects(request, outcome)
         if is_plain or noting(self) is not None:  # there is only a result, or this is a part of another end
@@ -254,7 +254,7 @@ def _has_more_effects(request: Any, outcome: Outcome) -> Any:
 
 
 def _is_one_called_here(errbacks: Any, app: Any) -> bool:
-    """Return whether Celery calls one of the errbacks itself, and does not send it: it takes more than one argument."""
+    """Return whether Celery calls one of the errbacks here, as one with several arguments, instead of sending it."""
     tasks = (app.tasks.get(app.signature(errback).task) for errback in errbacks)
     headers = (getattr(task, "__header__", None) for task in tasks)
     return any(header and not isinstance(header, partial) and arity_greater(header, 1) for header in headers)
@@ -308,7 +308,7 @@ def _acks_on(task: Any, event: Literal["failure", "timeout"]) -> bool:
 
 
 def _watch_postrun() -> None:
-    """Look at the ends of all tasks from now on. Only few programs need that, so that the others do not pay for it."""
+    """Look at the ends of all tasks from now on. Few programs need this, and the others do not pay for it."""
     signals.task_postrun.connect(_on_postrun, dispatch_uid=__name__)
 
 

@@ -1,10 +1,10 @@
 """The receiving side of a connection: it takes messages for the channels, and settles them.
 
-One transaction, a *turn*, does both. A queue that a turn has found empty is followed: a publisher then wakes one of the
-connections that follow it. So a turn takes only from queues that are not followed, or for which a message came.
+One transaction, a *turn*, does both. A queue that a turn has found empty is *followed*: a publisher then wakes one of
+the connections that follow it. So a turn takes only from queues that are not followed, or that a publisher has named.
 
-Invariant: no wake-up is lost. A queue is followed, then looked at again. A channel that may not have more messages
-stops following, then passes on the messages that have reached it meanwhile.
+Invariant: no wake-up is lost. A queue is followed, then looked at again. A channel that may take no more messages stops
+following, then passes on the wake-ups that have reached it meanwhile.
 """
 
 import select
@@ -25,16 +25,16 @@ from lmdbresults.store.queues import Delivery, Settlement, Taken
 
 __all__ = ["LOOK_EVERY", "Receiver", "is_outstanding", "settled"]
 
-#: Seconds after which all queues are looked at, although no message came, and owners that died are noticed.
+#: Seconds after which all queues are looked at even without a wake-up, and owners that died are noticed.
 LOOK_EVERY: Final = 1.0
-#: Seconds between looks where no messages can arrive.
+#: Seconds between looks where no wake-ups can arrive.
 _POLL_EVERY: Final = 0.05
 
 #: Seconds, the least and the most, of a wait under gevent and eventlet while messages are unsettled.
 _LEAST_PATIENCE: Final = 0.01
 _MOST_PATIENCE: Final = 0.25
-#: In an event loop, which delivers all that was taken, a channel without a limit takes so many messages at once. A
-#: consumer that asks for one message after the other leaves the rest to others.
+#: Messages that a channel without a prefetch limit takes at once in an event loop, which delivers all of them. Outside
+#: one it takes one message at a time, and leaves the rest to other consumers.
 _BATCH: Final = 100
 
 #: Deliveries of this process that were settled inside a larger transaction.
@@ -44,13 +44,13 @@ _receivers: Final["weakref.WeakSet[Receiver]"] = weakref.WeakSet()
 
 
 def settled(tag: str) -> None:
-    """Say that a delivery was settled in a transaction of the caller's: if it is this process', no other is needed."""
+    """Note that the caller has settled a delivery in its own transaction, so that this process need not settle it."""
     if any(tag in channel.qos.unsettled for receiver in list(_receivers) for channel in list(receiver.channels)):
         _settled_elsewhere.add(tag)
 
 
 def is_outstanding(tag: str) -> bool:
-    """Return whether this process has a delivery, and has not committed yet how it settles it."""
+    """Return whether this process holds a delivery, and has not yet committed its settlement."""
     receivers = list(_receivers)
     return any(tag in channel.qos.unsettled for receiver in receivers for channel in list(receiver.channels)) or any(
         tag == settlement[1] for receiver in receivers for settlement in list(receiver._pending)
@@ -111,7 +111,7 @@ class Receiver:
     # -- channels ----------------------------------------------------------------------------------------------------
 
     def changed(self, channel: Any) -> None:
-        """Take note that a channel consumes from other queues than before, or may have more messages."""
+        """Take note that a channel consumes from other queues than before, or may take more messages."""
         if channel.consumers and channel not in self.channels:
             self.subscription.add([queues.OWNERS_TOPIC])
             self.owners.refresh()
@@ -123,7 +123,7 @@ class Receiver:
         self.wake()
 
     def _wanted(self) -> set[str]:
-        """Return the queues of the channels that may have messages."""
+        """Return the queues of the channels that may take messages."""
         return {queue for channel in self.channels if channel.qos.can_consume() for queue in channel.queues()}
 
     def _return_taken(self, channel: Any) -> None:
@@ -134,23 +134,23 @@ class Receiver:
         channel.give_back(tags)
 
     def wake(self) -> None:
-        """Have the thread that takes make a turn. For any thread."""
+        """Make the taking thread do a turn. May be called in any thread."""
         self.is_due = True
         if threading.get_ident() != self._deferring_thread:
             self.subscription.ring()
 
     def defer_in(self, thread: int | None) -> None:
-        """Have what the event loop of a thread settles wait for the next turn, which comes before the loop sleeps."""
+        """Let settlements in the event loop of a thread wait for the next turn, which comes before the loop sleeps."""
         self._deferring_thread = thread
         self._batch = 1 if thread is None else _BATCH
 
     # -- settling ----------------------------------------------------------------------------------------------------
 
     def settle(self, settlements: Iterable[Settlement], *, now: bool = False) -> None:
-        """Settle deliveries, in a transaction of their own unless a turn is near.
+        """Settle deliveries, in an event loop with its next turn, else in a transaction of their own.
 
-        In an event loop it is: each of its rounds ends with a turn. While a message is delivered it is not, because a
-        pool without processes runs the task meanwhile.
+        Each round of an event loop ends with a turn. While a message is delivered they do not wait for it, because a
+        pool without processes runs the task meanwhile. ``now``: they never wait.
         """
         wanted = [settlement for settlement in settlements if not _is_settled(settlement[1])]
         self.is_due = True
@@ -186,7 +186,7 @@ class Receiver:
         self.is_due = True
 
     def turn(self) -> None:
-        """Settle what is pending, and take what the channels may have. Repeat it until `is_due` is False."""
+        """Settle what is pending, and take what the channels may take. Repeat it until `is_due` is False."""
         self.is_due = False
         woken, self._woken = self._woken, set()
         asking, wants = [], []
@@ -215,7 +215,7 @@ class Receiver:
         return woken is None or queue in woken or queue not in self._followed
 
     def _rotated(self, wanted: list[str], limit: int) -> list[str]:
-        """Return the queues, with another one first than the last time if not all can have a turn."""
+        """Return the queues, starting with another one each time if the limit is below their number."""
         if limit >= len(wanted):
             return wanted
         self._first += 1

@@ -1,11 +1,12 @@
-"""Queues of messages, over the transactions of the port.
+"""Queues of messages, over the transactions of any store.
 
-The functions are steps: their first argument is a transaction of the caller's, so that a message is published or
-acknowledged together with whatever else the transaction changes. `Store.queues` does each in a transaction of its own.
+The functions are *steps*: their first argument is a transaction of the caller, so that a message is published or
+acknowledged together with everything else that the transaction changes. `Store.queues` does each step in a transaction
+of its own.
 
-A message is published to an exchange, which leads to queues, and waits there. A consumer takes it: from then on it
-belongs to the process, its owner, until it is settled. There is no timeout: if the owner dies, `recover` returns the
-message to its old place. A delivery is known by its tag, which is never used again.
+A message is published to an exchange, which routes it to queues, where it waits. Once a consumer takes it, it belongs
+to that process, its *owner*, until it is settled: acknowledged, rejected or requeued. There is no timeout: if the owner
+dies, `recover` returns the message to its old place. A delivery is named by its *tag*, which is never used again.
 """
 
 from lmdbresults.store.queues.declaring import declare, leave, names, state

@@ -36,7 +36,7 @@ from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["FIRST_NUMBER", "lives", "must_note_use", "register", "survey", "take", "take_from"]
 
-#: A queue is noted as used when this part of its time without use has passed.
+#: The use of a queue that expires is written down again after this part of its `Arguments.expires`.
 _USE_NOTED: Final = 0.25
 #: Expired messages that one take drops from a queue, and delayed ones that it moves, at most.
 _MAX_MOVES: Final = 500
@@ -60,7 +60,7 @@ def take(txn: WriteTransaction, owner: Owner, queues: Sequence[str], limit: int)
 
 
 def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
-    """Do `take`, as a part of a step."""
+    """Take as `take` does, as a part of a step: the caller writes the heads."""
     found: list[Delivery] = []
     waiting: list[tuple[str, Head]] = []
     next_due = None
@@ -120,7 +120,7 @@ def lives(txn: ReadTransaction, id_: bytes, is_alive: Callable[[Owner], bool]) -
 
 
 def _prepare(heads: Heads, head: Head, owner: Owner) -> None:
-    """Note that a queue is in use, and make the messages ready that are due."""
+    """Note that a queue is in use, and make its delayed messages ready if they are due."""
     if must_note_use(head, heads.now, taking=True):
         head.used, head.user = heads.now, owner_id(owner)
         register(heads.txn, owner)
@@ -156,7 +156,7 @@ def _make_ready(heads: Heads, head: Head) -> None:
 
 
 def _take_some(heads: Heads, owner: bytes, queue: str, head: Head, limit: int, found: list[Delivery]) -> None:
-    """Move up to so many messages to the owner. Those that have expired are dropped."""
+    """Move up to ``limit`` messages to the owner, and add them to ``found``. Drop those that have expired."""
     until, dropped = len(found) + limit, 0
     while head.ready and dropped < _MAX_MOVES and (wanted := until - len(found)) > 0:
         pairs = list(sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))

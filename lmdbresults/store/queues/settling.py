@@ -1,7 +1,7 @@
 """Settling: the owner of a delivery acknowledges it, rejects it, or returns it to its queue.
 
-A tag is the key of a delivery. If the delivery is no longer the owner's, because it was settled or because the owner
-was taken for dead, the key leads to nothing. So settling it changes nothing, and says so.
+A tag is the key of a delivery. If it no longer belongs to its owner, because it was settled or the owner was taken for
+dead, there is no record under that key. Then settling it changes nothing and returns False.
 """
 
 from collections.abc import Iterable
@@ -42,12 +42,12 @@ Settlement: TypeAlias = tuple[Action, str]
 ACKNOWLEDGE: Final[Action] = "acknowledge"
 REJECT: Final[Action] = "reject"
 REQUEUE: Final[Action] = "requeue"
-#: The message does not come nearer to `Arguments.max_deliveries`: it was not tried.
+#: Requeue without counting towards `Arguments.max_deliveries`: the message was not tried.
 REQUEUE_UNCOUNTED: Final[Action] = "requeue uncounted"
 
 
 def acknowledge(txn: WriteTransaction, tag: str) -> bool:
-    """Delete a message that was taken; return False, and change nothing, if the delivery is no longer its owner's."""
+    """Delete a message that was taken; return False, and change nothing, if its owner no longer has it."""
     key = _key(tag)
     if key[-1] & LARGE:
         data = txn.get(key)
@@ -64,13 +64,13 @@ def reject(txn: WriteTransaction, tag: str) -> bool:
 def requeue(txn: WriteTransaction, tag: str, *, counted: bool = True) -> bool:
     """Return a message that was taken to its old place. Returns like `acknowledge`.
 
-    ``counted``: it comes nearer to `Arguments.max_deliveries`.
+    ``counted``: whether this counts towards `Arguments.max_deliveries`.
     """
     return settle(txn, [(REQUEUE if counted else REQUEUE_UNCOUNTED, tag)]) == [True]
 
 
 def is_held(txn: ReadTransaction, tag: str) -> bool:
-    """Return whether a delivery is still its owner's."""
+    """Return whether a delivery still belongs to its owner."""
     return txn.get(_key(tag)) is not None
 
 
@@ -83,7 +83,7 @@ def settle(txn: WriteTransaction, settlements: Iterable[Settlement]) -> list[boo
 
 
 def settle_in(heads: Heads, settlements: Iterable[Settlement]) -> list[bool]:
-    """Do `settle`, as a part of a step."""
+    """Settle as `settle` does, as a part of a step: the caller writes the heads."""
     return [
         acknowledge(heads.txn, tag) if action == ACKNOWLEDGE else _settle(heads, action, _key(tag))
         for action, tag in settlements
