@@ -96,8 +96,8 @@ def _put(txn: Transaction, hand: Hand) -> None:
 def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, changes: list[Change]) -> Walk:
     """Look at the next ``count`` records, and delete those that have expired, up to ``limit``.
 
-    Append them to ``changes``. Of large values, up to ``count`` chunks are deleted; the hand stays at a record that has more of them. At the end of
-    a pass it stops, and rests.
+    Append them to ``changes``. Of large values, up to ``count`` chunks are deleted; the hand stays at a record that has
+    more of them. At the end of a pass it stops, and rests.
     """
     bound, position = hand if hand.position else (math.inf, FIRST_PLACE)
     looked, due, bound, position = _look(txn, position, count, now, bound)
