@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub, set_event_loop
 
+from lmdbresults.errors import StoreBusy
 from tests.support.kombu_parts import PATIENCE, consuming, publish, queue, waiting
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -151,3 +152,18 @@ def test_a_loop_serves_another_connection_after_it_was_reset(
     with consuming(second, queue()) as received:
         publish(second, 1)
         again.run_until(lambda: received)
+
+
+def test_a_connection_that_is_closed_while_the_store_is_busy_leaves_the_loop(
+    loop: Loop, connection: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise StoreBusy("another transaction holds the write lock")
+
+    publish(connection, 1)
+    with consuming(connection, ack=False) as received:
+        loop.run_until(lambda: received)
+        monkeypatch.setattr(connection.transport.receiver._queues, "turn", refuse)
+        connection.close()
+    assert not loop._hub.readers
+    assert not loop._hub.on_tick

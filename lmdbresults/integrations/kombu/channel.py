@@ -318,8 +318,10 @@ class Channel(StdChannel):
         if self.closed:
             return
         self.closed = True
-        for tag in list(self.consumers):
-            self.basic_cancel(tag)
-        if self.qos.restore_at_shutdown:
-            self.give_back(list(self.qos.unsettled))
-        self.connection.close_channel(self)
+        try:
+            for tag in list(self.consumers):
+                self.basic_cancel(tag)
+            if self.qos.restore_at_shutdown:
+                self.give_back(list(self.qos.unsettled))
+        finally:
+            self.connection.close_channel(self)

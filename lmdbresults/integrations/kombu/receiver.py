@@ -314,10 +314,15 @@ class Receiver:
             self.look_again()
 
     def close(self) -> None:
-        """Settle what is pending, and return to their queues what is not settled."""
+        """Close the channels that consume, and settle what is pending."""
+        pending = [self._pending.popleft() for _ in range(len(self._pending))]
+        if pending:
+            self.settle(pending, now=True)
         for channel in list(self.channels):
             channel.close()
-        self.settle([self._pending.popleft() for _ in range(len(self._pending))], now=True)
+
+    def stop(self) -> None:
+        """Follow and watch nothing any more."""
         self.subscription.close()
         self.owners.close()
 

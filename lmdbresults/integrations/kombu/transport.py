@@ -79,16 +79,21 @@ class Transport(base.Transport):
         return self._is_connected
 
     def close_connection(self, connection: Any) -> None:
-        """Close all channels, then the file."""
+        """Leave the event loop, settle what is left, and close the file, even if the store is busy."""
         if not self._is_connected:
             return
-        for channel in list(self.channels):
-            channel.close()
         self._is_connected = False
         if self._loop_driver is not None:
             self._loop_driver.close()
-        self.receiver.close()
-        self.store.close()
+        try:
+            self.receiver.close()
+            for channel in list(self.channels):
+                channel.close()
+        finally:
+            for channel in list(self.channels):
+                self.close_channel(channel)
+            self.receiver.stop()
+            self.store.close()
 
     def create_channel(self, connection: Any) -> Channel:
         channel = Channel(connection)  # of another transport than this one if kombu has gone on to another URL
