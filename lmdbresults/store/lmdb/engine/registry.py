@@ -84,11 +84,14 @@ class EnvironmentRegistry:
             if is_known and not environment.is_used() and environment.file.retire():
                 del self._environments[environment.path]
 
-    def close_dropped(self, environment: Environment) -> None:
-        """Close a file whose users are all garbage, unless it gets a new one. For a thread that may wait.
+    def close_dropped(self) -> None:
+        """Close each file whose users are all garbage, unless it gets a new one. For a thread that may wait."""
+        for environment in list(self._environments.values()):
+            if not environment.is_used():
+                self._close_in_time(environment)
 
-        The thread waits for no transaction of others with the gate closed, so it keeps none of them from beginning.
-        """
+    def _close_in_time(self, environment: Environment) -> None:
+        """Close a file. Waits for no transaction of others with the gate closed, so it keeps none from beginning."""
         pause = _FIRST_PAUSE
         if environment.file.handle is not None:
             with suppress(StoreError):
@@ -122,12 +125,12 @@ def _drop_user(environment: Environment, user: "weakref.ref[object]") -> None:
     """Note that a user is garbage, and have the file closed after the last one.
 
     This runs in the midst of any code, whose thread may hold any lock. So it takes none, and leaves the work to a
-    thread; without one, it is left to the next opening of the file, or to the exit.
+    thread; without one, it is left to the next store that is dropped, the next opening of the file, or the exit.
     """
     environment.users.discard(user)
     if not environment.is_used() and not sys.is_finalizing():
         with suppress(RuntimeError):  # no more threads
-            _thread.start_new_thread(environments.close_dropped, (environment,))
+            _thread.start_new_thread(environments.close_dropped, ())
 
 
 environments = EnvironmentRegistry()

@@ -5,6 +5,7 @@ import gc
 import random
 import shutil
 import threading
+import weakref
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -136,6 +137,18 @@ def test_without_a_thread_the_next_opening_closes_the_file(
     with open_store(path) as store:
         assert store.get(b"key") == b"value"
     assert not is_open(tmp_path)
+
+
+def test_a_store_whose_end_was_missed_is_closed_with_the_next_one(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "missed.lmdb")
+    users = store._environment.users
+    former = set(users)
+    users.clear()  # so that nothing is called
+    users.update(weakref.ref(reference()) for reference in former)
+    del store, former
+    assert is_open(tmp_path)
+    open_store(tmp_path / "next.lmdb").set(b"key", b"value")
+    wait_until_closed(tmp_path)
 
 
 def drop_and_use(path: str) -> bytes | None:
