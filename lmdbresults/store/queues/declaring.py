@@ -39,27 +39,35 @@ def declare(
     """Create a queue, or find an existing one, and return what it holds.
 
     ``arguments`` replace those of an existing queue; None leaves them. The queue is deleted when its ``owner`` has
-    exited. An existing queue keeps an owner that ``is_alive``. Raises ValueError for a name of more than 255 bytes.
+    exited. An existing queue keeps an owner that ``is_alive``. Works in a full store: a worker declares its queues before
+    it can empty them. Raises ValueError for a name of more than 255 bytes.
     """
     name = queue.encode()
     if not 0 < len(name) <= _LONGEST_NAME:
         raise ValueError(f"The name of a queue must have 1 to {_LONGEST_NAME} bytes of UTF-8, got {len(name)}.")
     head = read_head(txn, queue)
     is_new = head is None
-    head = head or Head.new(txn.incr(IDS))
+    head = head or Head.new(_next_id(txn))
     if arguments is not None:
         head.arguments = arguments
         if arguments.expires is None:
             txn.delete(UNUSED + name)
         else:
-            txn.add(UNUSED + name, b"")
+            txn.move(UNUSED + name, UNUSED + name, b"")
     if owner is not None and not lives(txn, head.owner, is_alive):
         _own(txn, name, head, owner)
     if head.arguments.expires is not None:
         head.used = txn.now()
     if (data := head.pack()) != head.stored or is_new:
-        txn.set(HEAD + name, data)
+        txn.move(HEAD + name, HEAD + name, data)
     return QueueState(head.ready, head.size, head.delayed)
+
+
+def _next_id(txn: WriteTransaction) -> int:
+    """Return the id of a new queue. Unlike a counter of the port, it works in a full store."""
+    id_ = int(txn.get(IDS) or 0) + 1
+    txn.move(IDS, IDS, b"%d" % id_)
+    return id_
 
 
 def as_declared(
@@ -86,7 +94,7 @@ def _own(txn: WriteTransaction, name: bytes, head: Head, owner: Owner) -> None:
     register(txn, owner)
     if head.is_owned:
         txn.delete(OWNED + head.owner + name)
-    txn.set(OWNED + id_ + name, b"")
+    txn.move(OWNED + id_ + name, OWNED + id_ + name, b"")
     head.owner = id_
 
 

@@ -74,7 +74,7 @@ def unbind(txn: WriteTransaction, queue: str, exchange: str, key: str = "") -> b
     table = _read(txn, exchange)
     if table is None or (key, queue) not in table[1]:
         return False
-    _shrink(txn, exchange, table[0], tuple(pair for pair in table[1] if pair != (key, queue)))
+    _write(txn, exchange, (table[0], tuple(pair for pair in table[1] if pair != (key, queue))))
     return True
 
 
@@ -83,7 +83,7 @@ def unbind_all(txn: WriteTransaction, queue: str) -> None:
     for exchange in _bound(txn, queue):
         table = _read(txn, exchange)
         if table is not None:
-            _shrink(txn, exchange, table[0], tuple(pair for pair in table[1] if pair[1] != queue))
+            _write(txn, exchange, (table[0], tuple(pair for pair in table[1] if pair[1] != queue)))
     txn.delete(BOUND + queue.encode())
 
 
@@ -132,13 +132,9 @@ def _table(data: bytes) -> _Table:
 
 
 def _write(txn: WriteTransaction, exchange: str, table: _Table) -> None:
-    txn.set(EXCHANGE + exchange.encode(), msgpack.packb(table))
-
-
-def _shrink(txn: WriteTransaction, exchange: str, kind: str, pairs: tuple[tuple[str, str], ...]) -> None:
-    """Write fewer bindings, also in a full store."""
+    """Write the bindings of an exchange, also in a full store: a worker that starts must be able to empty it."""
     name = EXCHANGE + exchange.encode()
-    txn.move(name, name, msgpack.packb((kind, pairs)))
+    txn.move(name, name, msgpack.packb(table))
 
 
 def _bound(txn: ReadTransaction, queue: str) -> list[str]:
@@ -150,4 +146,5 @@ def _note(txn: WriteTransaction, queue: str, exchange: str) -> None:
     """Note that a queue is bound to an exchange, so that deleting the queue finds its bindings."""
     bound = _bound(txn, queue)
     if exchange not in bound:
-        txn.set(BOUND + queue.encode(), msgpack.packb([*bound, exchange]))
+        name = BOUND + queue.encode()
+        txn.move(name, name, msgpack.packb([*bound, exchange]))

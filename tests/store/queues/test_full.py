@@ -41,6 +41,16 @@ def test_messages_can_be_taken_and_settled(full: LMDBStore):
     full.queues.publish([Message(b"again", "q")])
 
 
+def test_a_worker_that_starts_can_declare_what_it_needs(full: LMDBStore):
+    full.queues.declare_exchange("pidbox", "fanout")
+    for number in range(20):
+        full.queues.declare(f"mine-{number}", Arguments(expires=10), owned=True)
+        assert full.queues.bind(f"mine-{number}", "pidbox")
+    assert len(full.queues.route("pidbox", "")) == 20
+    assert len(full.queues.take(["q"], 10).deliveries) == 10
+    assert audit(full) == []
+
+
 def test_messages_can_be_rejected_and_requeued(full: LMDBStore):
     rejected = 0
     for _ in range(10):
