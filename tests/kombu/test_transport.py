@@ -232,6 +232,15 @@ def test_a_forked_child_leaves_the_messages_of_its_parent_alone(connection: Any)
     assert waiting(connection) == 0
 
 
+def test_a_forked_child_leaves_a_message_alone_that_its_parent_has_fetched(connection: Any) -> None:
+    publish(connection, 1)
+    message = connection.default_channel.basic_get("work")
+    in_child(connection.close)
+    assert waiting(connection) == 0
+    message.ack()
+    assert waiting(connection) == 0
+
+
 def test_a_forked_child_consumes_by_a_connection_of_its_own(connection: Any, connect: Callable[..., Any]) -> None:
     publish(connection, 1, 2)
 

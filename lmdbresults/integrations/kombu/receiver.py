@@ -45,16 +45,19 @@ _receivers: Final["weakref.WeakSet[Receiver]"] = weakref.WeakSet()
 
 def settled(tag: str) -> None:
     """Note that the caller has settled a delivery in its own transaction, so that this process need not settle it."""
-    if any(tag in channel.qos.unsettled for receiver in list(_receivers) for channel in list(receiver.channels)):
+    if _is_unsettled(tag):
         _settled_elsewhere.add(tag)
 
 
 def is_outstanding(tag: str) -> bool:
     """Return whether this process holds a delivery, and has not yet committed its settlement."""
-    receivers = list(_receivers)
-    return any(tag in channel.qos.unsettled for receiver in receivers for channel in list(receiver.channels)) or any(
-        tag == settlement[1] for receiver in receivers for settlement in list(receiver._pending)
+    return _is_unsettled(tag) or any(
+        tag == settlement[1] for receiver in list(_receivers) for settlement in list(receiver._pending)
     )
+
+
+def _is_unsettled(tag: str) -> bool:
+    return any(tag in channel.qos.unsettled for receiver in list(_receivers) for channel in list(receiver.opened))
 
 
 def _is_settled(tag: str) -> bool:
@@ -68,8 +71,10 @@ def _is_settled(tag: str) -> bool:
 class Receiver:
     """Takes messages for the channels of one connection. One thread takes; all threads may settle."""
 
-    def __init__(self, store: LMDBStore) -> None:
+    def __init__(self, store: LMDBStore, opened: list[Any]) -> None:
         self._store = store
+        #: All channels of the connection, which adds and removes them.
+        self.opened = opened
         self._queues = store.queues
         self.subscription = store.subscribe()
         self.owners = OwnerWatch(store)
@@ -103,7 +108,7 @@ class Receiver:
 
     def after_fork_in_child(self) -> None:
         """Leave all deliveries to the parent."""
-        for channel in self.channels:
+        for channel in self.opened:
             channel.forget()
         self.owners.forget()
         self._reset()

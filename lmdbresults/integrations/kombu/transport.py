@@ -71,7 +71,7 @@ class Transport(base.Transport):
         options = store_options("broker_transport_options", url, self.client.transport_options or {})
         self.store = open_store(url, **options)
         self.identity = identity_of(self.store)
-        self.receiver = Receiver(self.store)
+        self.receiver = Receiver(self.store, self.channels)
         self._is_connected = True
         return self
 
