@@ -39,8 +39,8 @@ def declare(
     """Create a queue, or find an existing one, and return what it holds.
 
     ``arguments`` replace those of an existing queue; None leaves them. The queue is deleted when its ``owner`` has
-    exited. An existing queue keeps an owner that ``is_alive``. Works in a full store: a worker declares its queues before
-    it can empty them. Raises ValueError for a name of more than 255 bytes.
+    exited. An existing queue keeps an owner that ``is_alive``. Works in a full store: a worker declares its queues
+    before it can empty them. Raises ValueError for a name of more than 255 bytes.
     """
     name = queue.encode()
     if not 0 < len(name) <= _LONGEST_NAME:
