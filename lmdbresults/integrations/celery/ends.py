@@ -11,6 +11,7 @@ to another worker meanwhile, nothing is written. What a task publishes in its bo
 | Celery 5.3 to 5.6 | bodies of chords, errbacks, `retry`, `replace` | links, the next step of a chain |
 """
 
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +45,9 @@ logger = get_logger(__name__)
 Outcome: TypeAlias = Literal["success", "failure", "retry"]
 #: Failures that the worker stores, because the process of the task was lost or killed, or has rejected the message.
 _LOST: Final = (WorkerLostError, TimeLimitExceeded, Reject)
+#: Seconds for which a process rests whose task could not be ended: in a full store, the task would run again at once,
+#: and again.
+_PAUSE: Final = 1.0
 
 
 class TaskEnd:
@@ -102,6 +106,7 @@ class TaskEnd:
             elif not effects.is_written:
                 logger.exception("The end of a task cannot be written: its message goes back to its queue.")
                 self._task.backend.store.queues.requeue(self.tag)
+                time.sleep(_PAUSE)
             raise
         finally:
             if self.tag is not None:
