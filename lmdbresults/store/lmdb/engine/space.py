@@ -131,7 +131,7 @@ class Space:
             disk = os.fstatvfs(self._descriptor)
         except OSError:
             return unknown
-        return disk.f_bavail * disk.f_frsize
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else unknown
 
     def _reusable(self, used: int, last: int) -> int:
         """Return about how many bytes of the file the next commits can write to.

@@ -107,9 +107,9 @@ def create_missing(options: Options) -> None:
     if is_new:
         _require_space(folder, path)
     if not os.path.lexists(path + LOCK_SUFFIX):
-        _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + options.max_readers * _READER_BYTES)
+        _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + options.max_readers * _READER_BYTES, path)
     create_sidecar(path + CHECKPOINT_SUFFIX, mode)
-    _create(path, mode)
+    _create(path, mode, path)
     if is_new:  # whichever process has created it
         sync_folder(folder)  # or a power failure could take the file, with all that was synced in it
 
@@ -117,7 +117,7 @@ def create_missing(options: Options) -> None:
 def create_sidecar(path: str, mode: int) -> None:
     """Create an empty sidecar if it is missing. Raises as `create_missing` does."""
     if not os.path.lexists(path):
-        _create_whole(path, mode, _SIDECAR_BYTES)
+        _create_whole(path, mode, _SIDECAR_BYTES, path.removesuffix(CHECKPOINT_SUFFIX))
 
 
 def _examine_one(path: str, mode: int) -> os.stat_result | None:
@@ -175,8 +175,8 @@ def _create_folder(folder: str, options: Options) -> None:
         raise translate_os_error(error, folder) from error
 
 
-def _create(path: str, mode: int, name: str = "") -> bool:
-    """Create an empty file if it is missing; return whether this process did. ``name`` is for errors.
+def _create(path: str, mode: int, store: str) -> bool:
+    """Create an empty file if it is missing; return whether this process did. Errors name the ``store`` it is for.
 
     The umask does not count: the mode of a shared store must be the one of the options.
     """
@@ -184,8 +184,13 @@ def _create(path: str, mode: int, name: str = "") -> bool:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except FileExistsError:
         return False
+    except PermissionError as error:
+        raise AccessDenied(
+            f"User {os.geteuid()} may not create {store}: give it write permission for the folder "
+            f"{os.path.dirname(store)}."
+        ) from error
     except OSError as error:
-        raise translate_os_error(error, name or path) from error
+        raise translate_os_error(error, store) from error
     try:
         os.fchmod(descriptor, mode)
     finally:
@@ -196,11 +201,11 @@ def _create(path: str, mode: int, name: str = "") -> bool:
 def _require_space(folder: str, path: str) -> None:
     """Raise `StoreFull` if the disk has no room for a new file: LMDB would leave half a first page behind."""
     disk = os.statvfs(folder)
-    if disk.f_bavail * disk.f_frsize < _LEAST_SPACE:
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < _LEAST_SPACE:
         raise StoreFull(f"The disk has no room for {path}: a new store takes {_LEAST_SPACE} bytes. Free space on it.")
 
 
-def _create_whole(path: str, mode: int, size: int) -> None:
+def _create_whole(path: str, mode: int, size: int, store: str) -> None:
     """Create a file of zeros, with all its blocks allocated.
 
     LMDB would create a sparse lock file and write to it through a map, which ends in SIGBUS on a full disk. It keeps
@@ -209,9 +214,9 @@ def _create_whole(path: str, mode: int, size: int) -> None:
     """
     draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
     try:
-        if not _create(draft, mode, path):
+        if not _create(draft, mode, store):
             os.unlink(draft)  # left by a killed process that had this pid
-            _create(draft, mode, path)
+            _create(draft, mode, store)
         with open(draft, "wb") as file:
             file.write(bytes(size))
         with suppress(FileExistsError):

@@ -1,6 +1,7 @@
 """Users and permissions: who may open a store, what it is created with, and file systems that cannot be written."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -87,7 +88,7 @@ def test_a_folder_without_permission_is_refused(reachable: Path, folder_mode: in
     finally:
         folder.chmod(0o755)
     assert kind == "AccessDenied"
-    assert str(folder / "results.lmdb") in message
+    assert re.search(rf"{folder}/results\.lmdb(-lock|-checkpoint)?[ :,]", message), "the error names a file that will never exist"
     assert "permission" in message
     assert picture(folder) == before
 
@@ -121,7 +122,8 @@ def test_a_read_only_file_system_is_refused(read_only: Callable[[], Path], tmp_p
         filled(tmp_path / "disk" / "results.lmdb")
     if present == "store without lock file":
         (tmp_path / "disk" / "results.lmdb-lock").unlink()
-    refusal(read_only() / "results.lmdb", errors.ReadOnlyPath, "Mount it writable")
+    path = read_only() / "results.lmdb"
+    refusal(path, errors.ReadOnlyPath, "Mount it writable", f"{path} is")
 
 
 def create_and_use(path: Path) -> bytes | None:
