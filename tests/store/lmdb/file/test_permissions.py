@@ -88,7 +88,7 @@ def test_a_folder_without_permission_is_refused(reachable: Path, folder_mode: in
     finally:
         folder.chmod(0o755)
     assert kind == "AccessDenied"
-    assert re.search(rf"{folder}/results\.lmdb(-lock|-checkpoint)?[ :,]", message), "the error names a file that will never exist"
+    assert re.search(rf"{folder}/results\.lmdb(-lock|-checkpoint)?[ :,]", message)  # a file that will exist
     assert "permission" in message
     assert picture(folder) == before
 
