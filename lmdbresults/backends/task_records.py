@@ -56,6 +56,16 @@ class TaskRecords:
         """Store a record for ``ttl`` seconds. A SUCCESS is never overwritten, so a late duplicate changes nothing."""
         store.set(self.key(task_id), record, ttl, keep_prefix=SUCCESS_PREFIX, interim=state not in states.READY_STATES)
 
+    def put_in_full_store(
+        self, txn: WriteTransaction, task_id: Any, state: str, record: bytes, ttl: float | None
+    ) -> None:
+        """Do `put` from the reserve. The transaction must delete as much as it stores."""
+        key = self.key(task_id)
+        if not (txn.get(key) or b"").startswith(SUCCESS_PREFIX):
+            txn.move(key, key, record)
+            txn.expire(key, ttl)
+            txn.notify(key)
+
     def to_store(self, task_id: Any, record: bytes, ttl: float | None) -> ResultRecord:
         """Return what `put` would store, for the transaction that counts a part of a chord."""
         return ResultRecord(self.key(task_id), record, ttl, SUCCESS_PREFIX)

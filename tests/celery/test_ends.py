@@ -11,6 +11,7 @@ from celery import Celery, chain, chord, group, shared_task, states
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
 
 from lmdbresults.errors import StoreFull
 from lmdbresults.store import queues
@@ -369,6 +370,28 @@ def test_a_message_goes_back_to_its_queue_if_its_end_cannot_be_written(
     assert (result.state, worker.waiting(), worker.is_held(message)) == (states.PENDING, 1, False)
     assert worker.run_all() == ["ends.step", "ends.step"]
     assert result.get(timeout=0) == 5
+
+
+def test_a_task_ends_in_a_full_store_if_its_result_is_smaller_than_its_message(
+    make: Callable[..., Celery], path: Path
+) -> None:
+    calls.clear()
+    url = f"lmdb://{path}?durability=none&max_size=1048576"
+    app = make(broker_url=url, result_backend=url)
+    worker = OneByOne(app)
+    results: list[AsyncResult] = []
+    with pytest.raises(OperationalError):
+        fill(results)
+    for _ in results:
+        worker.run()
+    assert {result.state for result in results} == {states.SUCCESS}
+    assert len(calls) == len(results) > 100
+    worker.close()
+
+
+def fill(results: list[AsyncResult]) -> None:
+    while True:
+        results.append(step.s("x" * 300).apply_async(retry=False))
 
 
 def test_a_result_that_cannot_be_encoded_sends_no_links(app: Celery, worker: OneByOne) -> None:

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
+from lmdbresults.errors import StoreFull
 from lmdbresults.faultpoints import reached
 from lmdbresults.process.identity import lease
 from lmdbresults.store import queues
 from lmdbresults.store.chords import PartOutcome
-from lmdbresults.store.queues import Message, Settlement
+from lmdbresults.store.queues import ACKNOWLEDGE, Message, Settlement
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["Effects", "Guard", "noting"]
@@ -76,6 +77,8 @@ class Effects:
         self.is_written = False
         self._outer: Token[Effects | None]
         self._tries = 0
+        #: Whether the results take the place of the message in a full store.
+        self._is_full = False
         self._outcomes: deque[tuple[ReturnedPart, PartOutcome | None]] = deque()
 
     def __bool__(self) -> bool:
@@ -120,7 +123,7 @@ class Effects:
             reached("task ends")
             for _ in self.parts[:1]:
                 reached("part returns")
-            is_ours = self.backend.chords.retried(partial(self.backend.store.update, self.write))
+            is_ours = self._update()
             self.is_written = True
             if not is_ours:
                 logger.warning("The end of a task was not written: its message was settled or given to another worker.")
@@ -128,6 +131,23 @@ class Effects:
                 reached("part stored" if outcome is None or outcome.claim is None else "chord claimed")
             reached("task ended")
             self.committed()
+
+    def _update(self) -> bool:
+        update = partial(self.backend.chords.retried, partial(self.backend.store.update, self.write))
+        try:
+            return bool(update())
+        except StoreFull:
+            if not self._frees_space():
+                raise
+            self._is_full = True
+            return bool(update())
+
+    def _frees_space(self) -> bool:
+        """Return whether the message that is acknowledged is larger than what is stored, which is only results."""
+        if self._settlement is None or self._settlement[0] != ACKNOWLEDGE or self.parts or self.messages:
+            return False
+        size = self.backend.store.view(partial(queues.size, tag=self._settlement[1]))
+        return sum(len(result.record) for result in self.results) <= int(size)
 
     def write(self, txn: WriteTransaction) -> bool:
         """Write all; return False, and write nothing, if the effects may not happen."""
@@ -160,8 +180,10 @@ class Effects:
         return self._guard is None or self._guard(txn)
 
     def _put_results(self, txn: WriteTransaction) -> bool:
+        records = self.backend.records
+        put = records.put_in_full_store if self._is_full else records.put
         for result in self.results:
-            self.backend.records.put(txn, *result)
+            put(txn, *result)
         return True
 
     def _was_committed(self, txn: ReadTransaction) -> bool:

@@ -36,6 +36,7 @@ from lmdbresults.store.queues.settling import (
     reject,
     requeue,
     settle,
+    size,
 )
 from lmdbresults.store.queues.transactional import TransactionalQueues, Want
 from lmdbresults.store.queues.values import (
@@ -88,6 +89,7 @@ __all__ = [
     "requeue",
     "route",
     "settle",
+    "size",
     "state",
     "take",
     "topic",

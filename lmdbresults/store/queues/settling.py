@@ -33,6 +33,7 @@ __all__ = [
     "requeue",
     "settle",
     "settle_in",
+    "size",
 ]
 
 Action: TypeAlias = Literal["acknowledge", "reject", "requeue", "requeue uncounted"]
@@ -72,6 +73,11 @@ def requeue(txn: WriteTransaction, tag: str, *, counted: bool = True) -> bool:
 def is_held(txn: ReadTransaction, tag: str) -> bool:
     """Return whether a delivery still belongs to its owner."""
     return txn.get(_key(tag)) is not None
+
+
+def size(txn: ReadTransaction, tag: str) -> int:
+    """Return about how many bytes settling a delivery frees, its large body aside; 0 if it is no longer its owner's."""
+    return len(txn.get(_key(tag)) or b"")
 
 
 def settle(txn: WriteTransaction, settlements: Iterable[Settlement]) -> list[bool]:
