@@ -28,7 +28,7 @@ def test_only_the_first_process_is_killed_at_a_point(tmp_path: Path, point: str)
 
 
 def test_an_unknown_point_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Unknown fault point 'nowhere'; known are: part returns, "):
+    with pytest.raises(ValueError, match="Unknown fault point 'nowhere'; known are: task ends, "):
         die_at("nowhere", tmp_path / "flag")
 
 

@@ -46,11 +46,13 @@ class LockFile:
             if mutex:
                 self.word = memoryview(self.map)[mutex : mutex + 4].cast("I")
                 self.reader_word = memoryview(self.map)[_READER_MUTEX : _READER_MUTEX + 4].cast("I")
+        #: Kept here until they are released, so that a `close` that a signal handler has interrupted can be repeated.
+        self._words = (self.word, self.reader_word)
 
     def close(self) -> None:
         """Close the file. May be called again."""
-        words, self.word, self.reader_word = (self.word, self.reader_word), UNKNOWN, UNKNOWN
-        for word in words:
+        self.word = self.reader_word = UNKNOWN
+        for word in self._words:
             if word is not UNKNOWN:
                 word.release()
         if self.map is not None:
