@@ -87,6 +87,15 @@ def test_an_expired_message_is_not_delivered(connection: Any) -> None:
         assert receive(connection, received, 1)[-1] == "long"
 
 
+def test_a_task_that_expires_is_left_to_the_worker_to_revoke(connection: Any) -> None:
+    published = time.time()
+    publish(connection, "task", headers={"expires": "2020-01-01T00:00:00Z"}, expiration=0.001)
+    while time.time() < published + 0.002:
+        pass
+    with consuming(connection) as received:
+        assert receive(connection, received, 1) == ["task"]
+
+
 def eta(seconds: float) -> dict[str, str]:
     return {"eta": (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()}
 

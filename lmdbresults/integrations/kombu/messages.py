@@ -51,15 +51,17 @@ def from_kombu(message: Outgoing, exchange: str, key: str) -> queues.Message:
         packed = _pack((headers, properties, *content))
     except OverflowError:  # an integer of more than 64 bits
         packed = _pack((_to_json(headers), _to_json(properties), *content))
-    expiration = properties.get("expiration")
-    return queues.Message(
-        packed,
-        key,
-        exchange,
-        _priority(properties.get("priority")),
-        None if expiration is None else max(float(expiration), 1) / 1000,
-        _due(headers.get("eta")),
-    )
+    priority, ttl = _priority(properties.get("priority")), _ttl(headers, properties.get("expiration"))
+    return queues.Message(packed, key, exchange, priority, ttl, _due(headers.get("eta")))
+
+
+def _ttl(headers: dict[str, Any], expiration: Any) -> float | None:
+    """Return the seconds after which a message is dropped.
+
+    A task of Celery that expires is left to the worker, which stores REVOKED: if the queue dropped it, its result would
+    stay PENDING, and its chord would never end.
+    """
+    return None if expiration is None or headers.get("expires") else max(float(expiration), 1) / 1000
 
 
 def _priority(given: Any) -> int:
