@@ -11,7 +11,7 @@ import pytest
 from kombu.asynchronous import Hub, set_event_loop
 
 from lmdbresults.errors import StoreBusy
-from tests.support.kombu_parts import PATIENCE, consuming, publish, queue, waiting
+from tests.support.kombu_parts import PATIENCE, consuming, publish, queue, receive, waiting
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
 
@@ -167,3 +167,21 @@ def test_a_connection_that_is_closed_while_the_store_is_busy_leaves_the_loop(
         connection.close()
     assert not loop._hub.readers
     assert not loop._hub.on_tick
+
+
+def test_what_could_not_be_settled_while_the_store_was_busy_the_next_connection_settles(
+    loop: Loop, connection: Any, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise StoreBusy("another transaction holds the write lock")
+
+    publish(connection, 1, 2)
+    with consuming(connection, prefetch=2, ack=False) as received:
+        loop.run_until(lambda: len(received) == 2)
+        received.messages[0].ack()
+        monkeypatch.setattr(connection.transport.receiver._queues, "turn", refuse)
+        connection.close()
+    again = connect()
+    with consuming(again) as received:
+        assert receive(again, received, 1) == [2]
+    assert (waiting(again), again.transport.store.queues.unacknowledged()) == (0, [])

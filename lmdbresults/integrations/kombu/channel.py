@@ -321,7 +321,10 @@ class Channel(StdChannel):
         try:
             for tag in list(self.consumers):
                 self.basic_cancel(tag)
-            if self.qos.restore_at_shutdown:
-                self.give_back(list(self.qos.unsettled))
         finally:
-            self.connection.close_channel(self)
+            self.consumers.clear()  # if the store is busy
+            try:
+                if self.qos.restore_at_shutdown:
+                    self.give_back(list(self.qos.unsettled))
+            finally:
+                self.connection.close_channel(self)

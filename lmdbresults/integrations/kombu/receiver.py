@@ -39,6 +39,8 @@ _BATCH: Final = 100
 
 #: Deliveries of this process that were settled inside a larger transaction.
 _settled_elsewhere: Final[set[str]] = set()
+#: What closed connections could not settle, because the store was busy, by path and prefix.
+_left_behind: Final[dict[tuple[str, str], deque[Settlement]]] = {}
 #: All receivers of this process.
 _receivers: Final["weakref.WeakSet[Receiver]"] = weakref.WeakSet()
 
@@ -76,6 +78,7 @@ class Receiver:
         #: All channels of the connection, which adds and removes them.
         self.opened = opened
         self._queues = store.queues
+        self._key = (store.options.path, store.options.global_keyprefix)
         self.subscription = store.subscribe()
         self.owners = OwnerWatch(store)
         self._reset()
@@ -118,6 +121,7 @@ class Receiver:
     def changed(self, channel: Any) -> None:
         """Take note that a channel consumes from other queues than before, or may take more messages."""
         if channel.consumers and channel not in self.channels:
+            self._pending.extend(_left_behind.pop(self._key, ()))
             self.subscription.add([queues.OWNERS_TOPIC])
             self.owners.refresh()
             self.channels.insert(0, channel)
@@ -155,14 +159,19 @@ class Receiver:
         """Settle deliveries, in an event loop with its next turn, else in a transaction of their own.
 
         Each round of an event loop ends with a turn. While a message is delivered they do not wait for it, because a
-        pool without processes runs the task meanwhile. ``now``: they never wait.
+        pool without processes runs the task meanwhile. ``now``: they never wait. If the transaction fails, the next
+        turn tries again: no other process may settle them.
         """
         wanted = [settlement for settlement in settlements if not _is_settled(settlement[1])]
         self.is_due = True
         self._patience = _LEAST_PATIENCE
         if self._must_commit(now):
-            if wanted:
-                self._queues.turn(wanted, ())
+            try:
+                if wanted:
+                    self._queues.turn(wanted, ())
+            except BaseException:
+                self._pending.extend(wanted)
+                raise
         else:
             self._pending.extend(wanted)
 
@@ -318,16 +327,16 @@ class Receiver:
         if any(descriptor != arrival for descriptor in _readable([arrival, *self.owners.descriptors()], seconds)):
             self.look_again()
 
-    def close(self) -> None:
-        """Close the channels that consume, and settle what is pending."""
-        pending = [self._pending.popleft() for _ in range(len(self._pending))]
-        if pending:
+    def settle_pending(self) -> None:
+        """Settle what waits for the next turn."""
+        if pending := [self._pending.popleft() for _ in range(len(self._pending))]:
             self.settle(pending, now=True)
-        for channel in list(self.channels):
-            channel.close()
 
     def stop(self) -> None:
-        """Follow and watch nothing any more."""
+        """Follow and watch nothing any more. What is still pending, the next connection that consumes settles."""
+        if self._pending:
+            _left_behind.setdefault(self._key, deque()).extend(self._pending)
+            self._pending.clear()
         self.subscription.close()
         self.owners.close()
 

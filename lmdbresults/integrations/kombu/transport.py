@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any, Final
 
 from kombu.exceptions import ChannelError, ConnectionError  # noqa: A004
@@ -85,15 +86,12 @@ class Transport(base.Transport):
         self._is_connected = False
         if self._loop_driver is not None:
             self._loop_driver.close()
-        try:
-            self.receiver.close()
+        with ExitStack() as last_first:
+            last_first.callback(self.store.close)
+            last_first.callback(self.receiver.stop)
             for channel in list(self.channels):
-                channel.close()
-        finally:
-            for channel in list(self.channels):
-                self.close_channel(channel)
-            self.receiver.stop()
-            self.store.close()
+                last_first.callback(channel.close)
+            last_first.callback(self.receiver.settle_pending)
 
     def create_channel(self, connection: Any) -> Channel:
         channel = Channel(connection)  # of another transport than this one if kombu has gone on to another URL
