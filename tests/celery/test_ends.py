@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from lmdbresults.errors import StoreFull
+from lmdbresults.errors import StoreBusy, StoreFull
 from lmdbresults.store import queues
 from lmdbresults.testing import die_at
 from tests.support.broker_file import OneByOne, one_file
@@ -354,6 +354,28 @@ def _context(message: Any, link_error: list[Any]) -> Any:
 
 
 @needs_callback_marks
+def test_a_message_goes_back_to_its_queue_although_the_store_is_busy(
+    app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [StoreFull("no space"), StoreBusy("another transaction"), StoreBusy("another transaction")]
+    requeue = queues.TransactionalQueues.requeue
+
+    def refuse(*args: Any) -> None:
+        raise refusals.pop(0)
+
+    def requeue_at_last(*args: Any) -> bool:
+        return requeue(*args) if not refusals else refuse()  # type: ignore[func-returns-value, return-value]
+
+    step.s(5).apply_async(link=step.s("link"))
+    message = worker.take()
+    monkeypatch.setattr("lmdbresults.integrations.celery.ends._PAUSE", 0.0)
+    monkeypatch.setattr(queues, "publish", refuse)
+    monkeypatch.setattr(queues.TransactionalQueues, "requeue", requeue_at_last)
+    with pytest.warns(RuntimeWarning, match="no space"):
+        worker.work(message)
+    assert (refusals, worker.waiting(), worker.is_held(message)) == ([], 1, False)
+
+
 def test_a_message_goes_back_to_its_queue_if_its_end_cannot_be_written(
     app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,15 @@ def test_closing_a_channel_returns_its_messages_to_their_places(connection: Any)
         assert [message.delivery_info["redelivered"] for message in received.messages] == [True, True, False, False]
 
 
+def test_acknowledging_on_a_closed_channel_is_a_connection_error(connection: Any) -> None:
+    publish(connection, 1)
+    with consuming(connection, ack=False) as received:
+        message = receive(connection, received, 1).messages[0]
+    with pytest.raises(connection.recoverable_connection_errors):
+        message.ack()
+    assert waiting(connection) == 1
+
+
 def test_closing_a_channel_can_keep_its_messages(connection: Any) -> None:
     publish(connection, 1, 2)
     with consuming(connection, ack=False, prefetch=1) as received:

@@ -26,6 +26,7 @@ from celery.exceptions import Reject
 from celery.utils.functional import arity_greater
 from celery.utils.log import get_logger
 
+from lmdbresults.errors import StoreBusy
 from lmdbresults.integrations.celery.effects import Effects, Guard, noting
 from lmdbresults.integrations.kombu import identity_of, is_outstanding, outbox, settled
 from lmdbresults.record import TaskRecord
@@ -105,12 +106,21 @@ class TaskEnd:
                 self.is_over = effects.is_written
             elif not effects.is_written:
                 logger.exception("The end of a task cannot be written: its message goes back to its queue.")
-                self._task.backend.store.queues.requeue(self.tag)
+                self._give_back(self.tag)
                 time.sleep(_PAUSE)
             raise
         finally:
             if self.tag is not None:
                 settled(self.tag)
+
+    def _give_back(self, tag: str) -> None:
+        """Return the message to its queue, however long the store is busy: else the worker acknowledges it."""
+        while True:
+            try:
+                self._task.backend.store.queues.requeue(tag)
+                break
+            except StoreBusy:
+                time.sleep(_PAUSE)
 
 
 class _Box:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from uuid import uuid4
 
 import msgpack
-from amqp.exceptions import NotFound
+from amqp.exceptions import NotFound, RecoverableConnectionError
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
 from lmdbresults.integrations.kombu import outbox
@@ -286,6 +286,8 @@ class Channel(StdChannel):
         self.connection.receiver.changed(self)
 
     def _settle(self, action: Any, tag: str) -> None:
+        if self.connection is None:
+            raise RecoverableConnectionError("The channel is closed: its messages went back to their queues.")
         could_consume = self.qos.can_consume()
         self.qos.unsettled.pop(tag, None)
         receiver = self.connection.receiver
