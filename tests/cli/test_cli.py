@@ -117,7 +117,7 @@ def test_commands_work_on_a_store_that_is_in_use(tmp_path: Path, durability: str
 
 def test_backup_replaces_a_file_only_with_overwrite(file: Path, tmp_path: Path):
     run("backup", file, tmp_path / "copy")
-    assert "exists already" in run("backup", file, tmp_path / "copy", code=2).stderr
+    assert "replace it with --overwrite" in " ".join(run("backup", file, tmp_path / "copy", code=2).stderr.split())
     run("backup", "--overwrite", file, tmp_path / "copy")
 
 

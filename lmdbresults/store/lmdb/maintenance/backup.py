@@ -50,13 +50,17 @@ def backup(path: str, target: str, size: int, overwrite: bool, progress: Progres
         progress(size, size)
 
 
-def refuse_target(source: str, target: str, overwrite: bool) -> None:
-    """Raise `TargetExists` or `NotAFile` if a copy of ``source`` must not be written to ``target``."""
+def refuse_target(source: str, target: str, overwrite: bool | None) -> None:
+    """Raise `TargetExists` or `NotAFile` if a copy of ``source`` must not be written to ``target``.
+
+    ``overwrite`` is None where the caller cannot replace a file.
+    """
     try:
         if os.path.exists(target) and os.path.samefile(source, target):
             raise TargetExists(f"{target} is the file to copy. Choose another path for the copy.")
         if os.path.lexists(target) and not overwrite:
-            raise TargetExists(f"{target} exists already. Choose another path, or delete it.")
+            cure = "delete it" if overwrite is None else "replace it with --overwrite (overwrite=True)"
+            raise TargetExists(f"{target} exists already. Choose another path, or {cure}.")
     except OSError as error:
         if isinstance(error, StoreError):
             raise

@@ -44,7 +44,7 @@ def salvage(source: str, target: str, *, now: float | None = None, progress: Pro
     source holds no records, `StoreFull` if the disk is full.
     """
     source, target = os.path.abspath(source), os.path.abspath(target)
-    refuse_target(source, target, overwrite=False)
+    refuse_target(source, target, overwrite=None)
     draft = f"{target}.{os.urandom(6).hex()}"
     try:
         with PageFile(source) as file:
