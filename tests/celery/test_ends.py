@@ -376,6 +376,7 @@ def test_a_message_goes_back_to_its_queue_although_the_store_is_busy(
     assert (refusals, worker.waiting(), worker.is_held(message)) == ([], 1, False)
 
 
+@needs_callback_marks
 def test_a_message_goes_back_to_its_queue_if_its_end_cannot_be_written(
     app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
