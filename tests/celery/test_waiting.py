@@ -544,16 +544,19 @@ def test_processes_that_are_forked_after_waiting_wait_for_themselves(app: Celery
     def child(task_id: str) -> Any:
         [again] = pending(app)
         with ThreadPoolExecutor(2) as pool:
-            waits = [pool.submit(app.AsyncResult(task_id).get), pool.submit(again.get)]
-            until_waited_for(app, again)
+            of_parent = app.AsyncResult(task_id)
+            waits = [pool.submit(of_parent.get), pool.submit(again.get)]
+            until_waited_for(app, of_parent, again)
             app.backend.mark_as_done(again.id, 0)
             return [each.result(PATIENCE) for each in waits], len(app.backend.result_consumer.callbacks)
 
     results = pending(app, 3)
     children = [Child(child, result.id) for result in results]
-    wait_for(lambda: registrations(app) == 2 + 3 * 2)
-    for result in [*results, during, told]:
-        app.backend.mark_as_done(result.id, 42)
+    try:
+        wait_for(lambda: registrations(app) == 2 + 3 * 2)
+    finally:  # else threads and children would wait for ever
+        for result in [*results, during, told]:
+            app.backend.mark_as_done(result.id, 42)
     assert got.result(PATIENCE) == 42
     assert [each.join() for each in children] == [([42, 0], 0)] * 3
     app.backend.cleanup()  # the children ended without closing
