@@ -19,9 +19,10 @@ LATE: dict[str, Any] = {"bind": True, "acks_late": True, "reject_on_worker_lost"
 
 
 def log(request: Any, label: str) -> None:
-    """Log a run of a task, and whether its message was delivered before."""
+    """Log a run of a task, and its delivery: the tag, and whether its message was delivered before."""
     was_delivered = (request.delivery_info or {}).get("redelivered", False)
-    line = json.dumps([label, request.id, request.retries, bool(was_delivered)]) + "\n"
+    tag = request.properties["delivery_tag"]
+    line = json.dumps([label, request.id, request.retries, tag, bool(was_delivered)]) + "\n"
     descriptor = os.open(os.environ[LOG], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, line.encode())
     os.close(descriptor)
