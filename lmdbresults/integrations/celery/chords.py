@@ -109,7 +109,7 @@ def _retried(backend: Any, operation: Callable[[], Any]) -> Any:
     while True:
         try:
             return operation()
-        except Exception as error:
+        except Exception as error:  # the backend says which are worth another try
             if not (backend.always_retry and backend.exception_safe_to_retry(error) and tries < backend.max_retries):
                 raise
         tries += 1
@@ -123,7 +123,7 @@ def body_bytes(body: Any, app: Any) -> bytes | None:
     """Return a body as its message would carry it; None if that fails: then no other process can send it."""
     try:
         content_type, encoding, data = dumps(dict(body), serializer=app.conf.task_serializer)
-    except Exception:
+    except Exception:  # serializers raise many kinds; the chord itself goes on
         logger.warning("The body %r cannot be stored: it is lost if the worker dies that is to send it.", body)
         return None
     return pack_payload(Payload(content_type, encoding, None, ensure_bytes(data)))

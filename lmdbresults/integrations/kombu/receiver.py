@@ -212,7 +212,7 @@ class Receiver:
                 wants.append((self._rotated(wanted, limit), limit))
             elif self._woken is not None:
                 self._woken.update(wanted)  # another thread may settle a message before this turn ends
-        settlements = [self._pending.popleft() for _ in range(len(self._pending))]
+        settlements = self._take_pending()
         if not wants and not settlements:
             return
         try:
@@ -329,8 +329,12 @@ class Receiver:
 
     def settle_pending(self) -> None:
         """Settle what waits for the next turn."""
-        if pending := [self._pending.popleft() for _ in range(len(self._pending))]:
+        if pending := self._take_pending():
             self.settle(pending, now=True)
+
+    def _take_pending(self) -> list[Settlement]:
+        """Return what is pending, which other threads may add to meanwhile, and forget it."""
+        return [self._pending.popleft() for _ in range(len(self._pending))]
 
     def stop(self) -> None:
         """Follow and watch nothing any more. What is still pending, the next connection that consumes settles."""
