@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from lmdbresults.process.identity import Owner, current_owner
 from lmdbresults.store.chords import TransactionalChords
 from lmdbresults.store.queues.transactional import TransactionalQueues
-from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
+from lmdbresults.store.transactions import EVERY_COMMIT, KEEP, Keep, ReadTransaction, WriteTransaction
 
 __all__ = [
+    "EVERY_COMMIT",
     "KEEP",
     "Checkable",
     "Copyable",

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from lmdbresults.errors import NestedTransaction, StoreClosed
-from lmdbresults.store.base import KEEP, Keep, ReadTransaction, Store, Subscription, WriteTransaction
+from lmdbresults.store.base import EVERY_COMMIT, KEEP, Keep, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.values import NEVER, add_to_counter, deadline_of
 
 __all__ = ["MemoryStore"]
@@ -95,7 +95,7 @@ class MemoryStore(Store):
         self._records = records
         self._moment += 1
         for subscription in list(self._subscriptions):
-            subscription.notify(changed)
+            subscription.notify({**changed, EVERY_COMMIT: False})
         for topic in for_one:
             subscriptions = list(self._subscriptions)
             turn = self._moment % max(len(subscriptions), 1)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["KEEP", "Keep", "ReadTransaction", "WriteTransaction"]
+__all__ = ["EVERY_COMMIT", "KEEP", "Keep", "ReadTransaction", "WriteTransaction"]
 
 
 class Keep:
@@ -22,6 +22,10 @@ class Keep:
 
 #: As the ``ttl`` of `WriteTransaction.incr`: leave the deadline as it is.
 KEEP: Final = Keep()
+
+#: A topic that is announced after each commit, to subscribers with the same key prefix. While a subscriber has not read
+#: an announcement, a writer may leave out further ones. An engine that cannot announce commits announces nothing.
+EVERY_COMMIT: Final = b"lmdbresults-commit"
 
 
 class ReadTransaction(ABC):

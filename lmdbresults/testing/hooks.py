@@ -23,6 +23,8 @@ class Hooks:
     second: float = 1.0
     #: Whether the store tells the time by the clock that it was made with.
     has_fake_clock: bool = True
+    #: Whether the store announces the topic `EVERY_COMMIT`.
+    announces_commits: bool = True
 
     def make_store(self, clock: FakeClock) -> Store:
         """Return a new empty store that tells the time by ``clock``."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lmdbresults.store.base import Store, Subscription, WriteTransaction
+from lmdbresults.store.base import EVERY_COMMIT, Store, Subscription, WriteTransaction
 from lmdbresults.testing.hooks import Hooks
 from lmdbresults.testing.samples import KEY_LENGTHS, sample
 
@@ -268,6 +268,25 @@ class Waiting(Hooks):
         assert woken == {0, 1, 2}
         for subscription in subscriptions:
             subscription.close()
+
+    @pytest.mark.parametrize("change", [*CHANGES, "set an interim value", "delete"])
+    def test_every_commit_is_announced(self, store: Store, subscription: Subscription, change: str) -> None:
+        if not self.announces_commits:
+            pytest.skip("the store does not announce its commits")
+        changes: dict[str, Callable[[Store], object]] = {
+            **CHANGES,
+            "set an interim value": lambda store: store.set(b"key", b"", interim=True),
+            "delete": lambda store: store.delete(b"other"),
+        }
+        store.set(b"other", b"")
+        subscription.follow([EVERY_COMMIT])
+        changes[change](store)
+        assert is_readable(subscription)
+        assert subscription.drain() == {EVERY_COMMIT}
+        assert not is_readable(subscription, 0)
+        subscription.remove([EVERY_COMMIT])
+        store.set(b"key", b"1")
+        assert not is_readable(subscription, 0)
 
     def test_the_moment_differs_after_every_change(self, store: Store) -> None:
         if store.moment() is None:

@@ -112,7 +112,7 @@ class LMDBStore(Store):
         self._environment: Environment = acquire(options, self)
         self._scope = Scope(self._prefix, self._clock, self._environment.file, Keeper())
         self._folder = WakeFolder(self._environment.path, options.mode)
-        self._notifier = Notifier(self._folder)
+        self._notifier = Notifier(self._folder, self._prefix)
         self._subscriptions: weakref.WeakSet[LMDBSubscription] = weakref.WeakSet()
 
     def __repr__(self) -> str:

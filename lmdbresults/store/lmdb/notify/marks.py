@@ -45,6 +45,8 @@ _ROW_BITS: Final = 17
 _LAST_ROW: Final = (1 << _ROW_BITS) - 1
 _HASH_SHIFT: Final = 32 - _ROW_BITS
 _GROUP_BYTES: Final = _GROUP << _ROW_BITS
+#: A group of boxes that all have one bit set.
+_IN_EACH: Final = {bit: int.from_bytes(bytes([bit]) * _GROUP, "little") for bit in (FOLLOWED, EVERY_CHANGE)}
 _ENCODED: Final = tuple(bytes([marks]) for marks in range(4))
 
 
@@ -144,7 +146,7 @@ class Marks:
         return self._groups
 
     def followers(self, place: bytes, wanted: int, groups: list[tuple[int, mmap.mmap]]) -> list[int]:
-        """Return the boxes in use whose marks for a key include ``wanted``."""
+        """Return the boxes in use whose marks for a key include ``wanted``, which is one bit."""
         hashed = crc32(place)
         first = (hashed & _LAST_ROW) * _GROUP
         boxes: list[int] = []
@@ -152,8 +154,11 @@ class Marks:
             row = rows[first : first + _GROUP]
             if row != _NO_MARKS:
                 second = (hashed >> _HASH_SHIFT) * _GROUP
-                both = zip(row, rows[second : second + _GROUP], strict=True)
-                boxes += [box for box, (one, two) in enumerate(both, start) if one & two & wanted]
+                both = int.from_bytes(row, "little") & int.from_bytes(rows[second : second + _GROUP], "little")
+                both &= _IN_EACH[wanted]
+                while both:  # a bit for each box
+                    boxes.append(start + (((both & -both).bit_length() - 1) >> 3))
+                    both &= both - 1
         header = self._header
         return [box for box in boxes if header[_STATES + box] == ALIVE] if boxes else boxes
 

@@ -17,6 +17,7 @@ from lmdbresults.store.lmdb.notify.marks import EVERY_CHANGE, FOLLOWED, Marks
 from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, pack
 from lmdbresults.store.lmdb.records.layout import place_of
 from lmdbresults.store.lmdb.types import FINAL, INTERIM, ONE, Change
+from lmdbresults.store.transactions import EVERY_COMMIT
 
 __all__ = ["Notifier"]
 
@@ -42,8 +43,9 @@ class _QueueFull(Exception):
 class Notifier:
     """Sends the messages of one store. Thread-safe. Sending never waits and never raises: messages are hints."""
 
-    def __init__(self, folder: WakeFolder) -> None:
+    def __init__(self, folder: WakeFolder, prefix: bytes = b"") -> None:
         self._folder = folder
+        self._commits = place_of(prefix + EVERY_COMMIT)
         self._marks: Marks | None = None
         self._verify_at = 0.0
         #: Connected sockets by box, the most recent last.
@@ -78,11 +80,18 @@ class Notifier:
                 bundles[box] = bundle + message
         for box, bundle in bundles.items():
             self._send_or_note_loss(box, bundle)
+        self._announce(marks.followers(self._commits, FOLLOWED, groups), moment)
         if is_sent:
             # The woken process may be queued on the core of this one: let it run first. On two busy cores this halves
             # the time until it is awake. It costs 0.5 µs, and does not reduce the rate of writes
             # (docs/design/waiting.md).
             _yield_processor()
+
+    def _announce(self, boxes: list[int], moment: int) -> None:
+        """Announce a commit to boxes that follow all of them, unless a datagram is unread, which announces it too."""
+        for box in boxes:
+            if not self._has_unread(box):
+                self._send_or_note_loss(box, pack(self._commits, FINAL, moment))
 
     def pass_on(self, place: bytes, moment: int) -> None:
         """Send a message for one subscriber to another: it reached a box that does not follow its key.
@@ -128,9 +137,10 @@ class Notifier:
         connected = self._sockets.get(box)
         if connected is None or _UNREAD is None:
             return False
-        with suppress(OSError):  # another thread has closed it
+        try:
             return ioctl(connected, _UNREAD, bytes(4)) != bytes(4)
-        return False
+        except OSError:  # another thread has closed it
+            return False
 
     def _send_or_note_loss(self, box: int, datagram: bytes) -> None:
         """Send a datagram; if the queue is full, note that a message was lost."""

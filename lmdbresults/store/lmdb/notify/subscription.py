@@ -14,6 +14,7 @@ from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.messages import DATAGRAM_BYTES, messages_in
 from lmdbresults.store.lmdb.records.layout import place_of
 from lmdbresults.store.lmdb.types import INTERIM, ONE
+from lmdbresults.store.transactions import EVERY_COMMIT
 
 __all__ = ["LMDBSubscription"]
 
@@ -34,6 +35,7 @@ class LMDBSubscription(Subscription):
     ) -> None:
         self._folder = folder
         self._prefix = prefix
+        self._commits = place_of(prefix + EVERY_COMMIT)
         self._look = look
         self._pass_on = pass_on
         self._clock = clock
@@ -166,6 +168,8 @@ class LMDBSubscription(Subscription):
     def _read(self, box: Box, timeout: float, changed: dict[bytes, bytes | None]) -> None:
         while (datagram := self._datagram(box.receiver, timeout)) is not None:
             self._take(datagram, changed)
+            if datagram and self._commits in self._keys:  # any datagram announces a commit (`Notifier.send`)
+                changed[EVERY_COMMIT] = None
             if changed and len(changed) == len(self._keys):
                 break  # the rest can wait if nothing else is followed: the usual case, which saves a system call
             timeout = 0.0

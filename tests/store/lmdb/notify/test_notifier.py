@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import LMDBStore, open_store
-from lmdbresults.store.base import Subscription
+from lmdbresults.store.base import EVERY_COMMIT, Subscription
 from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
@@ -25,6 +25,27 @@ def subscriptions(store: LMDBStore, count: int, *keys: bytes) -> list[Subscripti
     for each in made:
         each.add(keys)
     return made
+
+
+class TestEveryCommit:
+    """Subscribers that follow whatever changes."""
+
+    def test_commits_are_announced_once_until_that_is_read(self, path: str, store: LMDBStore) -> None:
+        (watcher,) = subscriptions(store, 1, EVERY_COMMIT)
+        for number in range(50):  # more than a queue takes
+            store.set(b"key", b"%d" % number)
+        assert watcher.drain() == {EVERY_COMMIT}  # not None, as after a loss
+        assert not is_readable(watcher)
+        store.set(b"key", b"done")
+        assert watcher.drain() == {EVERY_COMMIT}
+        watcher.close()
+
+    def test_an_unread_message_about_a_key_announces_later_commits(self, store: LMDBStore) -> None:
+        (watcher,) = subscriptions(store, 1, EVERY_COMMIT, b"key")
+        store.set(b"key", b"done")
+        store.set(b"other", b"")
+        assert watcher.drain() == {EVERY_COMMIT, b"key"}
+        watcher.close()
 
 
 class TestAll:
