@@ -49,7 +49,7 @@ def test_a_missing_dependency_prints_how_to_install_it(tmp_path: Path, missing: 
 
 def test_help_names_every_command_and_the_exit_statuses():
     said = run("--help").stdout
-    for word in ("backup", "check", "queues", "rewrite", "salvage", "stats", "Exit status"):
+    for word in ("backup", "check", "doctor", "queues", "rewrite", "salvage", "stats", "Exit status"):
         assert word in said
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from lmdbresults.store.lmdb.file.byte_lock import holder_of, request
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
 
-__all__ = ["UNKNOWN", "LockFile", "holder_before_opening", "is_free", "owner_of"]
+__all__ = ["UNKNOWN", "LockFile", "holder_before_opening", "is_free", "owner_of", "read_unopened"]
 
 #: By machine, where the mutex of the write lock lies and where the first reader: after a header of 24 bytes and a mutex
 #: of 40 or 48, and after the second mutex, each time rounded up to cache lines of 64.
@@ -102,6 +102,20 @@ def holder_before_opening(path: str) -> int:
         return process
     # If no process has the file open, LMDB makes new mutexes, and the word is stale.
     return 0 if kind == fcntl.F_UNLCK or is_free(word) else owner_of(word)
+
+
+def read_unopened(path: str) -> tuple[int, bytes]:
+    """Return the thread that holds the write lock of a file (0: none, or unknown), and the slots of its readers.
+
+    This process must not have the file open. Raises OSError.
+    """
+    mutex, first_reader = _places()
+    with open(path + LOCK_SUFFIX, "rb") as file:
+        data = file.read()
+    if not first_reader:
+        return 0, b""
+    word = memoryview(data[mutex : mutex + 4].ljust(4, b"\0")).cast("I")
+    return owner_of(word) if mutex and not is_free(word) else 0, data[first_reader:]
 
 
 def _places() -> tuple[int, int]:

@@ -18,7 +18,7 @@ from lmdbresults.store.lmdb.file.lock_file import LockFile, is_free, owner_of
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["LOCK_PATIENCE", "PIN", "Reader", "ReaderTable", "began_now", "wait_for_table"]
+__all__ = ["LOCK_PATIENCE", "PIN", "Reader", "ReaderTable", "began_now", "parse_slots", "wait_for_table"]
 
 #: Number of the commit, process, thread, and padding up to the size of a cache line.
 _SLOT: Final = struct.Struct("=Qi4xQ40x")
@@ -56,6 +56,16 @@ class Reader(NamedTuple):
         return (self.label & _TIME) / 1000 if self.label & ~_TIME == _READ else None
 
 
+def parse_slots(slots: bytes, first: int = 0) -> list[Reader]:
+    """Return the open read transactions in the slots of a table, which begin at the place ``first``."""
+    fields = enumerate(_SLOT.iter_unpack(slots[: len(slots) // _SLOT.size * _SLOT.size]))
+    found = []
+    for number, (txn, pid, label) in fields:
+        if pid and txn != (1 << 64) - 1:
+            found.append(Reader(first + number * _SLOT.size, txn, pid, label))
+    return found
+
+
 def began_now() -> int:
     """Return the label of a long read that begins now."""
     return _READ | int(time.time() * 1000)
@@ -89,12 +99,7 @@ class ReaderTable:
         if self._map is None:
             return []
         slots = self._map[self._first : self._first + self._handle.info()["num_readers"] * _SLOT.size]
-        fields = enumerate(_SLOT.iter_unpack(slots[: len(slots) // _SLOT.size * _SLOT.size]))
-        found = []
-        for number, (txn, pid, label) in fields:
-            if pid and txn != (1 << 64) - 1:
-                found.append(Reader(self._first + number * _SLOT.size, txn, pid, label))
-        return found
+        return parse_slots(slots, self._first)
 
     def begin(self, label: int) -> "lmdb.Transaction[bytes]":
         """Begin a read transaction, and label its slot, if it can be found."""

@@ -10,7 +10,7 @@ from typing import Final
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, EVERY_CHANGE, FOLLOWED, FREE, ORPHANED, Marks, rows_of
 
-__all__ = ["Box", "remove_orphaned_boxes", "retire_orphaned_boxes"]
+__all__ = ["Box", "count_boxes", "remove_orphaned_boxes", "retire_orphaned_boxes"]
 
 _WITH_INTERIM: Final = 1 << 32
 
@@ -140,3 +140,16 @@ def remove_orphaned_boxes(folder: WakeFolder) -> None:
             marks.set_state(number, FREE)
             marks.unlock(number)
     marks.close()
+
+
+def count_boxes(folder: WakeFolder) -> tuple[int, int]:
+    """Return how many boxes have a socket, and how many of these belong to killed processes. Changes nothing."""
+    named = folder.boxes()
+    marks = Marks(folder.open_marks())
+    orphaned = 0
+    for number in named:
+        if marks.lock(number):
+            marks.unlock(number)
+            orphaned += 1
+    marks.close()
+    return len(named), orphaned

@@ -1,0 +1,28 @@
+"""``lmdbresults doctor``: text for people, JSON for programs, and an exit status."""
+
+import json
+from pathlib import Path
+
+from tests.cli.test_cli import run
+from tests.support.stores import filled
+
+
+def test_doctor_prints_each_finding_with_its_cure(tmp_path: Path):
+    path = filled(tmp_path / "results.lmdb", 5)
+    path.chmod(0o666)
+    lines = run("doctor", path, code=1).stdout.splitlines()
+    assert lines[0] == str(path)
+    assert any(line.startswith("error") and "permissions" in line for line in lines)
+    assert any(line.strip().startswith("Cure: chmod o-rw") for line in lines)
+    assert lines[-1].startswith("Things that are wrong, or could go wrong: ")
+
+
+def test_doctor_prints_json_for_programs(tmp_path: Path):
+    path = filled(tmp_path / "results.lmdb", 5)
+    answer = json.loads(run("doctor", "--json", f"lmdb://{path}?durability=none", code=1).stdout)
+    assert answer["path"] == str(path)
+    assert {"subject": "processes", "level": "ok", "text": "No process has it open.", "cure": ""} in answer["findings"]
+
+
+def test_doctor_refuses_a_url_that_the_application_could_not_use(tmp_path: Path):
+    assert "durabilty" in run("doctor", f"lmdb://{tmp_path}/x.lmdb?durabilty=none", code=2).stderr
