@@ -53,7 +53,7 @@ def test_the_wheel_has_the_typed_package_and_nothing_else(built: tuple[Path, Pat
         names = archive.namelist()
     assert "lmdbresults/py.typed" in names
     roots = {name.partition("/")[0].partition("-")[0] for name in names}
-    assert roots == {"lmdbresults", "lmdbresults_scheme.py"}
+    assert roots == {"lmdbresults", "lmdbresults_pytest.py", "lmdbresults_scheme.py"}
 
 
 def test_the_text_of_the_package_index_has_no_relative_links(built: tuple[Path, Path]) -> None:
