@@ -15,6 +15,7 @@ from tests.support.kombu_parts import consuming, waiting
 pytest.importorskip("celery")
 
 from celery import Celery, chord, current_app
+from kombu.exceptions import OperationalError
 
 from tests.support.celery_tasks import make_app
 from tests.support.celery_workers import PATIENCE, Worker, wait_for
@@ -23,8 +24,8 @@ OPTIONS = ["--loglevel", "INFO", "--hostname"]
 POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
 
 
-def settings_for(folder: Path, **settings: Any) -> dict[str, Any]:
-    url = f"lmdb://{folder}/celery.lmdb?durability=none"
+def settings_for(folder: Path, size: str = "", **settings: Any) -> dict[str, Any]:
+    url = f"lmdb://{folder}/celery.lmdb?durability=none{size}"
     return {
         "broker_url": url,
         "result_backend": url,
@@ -44,11 +45,16 @@ class Workers:
 
     def start(self, name: str, pool: str, concurrency: int = 2, **settings: Any) -> Worker:
         """Start a worker and wait until it answers."""
+        worker = self.launch(name, pool, concurrency, **settings)
+        wait_for(lambda: self.app.control.ping(destination=[name], timeout=1))
+        return worker
+
+    def launch(self, name: str, pool: str, concurrency: int = 2, **settings: Any) -> Worker:
+        """Start a worker."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         worker = Worker(folder, settings_for(self.folder, **settings), pool, concurrency, options=[*OPTIONS, name])
         self._resources.callback(worker.kill)
-        wait_for(lambda: self.app.control.ping(destination=[name], timeout=1))
         return worker
 
     def call(self, task: str, *arguments: Any, **options: Any) -> Any:
@@ -172,6 +178,23 @@ def test_no_task_is_lost_while_workers_are_killed(workers: Workers) -> None:
         assert wait_for(lambda: not waiting(connection, "celery"))
     assert all(worker.stop() == 0 for worker in running)
     assert workers.app.backend.store.queues.unacknowledged() == []
+
+
+def _fill(app: Celery) -> None:
+    while True:
+        app.tasks["quiet"].apply_async(("x" * 5000,), retry=False)
+
+
+def test_two_workers_that_start_at_once_empty_a_full_file(workers: Workers) -> None:
+    workers.app.conf.update(settings_for(workers.folder, "&max_size=2MiB"))
+    with pytest.raises(OperationalError):
+        _fill(workers.app)
+    running = [workers.launch(f"{name}@test", "solo", size="&max_size=2MiB") for name in ("one", "two")]
+    with workers.app.connection_for_read() as connection:
+        assert wait_for(lambda: not waiting(connection, "celery"))
+    replies = workers.app.control.ping(limit=2, timeout=PATIENCE)
+    assert sorted(name for reply in replies for name in reply) == ["one@test", "two@test"]
+    assert [worker.process.poll() for worker in running] == [None, None]
 
 
 def test_a_worker_in_a_thread_of_the_program_that_publishes(workers: Workers) -> None:

@@ -1,6 +1,7 @@
 """Publishing: messages enter queues, and dead letters move to others."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from lmdbresults.errors import QueueFull
 from lmdbresults.store.queues.heads import Heads, sound
@@ -27,12 +28,16 @@ from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["arrives", "bury", "forget", "publish"]
 
+#: Bytes of bodies that may be ready in a temporary queue and come from the reserve of a full store.
+_MOST_FROM_RESERVE: Final = 16 << 10
+
 
 def publish(txn: WriteTransaction, messages: Iterable[Message]) -> list[int]:
     """Add messages to the queues that they are routed to; return for each, to how many.
 
     One consumer of each queue is woken after the commit. A message that no queue is found for is dropped. Raises
-    `QueueFull` if a queue refuses a message, `StoreFull`, or ValueError.
+    `QueueFull` if a queue refuses a message, `StoreFull`, or ValueError. In a full store, a few small messages still
+    reach queues that are owned or expire: workers that start greet each other, and must start to empty the store.
     """
     heads = Heads(txn)
     try:
@@ -87,7 +92,11 @@ def _append(
             heads.wake(queue, everyone=True)  # each sleeps no longer than until the first message is due
         head.delayed += 1
     else:
-        txn.set(READY + place, record)
+        key = READY + place
+        if head.size + size <= _MOST_FROM_RESERVE and (head.is_owned or arguments.expires is not None):
+            txn.move(key, key, record)
+        else:
+            txn.set(key, record)
         head.ready += 1
         head.size += size
         heads.wake(queue)

@@ -51,6 +51,24 @@ def test_a_worker_that_starts_can_declare_what_it_needs(full: LMDBStore):
     assert audit(full) == []
 
 
+def test_a_few_small_messages_still_reach_queues_that_are_owned_or_expire(full: LMDBStore):
+    full.queues.declare_exchange("pidbox", "fanout")
+    for number in range(10):
+        full.queues.declare(f"mine-{number}", owned=True)
+        full.queues.declare(f"reply-{number}", Arguments(expires=10))
+        full.queues.bind(f"mine-{number}", "pidbox")
+        full.queues.bind(f"reply-{number}", "pidbox")
+    assert full.queues.publish([Message(bytes(1000), "", "pidbox")]) == [20]
+    with pytest.raises(StoreFull):
+        for _ in range(1000):
+            full.queues.publish([Message(bytes(1000), "", "pidbox")])
+    with pytest.raises(StoreFull):
+        full.queues.publish([Message(b"", "q")] * 100)
+    assert len(full.queues.take(["q", "mine-0"], 10).deliveries) == 10  # the reserve is not used up
+    assert full.queues.purge("q") > 10
+    assert audit(full) == []
+
+
 def test_messages_can_be_rejected_and_requeued(full: LMDBStore):
     rejected = 0
     for _ in range(10):
