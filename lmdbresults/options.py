@@ -13,17 +13,21 @@ from urllib.parse import parse_qsl, quote, unquote
 from lmdbresults.errors import ConfigurationError, UnknownOption
 
 __all__ = [
+    "DEDUPE",
     "DURABILITIES",
     "MIN_SIZE",
     "ON_DAMAGE",
     "SCHEME",
     "Options",
+    "is_deduplicating",
     "options_from_url",
     "parse_size",
     "require_expiry",
 ]
 
 SCHEME: Final = "lmdb"
+#: The option of the broker that `is_deduplicating` reads.
+DEDUPE: Final = "dedupe"
 
 DURABILITIES: Final = ("checkpoint", "commit", "none")
 ON_DAMAGE: Final = ("error", "fresh")
@@ -123,7 +127,9 @@ def options_from_url(path_or_url: str | os.PathLike[str], **overrides: Any) -> O
     if not isinstance(text, str):
         raise _invalid("path", text, "text, not bytes")
     path, query = _split(text)
-    given = {**_query_options(query, text), **overrides}
+    in_url = _query_options(query, text)
+    in_url.pop(DEDUPE, None)  # broker and results have one URL
+    given = {**in_url, **overrides}
     unknown = sorted(given.keys() - _NAMES)
     if unknown:
         raise UnknownOption(f"unknown option {', '.join(unknown)}: must be one of {', '.join(sorted(_NAMES))}")
@@ -131,6 +137,15 @@ def options_from_url(path_or_url: str | os.PathLike[str], **overrides: Any) -> O
         if isinstance(value, str) and name not in _TEXTS:
             given[name] = _parse(name, value)
     return Options(path=_absolute(path), **given)
+
+
+def is_deduplicating(url: str, default: object = False) -> bool:
+    """Return whether a broker's URL says ``dedupe=1``; ``default`` if it does not say. A store ignores it.
+
+    Raises `ConfigurationError` for another value than 1 or 0.
+    """
+    given = _query_options(url.partition("?")[2], url).get(DEDUPE, default)
+    return given if isinstance(given, bool) else bool(_parse(DEDUPE, str(given)))
 
 
 def require_expiry(name: str, seconds: object) -> None:
@@ -249,6 +264,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "checkpoint_bytes": parse_size,
     "mode": _mode,
     "create_folder": _boolean,
+    DEDUPE: _boolean,
     "max_readers": _number(int),
     "checkpoint_interval": _number(float),
     "lock_timeout": _number(float),

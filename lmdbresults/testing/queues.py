@@ -76,6 +76,33 @@ class Queues(QueueHooks):
             broker.queues.publish([Message(b"1", "q"), Message(b"2", "q", priority=priority)])
         assert take(broker) == []
 
+    def test_a_unique_message_is_added_again_once_it_is_settled(self, broker: Store) -> None:
+        broker.queues.declare("other")
+        message = Message(b"1", "q", unique="nightly")
+        assert broker.queues.publish([message, message, message._replace(key="other")]) == [1, 1, 1]
+        (taken,) = take(broker)
+        broker.queues.publish([message, message._replace(body=b"2", unique="hourly")])
+        assert broker.queues.requeue(taken.tag)
+        found = take(broker)
+        assert bodies(found) == [b"1", b"2"]
+        for delivery in found:
+            broker.queues.acknowledge(delivery.tag)
+        broker.queues.publish([message])
+        assert bodies(take(broker)) == [b"1"]
+        assert bodies(take(broker, 100, "other")) == [b"1"]
+
+    def test_a_dead_letter_is_not_unique(self, broker: Store) -> None:
+        broker.queues.declare("q", Arguments(dead_letter_key="dead"))
+        broker.queues.declare("dead")
+        message = Message(LARGE_BODY, "q", unique="nightly")
+        broker.queues.publish([message])
+        for _ in range(2):
+            (taken,) = take(broker)
+            assert broker.queues.reject(taken.tag)
+            broker.queues.publish([message])
+        assert bodies(take(broker)) == [LARGE_BODY]
+        assert bodies(take(broker, 100, "dead")) == [LARGE_BODY, LARGE_BODY]
+
     def test_a_message_for_an_unknown_queue_is_dropped_and_reported(self, broker: Store) -> None:
         assert broker.queues.publish([Message(b"", "unknown"), Message(b"", "q")]) == [0, 1]
         assert broker.queues.state("unknown") is None

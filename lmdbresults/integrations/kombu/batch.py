@@ -18,7 +18,7 @@ class PublishBatch:
 
     def publish(self, message: Outgoing, exchange: str = "", routing_key: str = "", **options: Any) -> None:
         """Add a message."""
-        self._messages.append(from_kombu(message, exchange, routing_key))
+        self._messages.append(from_kombu(message, exchange, routing_key, is_unique=self.channel.dedupe))
         if len(self._messages) >= self.max_size:
             self.flush()
 

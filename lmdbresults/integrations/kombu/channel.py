@@ -57,6 +57,8 @@ class Channel(StdChannel):
         #: By their tags.
         self.consumers: dict[str, _Consumer] = {}
         self._queues = self.store.queues
+        #: Whether a task that is queued is not queued again.
+        self.dedupe: bool = connection.dedupe
         #: The queues that this channel has declared, and that are deleted when it cancels their last consumer.
         self._auto_deleted: set[str] = set()
 
@@ -185,7 +187,7 @@ class Channel(StdChannel):
 
     def basic_publish(self, message: Outgoing, exchange: str = "", routing_key: str = "", **options: Any) -> None:
         """Publish a message. It is in the store when this returns. Raises `StoreFull` and `QueueFull`."""
-        packed = from_kombu(message, exchange, routing_key)
+        packed = from_kombu(message, exchange, routing_key, is_unique=self.dedupe)
         if outbox.find is not None and (box := outbox.find(self.store, message)) is not None:
             box.add(packed)
             return

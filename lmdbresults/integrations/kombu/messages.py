@@ -38,8 +38,8 @@ _unpack: Final[Callable[[bytes], Any]] = partial(
 )
 
 
-def from_kombu(message: Outgoing, exchange: str, key: str) -> queues.Message:
-    """Return the message that the store publishes to an exchange with a routing key."""
+def from_kombu(message: Outgoing, exchange: str, key: str, *, is_unique: bool) -> queues.Message:
+    """Return the message that the store publishes to an exchange with a routing key. ``is_unique``: if it is a task."""
     headers, properties = message["headers"], message["properties"]
     for name in _OF_DELIVERY:
         properties.pop(name, None)
@@ -52,7 +52,15 @@ def from_kombu(message: Outgoing, exchange: str, key: str) -> queues.Message:
     except OverflowError:  # an integer of more than 64 bits
         packed = _pack((_to_json(headers), _to_json(properties), *content))
     priority, ttl = _priority(properties.get("priority")), _ttl(headers, properties.get("expiration"))
-    return queues.Message(packed, key, exchange, priority, ttl, _due(headers.get("eta")))
+    unique = _unique(headers) if is_unique else None
+    return queues.Message(packed, key, exchange, priority, ttl, _due(headers.get("eta")), unique)
+
+
+def _unique(headers: dict[str, Any]) -> str | None:
+    """Return what tells one message of a task of Celery from the next one, by which `retry` or `replace` goes on."""
+    if not headers.get("id"):
+        return None
+    return f"{headers['id']} {headers.get('retries') or 0} {headers.get('replaced_task_nesting') or 0}"
 
 
 def _ttl(headers: dict[str, Any], expiration: Any) -> float | None:

@@ -13,7 +13,8 @@ from lmdbresults.errors import OpenError, QueueFull, StoreBusy, StoreClosed, Sto
 from lmdbresults.integrations.kombu.channel import Channel
 from lmdbresults.integrations.kombu.event_loop import LoopDriver
 from lmdbresults.integrations.kombu.receiver import Receiver
-from lmdbresults.integrations.transport_options import store_options
+from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
+from lmdbresults.options import DEDUPE, is_deduplicating
 from lmdbresults.store import LMDBStore, open_store
 
 __all__ = ["Transport", "identity_of"]
@@ -69,7 +70,9 @@ class Transport(base.Transport):
     def establish_connection(self) -> "Transport":
         """Open the file. Raises an `OpenError`, after which kombu tries again, or a `ConfigurationError`."""
         url = _url(self.client)
-        options = store_options("broker_transport_options", url, self.client.transport_options or {})
+        given = self.client.transport_options or {}
+        options = store_options("broker_transport_options", url, given, (*STORE_OPTIONS, DEDUPE))
+        self.dedupe = is_deduplicating(url, options.pop(DEDUPE, False))
         self.store = open_store(url, **options)
         self.identity = identity_of(self.store)
         self.receiver = Receiver(self.store, self.channels)

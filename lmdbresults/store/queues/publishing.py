@@ -19,8 +19,10 @@ from lmdbresults.store.queues.records import (
     Stored,
     body_id,
     body_key,
+    is_unique,
     pack_message,
     read_message,
+    unique_body_id,
 )
 from lmdbresults.store.queues.routing import route
 from lmdbresults.store.queues.values import PRIORITIES, Death, Message, Reason
@@ -55,32 +57,34 @@ def arrives(txn: ReadTransaction, messages: Iterable[Message]) -> bool:
 
 
 def _publish(heads: Heads, message: Message) -> int:
-    body, key, exchange, priority, ttl, due = message
-    if not 0 <= priority < PRIORITIES:
-        raise ValueError(f"priority must be between 0 and {PRIORITIES - 1}, got {priority}.")
+    if not 0 <= message.priority < PRIORITIES:
+        raise ValueError(f"priority must be between 0 and {PRIORITIES - 1}, got {message.priority}.")
     count = 0
-    for queue in route(heads.txn, exchange, key) if exchange else (key,):
+    for queue in route(heads.txn, message.exchange, message.key) if message.exchange else (message.key,):
         head = heads.get(queue)
         if head is not None:
-            _append(heads, queue, head, body, priority, ttl, due)
+            _append(heads, queue, head, message)
             count += 1
     return count
 
 
-def _append(
-    heads: Heads, queue: str, head: Head, body: bytes, priority: int, ttl: float | None, due: float | None
-) -> None:
+def _append(heads: Heads, queue: str, head: Head, message: Message) -> None:
+    """Add a message to a queue, unless it is unique and the queue has it: its body is there then."""
+    body, _, _, priority, ttl, due, unique = message
     txn, now, size = heads.txn, heads.now, len(body)
     arguments = head.arguments
     if arguments.message_ttl is not None and (ttl is None or arguments.message_ttl < ttl):
         ttl = arguments.message_ttl
+    id_ = b"" if unique is None or ttl is not None else unique_body_id(head.id, unique)
+    if id_ and txn.get(BODY + id_) is not None:
+        return
     _make_room(heads, queue, head, size)
     sequence = head.next
     head.next = sequence + 1
     place = PLACE.pack(head.id, PRIORITIES - 1 - priority, sequence)
     flags = 0
-    if size > LARGEST_INLINE:
-        flags, id_ = LARGE, body_id(place)
+    if id_ or size > LARGEST_INLINE:
+        flags, id_ = LARGE, id_ or body_id(place)
         txn.set(BODY + id_, body)
         body = id_
     start = now if due is None else max(due, now)
@@ -167,7 +171,7 @@ def bury(heads: Heads, key: bytes, place: bytes, queue: str, head: Head | None, 
     for target in targets:
         if not _circles(deaths, target) and _bury_in(heads, target, place[4], stored, deaths, body, is_copy=is_kept):
             is_kept = True
-    if is_kept:
+    if is_kept and not (stored.flags & LARGE and is_unique(body)):
         heads.txn.delete(key)
     else:
         forget(heads.txn, key, record)
@@ -216,7 +220,7 @@ def _bury_in(
         return False
     place = PLACE.pack(head.id, order, head.next)
     head.next += 1
-    if is_copy and stored.flags & LARGE:
+    if stored.flags & LARGE and (is_copy or is_unique(body)):  # a dead letter is not unique: it may be sent again
         large, body = txn.get(BODY + body) or b"", body_id(place)
         txn.move(BODY + body, BODY + body, large)
     expires = 0.0 if ttl is None else heads.now + ttl

@@ -5,7 +5,8 @@
     queue-delayed-<id><due><order><sequence>    a message that is not due yet
     queue-unacked-<owner><number><flags>        a message that was taken: its place in the queue, its queue, the message
     queue-body-<id><sequence>                   a large body, so that moving its message is cheap: named after the place
-                                                where it was published, which the message says, wherever it is now
+                                                where it was published, which the message says, wherever it is now;
+                                                of a unique message, any body, named after what is unique
     queue-owner-<owner>                         a process that holds messages or owns queues
     queue-owned-<owner><queue>                  a queue that dies with its owner; no value
     queue-unused-<queue>                        a queue that expires when it is not used; no value
@@ -56,6 +57,7 @@ __all__ = [
     "Stored",
     "body_id",
     "body_key",
+    "is_unique",
     "number_in",
     "owner_id",
     "pack_message",
@@ -65,6 +67,7 @@ __all__ = [
     "read_unacked",
     "topic",
     "unacked_key",
+    "unique_body_id",
 ]
 
 HEAD, READY, DELAYED, UNACKED, BODY = (
@@ -85,6 +88,8 @@ BODY_ID: Final = 12
 #: A larger body has a record of its own.
 LARGEST_INLINE: Final = 8192
 
+#: The bit that tells the id of the body of a unique message.
+_UNIQUE: Final = 0x80
 #: Flags of a message: the body has a record of its own; it came back once; notes stand before the body.
 LARGE, REDELIVERED, NOTED = 1, 2, 4
 
@@ -199,6 +204,17 @@ def read_message(record: bytes) -> tuple[Stored, tuple[Death, ...], bytes]:
 def body_id(place: bytes) -> bytes:
     """Return what the large body of a message is called that is published at a place: `BODY_ID` bytes."""
     return place[:4] + place[5:]  # whatever its priority
+
+
+def unique_body_id(queue: int, unique: str) -> bytes:
+    """Return what the body of a unique message is called: as long as, and unlike, any `body_id` of 2**31 queues."""
+    digest = blake2b(unique.encode(errors="surrogatepass"), digest_size=BODY_ID, key=QUEUE_ID.pack(queue)).digest()
+    return bytes([digest[0] | _UNIQUE]) + digest[1:]
+
+
+def is_unique(body: bytes) -> bool:
+    """Return whether the id of a large body is that of a unique message."""
+    return body[0] >= _UNIQUE
 
 
 def body_key(message: bytes) -> bytes:

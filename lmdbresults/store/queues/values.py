@@ -38,6 +38,8 @@ class Message(NamedTuple):
     """Seconds until it expires, if it still waits then. None: never."""
     due: float | None = None
     """The time, by the clock of the store, before which it is not delivered. None: at once."""
+    unique: str | None = None
+    """Not added to a queue that holds a message with the same text, waiting or taken. Ignored if it has a ``ttl``."""
 
 
 class Arguments(NamedTuple):

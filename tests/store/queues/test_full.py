@@ -24,9 +24,9 @@ def full(tmp_path: Path) -> LMDBStore:
     return store
 
 
-def fill(store: LMDBStore, size: int) -> None:
+def fill(store: LMDBStore, size: int, exchange: str = "") -> None:
     while True:
-        store.queues.publish([Message(os.urandom(size), "q")])
+        store.queues.publish([Message(os.urandom(size), "q", exchange)])
 
 
 def test_messages_can_be_taken_and_settled(full: LMDBStore):
@@ -60,8 +60,7 @@ def test_a_few_small_messages_still_reach_queues_that_are_owned_or_expire(full: 
         full.queues.bind(f"reply-{number}", "pidbox")
     assert full.queues.publish([Message(bytes(1000), "", "pidbox")]) == [20]
     with pytest.raises(StoreFull):
-        for _ in range(1000):
-            full.queues.publish([Message(bytes(1000), "", "pidbox")])
+        fill(full, 1000, exchange="pidbox")
     with pytest.raises(StoreFull):
         full.queues.publish([Message(b"", "q")] * 100)
     assert len(full.queues.take(["q", "mine-0"], 10).deliveries) == 10  # the reserve is not used up

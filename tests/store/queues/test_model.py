@@ -30,6 +30,7 @@ queues = st.sampled_from(QUEUES)
 ttls = st.sampled_from([None, None, 1.0, 20.0])
 delays = st.sampled_from([None, None, None, -1.0, 5.0, 30.0])
 limits = st.integers(1, 5)
+uniques = st.sampled_from([None, None, "this", "that"])
 arguments = st.tuples(
     st.sampled_from([None, None, 3]), st.sampled_from([None, 1]), st.sampled_from([None, *QUEUES])
 ).map(lambda drawn: Arguments(max_length=drawn[0], max_deliveries=drawn[1], dead_letter_key=drawn[2]))
@@ -49,6 +50,7 @@ class Expected:
     redelivered: bool = False
     reasons: list[tuple[str, str]] = field(default_factory=list)
     """Queue and reason of each death, the first one first."""
+    unique: str | None = None
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Model:
         since = list(takewhile(lambda death: death[1] != "rejected", reversed(message.reasons)))
         if target in dict(since):
             return
-        message.expires, message.deliveries, message.redelivered = math.inf, 0, False
+        message.expires, message.deliveries, message.redelivered, message.unique = math.inf, 0, False, None
         self.append(target, message)
 
     def give_back(self, name: str, message: Expected, counted: bool) -> None:
@@ -163,17 +165,29 @@ class Machine(RuleBasedStateMachine):
         priority=st.integers(0, 9),
         ttl=ttls,
         delay=delays,
+        unique=uniques,
     )
-    def publish(self, name: str, sizes: list[int], priority: int, ttl: float | None, delay: float | None) -> None:
+    def publish(
+        self, name: str, sizes: list[int], priority: int, ttl: float | None, delay: float | None, unique: str | None
+    ) -> None:
         now = self.clock()
         due = now if delay is None else now + delay
         bodies = [b"%d" % number * size for number, size in enumerate(sizes)]
-        messages = [Message(body, name, "", priority, ttl, None if delay is None else due) for body in bodies]
+        about = ("", priority, ttl, None if delay is None else due, unique)
+        messages = [Message(body, name, *about) for body in bodies]
         reached = self.store.queues.publish(messages)
         assert reached == [int(name in self.model.queues)] * len(bodies)
         for body in bodies if name in self.model.queues else ():
             expires = math.inf if ttl is None else max(due, now) + ttl
-            self.model.append(name, Expected(body, priority, expires, due, 0))
+            message = Expected(body, priority, expires, due, 0, unique=unique if ttl is None else None)
+            if message.unique is None or message.unique not in self.present(name):
+                self.model.append(name, message)
+
+    def present(self, name: str) -> set[str | None]:
+        """Return what is unique among the messages that wait in a queue or were taken from it."""
+        queue = self.model.queues[name]
+        taken = [message for where, message, _ in self.held.values() if where == name]
+        return {message.unique for message in (*queue.ready, *queue.delayed, *taken)}
 
     @rule(name=queues, limit=limits, dies=st.booleans())
     def take(self, name: str, limit: int, dies: bool) -> None:
