@@ -94,7 +94,7 @@ def crash() -> Picture:
     _span(picture, at(0) + 2, lanes["Kernel"], at(4.6) - at(0), "1", "ink")
     picture.text(at(6.6) + 12, lanes["Kernel"] + 22, "releases its locks", SMALL)
     _span(picture, at(5), lanes["File"], at(9) - at(5), "2", "ink")
-    picture.text(at(11) + 12, lanes["File"] + 22, "gets the message back", SMALL)
+    picture.text(at(11) + 12, lanes["File"] + 22, "message returns", SMALL)
     _span(picture, at(9.5), lanes["Worker B"], RIGHT - at(9.5), "3", "lmdbresults", "runs the task again")
     picture.path([(at(4.6), lanes["Kernel"] + 17), (at(6.6), lanes["Kernel"] + 17), (at(6.6), lanes["File"] - 2)],
                  "ink", 2, "ink-arrow")  # fmt: skip
