@@ -12,7 +12,7 @@ __all__ = ["check"]
 
 @click.command()
 @click.argument("path")
-@click.option("--repair", is_flag=True, help="Delete orphaned data.")
+@click.option("--repair", is_flag=True, help="Delete orphaned data; recount queues.")
 @click.pass_context
 def check(context: click.Context, path: str, repair: bool) -> None:
     """Verify a whole file: LMDB's pages and every record.

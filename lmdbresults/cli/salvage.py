@@ -39,6 +39,9 @@ def _say_report(report: salvaging.Salvaged, target: str) -> None:
         say_some(report.damaged)
     if report.missing:
         say(f"Lost entries (records, chunks of large values): {report.missing}")
+    if report.recounted:
+        say(f"Queues whose messages were counted again: {len(report.recounted)}")
+        say_some(report.recounted)
     if not report.is_certain:
         say("The list of free pages is damaged: some records may be older versions, or had been deleted.")
     if report.is_complete():

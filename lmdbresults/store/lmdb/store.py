@@ -45,6 +45,7 @@ from lmdbresults.store.lmdb.transactions import (
     run_view,
 )
 from lmdbresults.store.lmdb.types import FINAL, ONE, Transaction
+from lmdbresults.store.queues.counting import recount
 from lmdbresults.store.values import NEVER
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
@@ -307,7 +308,7 @@ class LMDBStore(Store):
         return self._environment.read(lambda raw: [problem.text for problem in check(raw)])
 
     def repair(self) -> list[str]:
-        """Delete orphaned data; return a sentence for each piece.
+        """Delete orphaned data, and count the messages of queues again; return a sentence for each repair.
 
         Damaged records are left: delete their keys, or restore a backup. Raises `FileDamaged` if the file is damaged
         below its records, or `StoreFull`.
@@ -318,7 +319,7 @@ class LMDBStore(Store):
         for start in range(0, len(problems), _REPAIR_BATCH):
             time.sleep(_REPAIR_PAUSE)
             done += self._environment.write(self._repair_some, problems[start : start + _REPAIR_BATCH])
-        return done
+        return done + self.update(recount)
 
     def _repair_some(self, raw: Transaction, problems: list[Problem]) -> list[str]:
         self._environment.file.reserve_for_delete(raw)

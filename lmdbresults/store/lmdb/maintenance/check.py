@@ -1,4 +1,7 @@
-"""Check and repair of records: checksums, chunks, the bound of the hand. This code reads every record of a file."""
+"""Check and repair of records: checksums, chunks, the bound of the hand, the heads of queues.
+
+This code reads every record of a file.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +23,7 @@ from lmdbresults.store.lmdb.records.layout import (
 )
 from lmdbresults.store.lmdb.records.records import value_of
 from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.queues.counting import Tally
 from lmdbresults.store.values import NEVER
 
 __all__ = ["Problem", "check", "repair", "repairable"]
@@ -39,15 +43,17 @@ def check(txn: Transaction) -> Iterator[Problem]:
     chunk_groups: set[bytes] = set()
     hand = hand_of(txn)
     resting_until = NEVER if hand.position else hand.bound
+    queues = Tally()
     for place, data in txn.cursor():  # in the order of keys, records come before chunks
         region = place[:1]
         if region in (RECORD, HASHED):
-            yield from _check_record(txn, place, data, chunk_groups, resting_until)
+            yield from _check_record(txn, place, data, chunk_groups, resting_until, queues)
         elif region == CHUNK:
             if chunks.group_of(place[1:]) not in chunk_groups:
                 yield Problem(f"The chunk {quoted(place)} belongs to no record.", orphan=place)
         elif region != INDEX_1 and place not in (FORMAT_KEY, HAND_KEY):
             yield Problem(f"The key {quoted(place)} is of a kind that this version does not know.")
+    yield from (Problem(correction.text) for correction in queues.corrections())
 
 
 def repairable(txn: Transaction) -> list[Problem]:
@@ -64,7 +70,7 @@ def repair(txn: Transaction, problems: list[Problem]) -> list[str]:
 
 
 def _check_record(
-    txn: Transaction, place: bytes, data: bytes, chunk_groups: set[bytes], resting_until: float
+    txn: Transaction, place: bytes, data: bytes, chunk_groups: set[bytes], resting_until: float, queues: Tally
 ) -> Iterator[Problem]:
     try:
         key = key_at(place, data)
@@ -76,6 +82,7 @@ def _check_record(
     except RecordDamaged as damage:
         yield Problem(str(damage))
         return
+    queues.add(key, record.body)
     if NEVER < record.deadline < resting_until:
         yield Problem(f"The record under {quoted(key)} expires before the sweep will look at it.")
     if place_of(key) != place:

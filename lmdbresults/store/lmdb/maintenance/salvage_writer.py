@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import lmdb
@@ -15,6 +15,8 @@ from lmdbresults.store.lmdb.records.layout import (
     CHUNK,
     HASHED,
     IS_CHUNKED,
+    IS_HASHED,
+    LONGEST_KEY,
     RECORD,
     Record,
     key_at,
@@ -23,6 +25,8 @@ from lmdbresults.store.lmdb.records.layout import (
 )
 from lmdbresults.store.lmdb.records.records import sound_record, value_of, write
 from lmdbresults.store.lmdb.types import Transaction
+from lmdbresults.store.queues.counting import Tally
+from lmdbresults.store.values import NEVER
 
 __all__ = ["SalvageWriter", "Salvaged"]
 
@@ -46,6 +50,8 @@ class Salvaged:
     """Entries that the tree should have and that were not found. Not all are records."""
     problems: Sequence[str] = ()
     """What is wrong with the pages of the damaged file."""
+    recounted: Sequence[str] = ()
+    """One sentence for each queue whose head did not agree with the messages that were found."""
     is_certain: bool = True
     """Whether the list of free pages was intact. If not, some of the salvaged records may be older or deleted ones."""
 
@@ -114,7 +120,7 @@ class SalvageWriter:
                 self._strays.add(place)
 
     def finish(self) -> Salvaged:
-        """Remove large values that are incomplete, and chunks without a record; return the report."""
+        """Remove large values that are incomplete, and chunks without a record; count messages; return the report."""
         for place, data in self._chunked_records():
             self._drop_if_incomplete(place, data)
         with self._handle.begin() as txn:
@@ -122,8 +128,9 @@ class SalvageWriter:
         for start in range(0, len(problems), _BATCH):
             with self._handle.begin(write=True) as txn:
                 repair(txn, problems[start : start + _BATCH])
-        with self._handle.begin() as txn:
-            return self._report(txn)
+        with self._handle.begin(write=True) as txn:
+            recounted = _recount(txn)
+            return replace(self._report(txn), recounted=recounted)
 
     def _chunked_records(self) -> list[tuple[bytes, bytes]]:
         with self._handle.begin() as txn:
@@ -153,6 +160,19 @@ class SalvageWriter:
             strays=len(self._strays & present),
             damaged=sorted(damaged.values()),
         )
+
+
+def _recount(txn: Transaction) -> list[str]:
+    """Correct the heads of queues, whatever their prefix; return a sentence for each."""
+    queues = Tally()
+    for place, data in txn.cursor():
+        if place[:1] in (RECORD, HASHED):
+            key = key_at(place, data)
+            queues.add(key, unpack(key, data).body)
+    corrections = queues.corrections()
+    for _, key, value in corrections:
+        write(txn, key, place_of(key), Record(NEVER, IS_HASHED if len(key) > LONGEST_KEY else 0, value))
+    return [correction.text for correction in corrections]
 
 
 def _end_of(record: Record) -> float:

@@ -13,8 +13,10 @@ from lmdbresults.store.lmdb.file.btree import LEAF_IN_USE, survey
 from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile, kind_of, nodes_of
 from lmdbresults.store.lmdb.file.verify import verify
 from lmdbresults.store.lmdb.maintenance.salvage import Salvaged, salvage
+from lmdbresults.store.queues import Message
 from tests.store.lmdb.file.test_verify import PAGE, leaf_of_records, newest_meta_at, poke
 from tests.support.boots import left_to_go_back
+from tests.support.queue_audit import audit
 
 COUNT = 600
 
@@ -146,6 +148,26 @@ def test_a_truncated_file_is_salvaged_in_part(file: Path):
     report, found = salvaged(file)
     assert report.problems
     assert 0 < len(found) < len(written())
+
+
+@pytest.mark.parametrize("lost", [b"queue-head-", b"queue-ready-"])
+def test_queues_count_the_messages_that_are_left(tmp_path: Path, lost: bytes):
+    path = tmp_path / "results.lmdb"
+    with open_store(path, durability="none", global_keyprefix="app_") as store:
+        for name in ("q", "other"):
+            store.queues.declare(name)
+            store.queues.publish([Message(b"%d " % number + bytes(300), name) for number in range(100)])
+        keys = [key for key, _ in store.scan(lost)]
+    poke(path, leaf_with(path, b"app_" + keys[len(keys) // 2]) * PAGE, bytes(PAGE))
+    report, _ = salvaged(path)
+    assert report.recounted
+    with open_store(path.with_name("salvaged.lmdb"), durability="none", global_keyprefix="app_") as store:
+        assert audit(store) == []
+        names = store.queues.names()
+        counted = [store.queues.state(name) for name in names]
+        store.queues.publish([Message(b"new", names[0])])
+        left = [len(store.queues.take([name], 1000).deliveries) for name in names]
+        assert 150 < sum(left) == sum(state.ready for state in counted if state) + 1
 
 
 @pytest.mark.parametrize("metas", ["first", "second", "both"])
