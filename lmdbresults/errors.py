@@ -7,7 +7,6 @@ setting or file, its present value and the cure.
 __all__ = [
     "AccessDenied",
     "ChordError",
-    "ChordsInFlight",
     "ConfigurationError",
     "ContentDisallowed",
     "DecodeError",
@@ -166,10 +165,6 @@ class QueueFull(StoreError):
 
 class NotACounter(StoreError, ValueError):
     """Raised when ``incr`` finds a value that is not a decimal 64-bit integer."""
-
-
-class ChordsInFlight(StoreError):
-    """Raised when results are to be copied to where the open chords beside them cannot go."""
 
 
 class RecordDamaged(StoreError):

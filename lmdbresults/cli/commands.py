@@ -6,7 +6,6 @@ import click
 
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
-from lmdbresults.cli.copy import copy
 from lmdbresults.cli.doctor import doctor
 from lmdbresults.cli.output import say
 from lmdbresults.cli.queues import queues
@@ -37,5 +36,5 @@ def commands() -> None:
     """
 
 
-for command in (backup, check, copy, doctor, queues, rewrite, salvage, stats):
+for command in (backup, check, doctor, queues, rewrite, salvage, stats):
     commands.add_command(command)

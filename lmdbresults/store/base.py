@@ -6,7 +6,7 @@ to ask for with `isinstance`, such as `Sweepable`.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import TracebackType
@@ -28,7 +28,7 @@ __all__ = [
     "Measurable",
     "Progress",
     "ReadTransaction",
-    "Replacing",
+    "Skimmable",
     "Store",
     "Subscription",
     "Sweepable",
@@ -132,11 +132,6 @@ class Store(WriteTransaction):
 
     def ttl(self, key: bytes) -> float | None:
         return self.view(lambda txn: txn.ttl(key))
-
-    def ttls(self, keys: Iterable[bytes]) -> list[float | None]:
-        """Return for many keys, in their order, what `ttl` returns for one."""
-        wanted = list(keys)
-        return self.view(lambda txn: [txn.ttl(key) for key in wanted])
 
     def now(self) -> float:
         return self.view(lambda txn: txn.now())
@@ -258,17 +253,6 @@ class Durable(Protocol):
 
 
 @runtime_checkable
-class Replacing(Protocol):
-    """A store of a server, which can write many values at once, each only if it is as it was read."""
-
-    def replace_many(self, writes: Sequence[tuple[bytes, bytes | None, bytes, float | None]]) -> list[bool]:
-        """Store values whose keys have the expected ones; return for each whether it was stored.
-
-        A write is key, expected value (None: there is none), value and seconds to live.
-        """
-
-
-@runtime_checkable
 class Checkable(Protocol):
     """A store that can verify itself."""
 
@@ -300,3 +284,22 @@ class Measurable(Protocol):
 
     def stats(self) -> Any:
         """Return the figures, which depend on the engine."""
+
+
+@runtime_checkable
+class Skimmable(Protocol):
+    """A store that shows its records as they lie: fast enough to look at the head of every one."""
+
+    @property
+    def entry_layout(self) -> tuple[int, int]:
+        """Where the key begins in the first part of an entry, and the value in the second.
+
+        Before the value lie its deadline (a big-endian float; 0: never) and a byte that is 0 if it lies there whole.
+        """
+
+    def skim(self, prefix: bytes, visit: Callable[[Iterator[tuple[bytes, bytes]]], Result]) -> Iterator[Result]:
+        """Yield ``visit(entries)`` for slices of all entries whose key begins with ``prefix``, expired ones included.
+
+        ``visit`` reads each slice to its end, in which time it must not use the store. Nothing is verified: read what
+        is shown to a user by `get`.
+        """

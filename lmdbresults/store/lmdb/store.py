@@ -16,6 +16,7 @@ from lmdbresults.errors import NestedTransaction, StoreFull
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import KEEP, Keep, Progress, ReadTransaction, Store, Subscription, WriteTransaction
+from lmdbresults.store.lmdb.durability.sidecar import last_checkpoint_at
 from lmdbresults.store.lmdb.engine.environment import Environment
 from lmdbresults.store.lmdb.engine.long_reader import LongReader
 from lmdbresults.store.lmdb.engine.registry import environments
@@ -29,7 +30,9 @@ from lmdbresults.store.lmdb.notify.notifier import Notifier
 from lmdbresults.store.lmdb.notify.subscription import LMDBSubscription
 from lmdbresults.store.lmdb.records import records
 from lmdbresults.store.lmdb.records.hand import Keeper
+from lmdbresults.store.lmdb.records.layout import RECORD, VALUE_AT
 from lmdbresults.store.lmdb.records.scan import count_others, ordered, scan
+from lmdbresults.store.lmdb.records.skim import skim
 from lmdbresults.store.lmdb.records.sweeper import Sweeper, Swept
 from lmdbresults.store.lmdb.transactions import (
     CLOSED,
@@ -101,6 +104,8 @@ class Stats:
     """Slots in use in the reader table, over all processes."""
     oldest_reader: LongReader | None
     """The read transaction that keeps the most pages from reuse; None if none is open."""
+    checkpoint_at: float | None
+    """When the last checkpoint was made, in seconds since the epoch; None if there is none."""
 
 
 class LMDBStore(Store):
@@ -170,6 +175,15 @@ class LMDBStore(Store):
         self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         yield from ordered(self._environment.read, self._prefix, prefix, self._clock, head, start, limit)
+
+    @property
+    def entry_layout(self) -> tuple[int, int]:
+        """See `lmdbresults.store.base.Skimmable`."""
+        return len(RECORD + self._prefix), VALUE_AT
+
+    def skim(self, prefix: bytes, visit: Callable[[Iterator[tuple[bytes, bytes]]], Result]) -> Iterator[Result]:
+        """See `lmdbresults.store.base.Skimmable`."""
+        yield from skim(self._environment.read, self._prefix + prefix, visit)
 
     # -- transactions --------------------------------------------------------------------------------------------
 
@@ -355,6 +369,7 @@ class LMDBStore(Store):
             depth=tree["depth"],
             readers=info["num_readers"],
             oldest_reader=reader,
+            checkpoint_at=last_checkpoint_at(self.options.path),
         )
 
     def close(self) -> None:

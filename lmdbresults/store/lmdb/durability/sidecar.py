@@ -25,7 +25,7 @@ from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
 from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Head
 
-__all__ = ["EMPTY", "NO_CHECKPOINT", "Checkpoint", "Sidecar", "SidecarState", "parse"]
+__all__ = ["EMPTY", "NO_CHECKPOINT", "Checkpoint", "Sidecar", "SidecarState", "last_checkpoint_at", "parse"]
 
 _SLOT_BYTES: Final = 4096
 _SLOTS: Final = 4
@@ -133,6 +133,18 @@ def parse(data: bytes) -> SidecarState:
 
 
 EMPTY: Final = parse(b"")
+
+
+def last_checkpoint_at(path: str) -> float | None:
+    """Return when the last checkpoint of a data file was made, in seconds since the epoch; None if that is unknown."""
+    try:
+        sidecar = Sidecar(path)
+    except (OSError, NewerFormat):
+        return None
+    try:
+        return sidecar.read().last.made_at or None
+    finally:
+        sidecar.close()
 
 
 class Sidecar:

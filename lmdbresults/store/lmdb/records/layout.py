@@ -34,6 +34,7 @@ __all__ = [
     "LARGEST_WHOLE",
     "LONGEST_KEY",
     "RECORD",
+    "VALUE_AT",
     "Record",
     "damaged",
     "fits_beside",
@@ -65,6 +66,8 @@ _HEAD: Final = struct.Struct(">IdB")
 _CHECKED_HEAD: Final = struct.Struct(">dB")
 #: Where the body begins.
 _BODY: Final = _HEAD.size
+#: Where the value begins in a record whose flags are 0. Before it come the deadline, 8 bytes, and the flags, 1 byte.
+VALUE_AT: Final = _BODY
 #: Seeds the checksum of the key. With another seed, any other checksum results for the same record.
 _SEED: Final = 2
 _HEAD_1: Final = struct.Struct(">IddB")
