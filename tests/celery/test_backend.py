@@ -22,6 +22,7 @@ from kombu.exceptions import ContentDisallowed
 from lmdbresults.errors import DecodeError, FolderMissing
 from lmdbresults.integrations.celery.backend import LMDBBackend
 from lmdbresults.integrations.celery.chords import ChordsMixin
+from lmdbresults.integrations.celery.store_backend import StoreBackend
 from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS, needs_5_7
 from tests.support.celery_tasks import OwnError, echo, make_app, settings_for
 from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, in_child
@@ -73,7 +74,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_when_the_backend_is_made(tmp_p
 
 
 def overridden() -> list[str]:
-    members = {**vars(ChordsMixin), **vars(LMDBBackend)}
+    members = {**vars(ChordsMixin), **vars(StoreBackend), **vars(LMDBBackend)}
     functions = [name for name, member in members.items() if inspect.isfunction(member)]
     return [name for name in functions if hasattr(KeyValueStoreBackend, name) and name != "__init__"]
 

@@ -27,7 +27,7 @@ from lmdbresults.errors import described
 from lmdbresults.integrations.celery.effects import Effects, ReturnedPart, noting
 from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import Store
 
 __all__ = ["ChordsMixin", "make_chords"]
 
@@ -42,7 +42,8 @@ class ChordsMixin:
     """What a Celery backend does with chords. Mixed in before Celery's own class."""
 
     app: Any
-    store: LMDBStore
+    store: Store
+    new_effects: Callable[..., Effects]
     #: Set by the backend once its prefixes are known.
     chords: Chords
     codec: KombuCodec
@@ -85,7 +86,7 @@ class ChordsMixin:
             record = _with_extra(record, self.codec, **{_CALLED: getattr(request, _CALLED)})
         part = ReturnedPart(request, state, record, maybe_signature(request.chord, app=self.app))
         if effects is None:
-            effects = Effects(self)
+            effects = self.new_effects()
             effects.parts.append(part)
             effects.commit()
         else:
@@ -148,7 +149,7 @@ class CeleryBodies:
         found = (data for data in self._backend.mget(keys) if data is not None)
         return any(TaskRecord.unpack(data).state in states.READY_STATES for data in found)
 
-    def send(self, body: Any, values: list[Any]) -> Effects:
+    def send(self, body: Any, values: list[Any]) -> Effects | None:
         """Publish a body, or return effects that publish it, if the queues are in the file of the results."""
         publish = getattr(self._backend.app.amqp, "_retry_publish", None)  # since Celery 5.7
         with self._noted() as effects:
@@ -156,7 +157,7 @@ class CeleryBodies:
                 body.delay(values)
             else:
                 publish(body.delay, values)
-        return effects
+        return effects.deferred()
 
     @contextmanager
     def _noted(self, *, holds_results: bool = True) -> Iterator[Effects]:
@@ -165,13 +166,13 @@ class CeleryBodies:
         The failure of a body is stored at once: Celery revokes the tasks of a group afterwards, and a worker that is
         told so before the failure is stored would store that they were revoked.
         """
-        effects = Effects(self._backend, holds_results=holds_results)
+        effects: Effects = self._backend.new_effects(holds_results=holds_results)
         with nullcontext() if self._backend.app.conf.task_always_eager else effects:
             yield effects
 
     def fail(
         self, body: Any, message: str, cause: BaseException | None, part: Mapping[str, Any] | None = None
-    ) -> Effects:
+    ) -> Effects | None:
         """Store a `ChordError` as the result of a body, and call its errbacks.
 
         Celery links an errback of a chord also to the body of a chord in its header. If ``part`` is such a body, which
@@ -189,7 +190,7 @@ class CeleryBodies:
             with self._noted(holds_results=False) as effects:
                 self._backend.chord_error_from_stack(body, error)
                 self._fail_outer(body.options, error, [*called, *map(_digest, errbacks)])
-        return effects
+        return effects.deferred()
 
     def _fail_outer(self, options: Mapping[str, Any], error: BaseException, called: list[str]) -> None:
         """Return a failed body as the part of another chord that it may be: with Celery, that chord would hang."""

@@ -26,7 +26,7 @@ from lmdbresults.integrations.celery.callbacks import Callbacks, may_end
 from lmdbresults.metas import id_text
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import Store
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 
 __all__ = ["ResultConsumer", "WaitingMixin"]
@@ -41,10 +41,10 @@ class WaitingMixin(AsyncBackendMixin):
     """What a backend with a `ResultConsumer` offers to results."""
 
     result_consumer: "ResultConsumer"
-    store: LMDBStore
+    store: Store
 
     @property
-    def _source(self) -> LMDBStore:
+    def _source(self) -> Store:
         return self.store
 
     def add_pending_result(self, result: Any, weak: bool | None = None, start_drainer: bool = True) -> Any:

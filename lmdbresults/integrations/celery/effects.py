@@ -102,6 +102,10 @@ class Effects:
         """Return the record of a task whose result is noted."""
         return next((result.record for result in self.results if result.task_id == task_id), None)
 
+    def deferred(self) -> "Effects | None":
+        """Return what is left for the transaction that ends a chord, once the block has ended; None: nothing."""
+        return self
+
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:

@@ -30,7 +30,7 @@ from lmdbresults.errors import StoreBusy
 from lmdbresults.integrations.celery.effects import Effects, Guard, noting
 from lmdbresults.integrations.kombu import identity_of, is_outstanding, outbox, settled
 from lmdbresults.record import TaskRecord
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import LMDBStore, Store
 from lmdbresults.store.queues import ACKNOWLEDGE, REJECT, REQUEUE, Message, Settlement
 from lmdbresults.store.transactions import ReadTransaction
 
@@ -89,7 +89,10 @@ class TaskEnd:
     def effects(self, outcome: Outcome) -> Effects:
         """Return effects that settle the message as the worker would, and publish what was held back."""
         messages = [*self.callbacks, *self.successors] if outcome == "success" else self.successors
-        return Effects(self._task.backend, settlement=self.settlement(outcome), messages=messages, holds_messages=True)
+        effects: Effects = self._task.backend.new_effects(
+            settlement=self.settlement(outcome), messages=messages, holds_messages=True
+        )
+        return effects
 
     def settlement(self, outcome: Outcome) -> Settlement | None:
         if self.tag is None:
@@ -172,7 +175,9 @@ class EndsMixin:
     """The ends of tasks. Mixed in before Celery's own class."""
 
     app: Any
-    store: LMDBStore
+    store: Store
+    new_effects: Callable[..., Effects]
+    get_key_for_task: Callable[..., bytes]
     #: Of the queues in the file of the results; see `lmdbresults.integrations.kombu.identity_of`.
     identity: str
 
@@ -232,7 +237,7 @@ class EndsMixin:
         if is_plain or noting(self) is not None:  # there is only a result, or this is a part of another end
             return mark()
         if end is None:
-            effects = Effects(self) if lost_by is None else _effects_of_lost(self, request, lost_by)
+            effects = self.new_effects() if lost_by is None else _effects_of_lost(self, request, lost_by)
             commit = effects.commit
         elif end.is_over:
             return None
@@ -275,7 +280,7 @@ def _is_one_called_here(errbacks: Any, app: Any) -> bool:
     return any(header and not isinstance(header, partial) and arity_greater(header, 1) for header in headers)
 
 
-def _effects_of_lost(backend: Any, request: Any, exc: BaseException) -> Effects:
+def _effects_of_lost(backend: "EndsMixin", request: Any, exc: BaseException) -> Effects:
     """Return the effects of a task that ends in the worker. They happen unless the task has ended in its process.
 
     The worker settles the message, too. It may have said so already, but not committed it yet.
@@ -285,8 +290,8 @@ def _effects_of_lost(backend: Any, request: Any, exc: BaseException) -> Effects:
         tag = properties["delivery_tag"]
         settlement = _settlement_of_lost(task, exc, tag) if is_outstanding(tag) else None
         if settlement is not None:
-            return Effects(backend, settlement=settlement, holds_messages=True)
-    return Effects(backend, guard=_unless_ended(backend.get_key_for_task(request.id)))
+            return backend.new_effects(settlement=settlement, holds_messages=True)
+    return backend.new_effects(guard=_unless_ended(backend.get_key_for_task(request.id)))
 
 
 def _unless_ended(key: bytes) -> Guard:
@@ -308,6 +313,8 @@ def _settlement_of_lost(task: Any, exc: BaseException, tag: str) -> Settlement |
 
 def _same_queues(backend: Any, store: LMDBStore) -> bool:
     """Return whether a message to a store lies in the file of a backend, where the backend can write it."""
+    if not isinstance(backend.store, LMDBStore):
+        return False
     ours, other = backend.store.options, store.options
     if (ours.path, ours.global_keyprefix) == (other.path, other.global_keyprefix):
         return True
@@ -333,7 +340,7 @@ def _on_postrun(sender: Any, retval: Any, state: str | None, **kwargs: Any) -> N
         return
     settlement = None if end.tag is None else _settlement(state, retval, end.tag)
     with suppress(Exception):  # it was logged, and the message went back to its queue
-        end.commit(Effects(sender.backend, settlement=settlement, messages=end.successors))
+        end.commit(sender.backend.new_effects(settlement=settlement, messages=end.successors))
 
 
 def _settlement(state: str | None, retval: Any, tag: str) -> Settlement | None:
