@@ -9,7 +9,7 @@ from tempfile import gettempdir
 
 import click
 
-from benchmarks import machine, report, rows, scenarios  # noqa: F401 - importing scenarios registers them
+from benchmarks import compare, machine, report, rows, scenarios  # noqa: F401 - importing scenarios registers them
 from benchmarks.bench import SCENARIOS
 from benchmarks.rows import Run
 
@@ -48,8 +48,8 @@ def main(
     click.echo(f"\n{report.peers_table(run)}\n")
     slower = False
     if base:
-        found = report.changes(base, run)
-        click.echo(report.comparison(found, tolerance))
+        found = compare.changes(base, run)
+        click.echo(compare.comparison(found, tolerance))
         slower = any(change.factor > tolerance for change in found)
     sys.exit(1 if failed or slower else 0)
 

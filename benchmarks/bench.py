@@ -177,3 +177,11 @@ def scenario(name: str, title: str, *, grows_with: str = "") -> Callable[[Measur
         return run
 
     return register
+
+
+def arrange(order: Sequence[str]) -> None:
+    """Put scenarios in this order; those that it does not name come after."""
+    named = {name: SCENARIOS.pop(name) for name in order}
+    others = dict(SCENARIOS)
+    SCENARIOS.clear()
+    SCENARIOS.update(named | others)

@@ -120,11 +120,11 @@ class Run:
     """What is needed to repeat the run."""
     sections: list[Section] = field(default_factory=list)
 
-    def find(self, scenario: str, work: str, peer: str, x: float | None = None) -> Row | None:
-        """Return the row of a peer if it was measured."""
+    def find(self, scenario: str, work: str, peer: str, x: float | None = None, *, missing: bool = False) -> Row | None:
+        """Return the row of a peer if it was measured; ``missing``: or if it says why it was not."""
         for section in self.sections:
             for row in section.rows:
-                if section.name == scenario and row.place == (work, x, peer) and not row.missing:
+                if section.name == scenario and row.place == (work, x, peer) and (missing or not row.missing):
                     return row
         return None
 

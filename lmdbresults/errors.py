@@ -7,6 +7,7 @@ setting or file, its present value and the cure.
 __all__ = [
     "AccessDenied",
     "ChordError",
+    "ChordsInFlight",
     "ConfigurationError",
     "ContentDisallowed",
     "DecodeError",
@@ -165,6 +166,10 @@ class QueueFull(StoreError):
 
 class NotACounter(StoreError, ValueError):
     """Raised when ``incr`` finds a value that is not a decimal 64-bit integer."""
+
+
+class ChordsInFlight(StoreError):
+    """Raised when results are to be copied to where the open chords beside them cannot go."""
 
 
 class RecordDamaged(StoreError):

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,9 +15,12 @@ pytest.importorskip("click")
 from click.testing import CliRunner
 
 from benchmarks import __main__ as suite
-from benchmarks import picture, report, rows, scenarios
+from benchmarks import bench, compare, front, report, rows, scenarios
 from benchmarks.bench import SCENARIOS
+from benchmarks.peers import frameworks
+from benchmarks.pictures import charts
 from benchmarks.rows import BARE, CLASSES, OWN, Row, Run, Section
+from benchmarks.scenarios.broker import round_trips
 
 #: Celery's Redis backend uses methods that redis-py has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")
@@ -85,23 +90,23 @@ def made_up(factor: float = 1.0) -> Run:
 
 
 def test_runs_are_compared_by_the_ratio_to_bare_lmdb():
-    found = report.changes(made_up(), made_up(factor=2.0))
+    found = compare.changes(made_up(), made_up(factor=2.0))
     assert [(change.row.peer, change.factor) for change in found] == [(OWN, 2.0)]
-    assert "1 of 1 rows" in report.comparison(found, tolerance=1.5)
-    assert "0 of 1 rows" in report.comparison(found, tolerance=2.5)
+    assert "1 of 1 rows" in compare.comparison(found, tolerance=1.5)
+    assert "0 of 1 rows" in compare.comparison(found, tolerance=2.5)
 
 
 def test_a_slower_machine_is_not_a_regression():
     run = made_up()
     slow = tuple(replace(row, median=row.median * 7) for row in run.sections[0].rows)
-    found = report.changes(made_up(), Run(run.header, run.settings, [replace(run.sections[0], rows=slow)]))
+    found = compare.changes(made_up(), Run(run.header, run.settings, [replace(run.sections[0], rows=slow)]))
     assert [change.factor for change in found] == [1.0]
 
 
 def test_runs_without_common_rows_cannot_be_compared():
     other = Run({}, {}, [replace(made_up().sections[0], name="get")])
     with pytest.raises(ValueError, match="in common"):
-        report.changes(made_up(), other)
+        compare.changes(made_up(), other)
 
 
 def test_a_run_is_the_same_after_writing_and_reading(tmp_path):
@@ -157,13 +162,64 @@ def published_run() -> Run:
     return rows.merged([rows.read(source) for source in report.published()])
 
 
-def test_the_published_picture_matches_the_published_figures():
-    assert picture.digest(published_run()) in report.PICTURE.read_text()
+def test_the_published_pictures_match_the_published_figures():
+    for path, text in report.pictures(published_run()).items():
+        assert path.read_text() == text, f"run python -m benchmarks.report: {path}"
 
 
-def test_the_picture_is_drawn_from_any_run(tmp_path):
-    picture.draw(made_up(), tmp_path / "expired.svg")
-    assert "expired" in (tmp_path / "expired.svg").read_text()
+def test_a_run_without_the_rows_of_a_picture_has_no_such_picture():
+    drawn = charts.drawn(made_up())
+    assert "celery" not in drawn
+
+
+def trips(own: float | None, other: float) -> Run:
+    def row(peer: str, median: float | None) -> Row:
+        missing = "" if median else "not within 5 s"
+        return Row(work="round trip", peer=peer, configuration="", durability="bounded", median=median, missing=missing)
+
+    found = (row(f"{OWN}, checkpoint", own), row("Redis, everysec", other), row("SQLite", 800_000.0))
+    return Run(HEADER, {"mode": "short"}, [Section(name="broker", title="Broker", rows=found)])
+
+
+def test_the_title_of_a_picture_says_its_figures():
+    assert (
+        charts.drawn(trips(1_700.0, 3_100.0))["frameworks"].title == "One task, there and back: 1.7 ms against 3.1 ms"
+    )
+
+
+def test_a_picture_says_that_a_bar_is_cut_and_why_there_is_none():
+    assert charts.CUT in charts.drawn(trips(1_700.0, 3_100.0))["celery"].render()
+    assert charts.CUT not in charts.drawn(trips(100_000.0, 300_000.0))["celery"].render()
+    assert "celery" not in charts.drawn(trips(None, 3_100.0))
+
+
+def test_a_new_scenario_needs_no_place_in_the_order(monkeypatch):
+    first, second = list(SCENARIOS)[:2]
+    monkeypatch.setattr(
+        bench, "SCENARIOS", {"new": SCENARIOS[first], first: SCENARIOS[first], second: SCENARIOS[second]}
+    )
+    bench.arrange([second, first])
+    assert list(bench.SCENARIOS) == [second, first, "new"]
+
+
+@pytest.mark.parametrize("peer", frameworks.EVERY, ids=lambda peer: peer.name)
+def test_other_frameworks_return_what_their_tasks_return(peer, tmp_path):
+    with TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:  # pytest's path is too long for a socket
+        peer.serve(Path(folder), stack)
+        client = peer.open(Path(folder))
+        stack.enter_context(client.worker())
+        assert len(round_trips(client, 1)) == 1
+
+
+def test_results_in_the_database_of_django_are_those_that_were_stored(tmp_path):
+    code = (
+        "import sys; from contextlib import ExitStack; from pathlib import Path; from random import Random\n"
+        "from benchmarks.peers import base, django\n"
+        "with ExitStack() as stack:\n"
+        "    django.RESULTS.serve(Path(sys.argv[1]), stack)\n"
+        "    base.check(django.RESULTS.open(Path(sys.argv[1])), Random(1))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=60, check=True)
 
 
 def test_the_scenarios_of_a_later_run_replace_those_of_the_first():
@@ -173,11 +229,11 @@ def test_the_scenarios_of_a_later_run_replace_those_of_the_first():
     assert run.sections[0].about == {"load": "much"}
 
 
-def test_the_table_of_the_readme_matches_the_published_figures():
+def test_the_readme_matches_the_published_figures():
     text = report.README.read_text()
-    assert text == report.readme(text, published_run())
+    assert text == front.filled(text, published_run())
 
 
-def test_a_readme_without_a_place_for_the_table_is_not_changed():
+def test_a_readme_without_a_place_for_the_figures_is_not_changed():
     with pytest.raises(ValueError, match="has no"):
-        report.readme("# No place\n", made_up())
+        front.filled("# No place\n", made_up())

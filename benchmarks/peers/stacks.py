@@ -14,8 +14,8 @@ from typing import Any, Final
 from celery import Celery
 from celery.signals import worker_ready
 
-from benchmarks.peers import celery
-from benchmarks.peers.base import RESULT, Peer, in_each_durability, require
+from benchmarks.peers import celery, django
+from benchmarks.peers.base import PATIENCE, RESULT, Peer, in_each_durability, require
 from benchmarks.rows import DISK, KILL
 from benchmarks.servers import celery_worker
 
@@ -45,6 +45,14 @@ class Stack:
         url = f"lmdb://{folder}/celery.lmdb?durability={options['durability']}"
         return Celery("benchmark", broker=url, backend=url, set_as_current=False)
 
+    def send(self, number: int) -> Any:
+        """Send a task."""
+        return self.app.tasks["answer"].delay(number)
+
+    def result(self, sent: Any) -> Any:
+        """Wait for the result of a task."""
+        return sent.get(timeout=PATIENCE)
+
     def served(self) -> float:
         """Return the seconds of processor time that a server has taken so far."""
         return 0.0
@@ -72,11 +80,7 @@ class OnRedis(Stack):
         return results.open(folder, settings=settings).app
 
     def served(self) -> float:
-        from redis import Redis
-
-        with Redis(unix_socket_path=str(self.folder / "redis.sock")) as client:
-            about = client.info("cpu")
-        return float(about["used_cpu_sys"] + about["used_cpu_user"])
+        return redis_cpu(self.folder)
 
 
 class OnFiles(Stack):
@@ -103,6 +107,15 @@ class OnSQLite(Stack):
         return Celery("benchmark", broker=broker, backend=results, set_as_current=False)
 
 
+def redis_cpu(folder: Path) -> float:
+    """Return the seconds of processor time that the server in a folder has taken so far."""
+    from redis import Redis
+
+    with Redis(unix_socket_path=str(folder / "redis.sock")) as client:
+        about = client.info("cpu")
+    return float(about["used_cpu_sys"] + about["used_cpu_user"])
+
+
 def on_redis(results: Peer, about_results: str, **changes: Any) -> Peer:
     """Return the peer with Redis as the broker."""
     configuration = f"redis+socket:// as the broker; results in {about_results}"
@@ -114,7 +127,9 @@ EVERY = (
     *OURS,
     on_redis(celery.REDIS, "it, nothing written to disk"),
     on_redis(celery.REDIS_EVERYSEC, "it, appendonly, appendfsync everysec"),
+    on_redis(celery.REDIS_ALWAYS, "it, appendonly, appendfsync always"),
     on_redis(celery.NONE, celery.NONE.configuration, name="Redis, results in lmdb://"),
+    on_redis(django.RESULTS, django.RESULTS.configuration, name="Redis, results in Django"),
     Peer(
         name="filesystem", configuration="filesystem:// as the broker, results in file://", durability=KILL,
         client=OnFiles,

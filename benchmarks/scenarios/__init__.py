@@ -1,13 +1,16 @@
-"""The scenarios, in the order in which they run. Importing a module registers its scenarios."""
+"""The scenarios; what users feel comes first. A module beside this one is imported, and registers its scenarios."""
 
-# isort: off
-from benchmarks.scenarios import steady  # noqa: F401
-from benchmarks.scenarios import one_result  # noqa: F401
-from benchmarks.scenarios import many_results  # noqa: F401
-from benchmarks.scenarios import wakeups  # noqa: F401
-from benchmarks.scenarios import chords  # noqa: F401
-from benchmarks.scenarios import processes  # noqa: F401
-from benchmarks.scenarios import sweep  # noqa: F401
-from benchmarks.scenarios import sizes  # noqa: F401
-from benchmarks.scenarios import broker  # noqa: F401
-from benchmarks.scenarios import worker  # noqa: F401
+from importlib import import_module
+from pkgutil import iter_modules
+
+from benchmarks import bench
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+#: The order in which scenarios run and are shown. One that is not listed comes last.
+ORDER = (
+    "broker", "worker", "steady", "get", "wakeups", "chords", "get_many", "startup", "store", "progress", "sustained",
+    "mixed", "checkpoint-latency", "groups", "large", "growth", "sweep", "disk", "memory", "idle", "plain", "bytes",
+)  # fmt: skip
+bench.arrange(ORDER)

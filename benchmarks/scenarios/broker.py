@@ -1,4 +1,4 @@
-"""Brokers: a client, real Celery workers (prefork, two processes), and the results, as a project uses them."""
+"""What users feel: a client, real workers (prefork, two processes), and results, as a project uses them."""
 
 import os
 import signal
@@ -13,46 +13,59 @@ from celery import chord
 from benchmarks import measure
 from benchmarks.bench import Bench, Field, scenario
 from benchmarks.measure import Block, Key
-from benchmarks.peers import stacks
-from benchmarks.peers.base import RESULT, Peer
+from benchmarks.peers import frameworks, stacks
+from benchmarks.peers.base import PATIENCE, RESULT, Peer
 from benchmarks.rows import Row, with_ratios
 from benchmarks.servers import used_cpu, wake_ups
 
-PATIENCE = 60.0
 #: Seconds after which a killed worker's task is given up.
 REDELIVERY = 5.0
 #: Tasks of a chord.
 CHORD = 500
 #: Stacks that look for tasks once a second,
 POLLING = "filesystem", "SQLite"
-#: or for results.
-SLOW = *POLLING, "file://", "SQLite, OFF"
+#: or for results: one round trip in a round is enough.
+SLOW = *POLLING, "file://", "SQLite, OFF", "Redis, results in Django", "huey, SQLite"
+
+TASKS, TRIP, CHORDS, KILLED = "tasks a second", "round trip", f"chord of {CHORD}", "redelivery after kill -9"
 
 
 @scenario(
     "broker",
-    "Celery with a broker and results: delay() to get(); a chord; inspect ping; publish, for each message; drain a "
-    "full queue, and end to end, for each task; a worker with nothing to do, % of a core; kill -9 of the worker of "
-    "an acks_late task, until the task runs elsewhere. CPU is that of the client or the workers, and of the server",
+    "Celery with broker and results, beside other frameworks: send tasks while a worker runs them, and get all their "
+    "results, the time is for each task; delay() to get(); a chord from its call to the result of its body; kill -9 of "
+    "the worker of an acks_late task, until the task runs elsewhere; publish, for each message; drain a full queue, "
+    "for each task; inspect ping; a worker with nothing to do, % of a core. CPU is that of the client or the workers, "
+    "and of the server",
 )
 def broker(bench: Bench) -> list[Row]:
-    field, clients, workers = with_workers(bench, stacks.EVERY)
+    field, clients, workers = with_workers(bench, (*stacks.EVERY, *frameworks.EVERY))
     count = bench.size(5, 300, 1_000)
+    celery = {name: client for name, client in clients.items() if isinstance(client, stacks.Stack)}
     blocks: dict[Key, Block] = {}
     for name, client in clients.items():
-        blocks[Key(name, "delay() to get()")] = partial(round_trips, client, bench.size(2, 20, 50))
-        if name not in POLLING:
-            size = bench.size(5, CHORD, CHORD)
-            blocks[Key(name, f"chord of {size}")] = partial(_chord, client, size)
+        blocks[Key(name, TRIP)] = partial(round_trips, client, bench.size(2, 20, 50))
+        if name in celery and name not in POLLING:
+            blocks[Key(name, CHORDS)] = partial(_chord, client, bench.size(5, CHORD, CHORD))
             blocks[Key(name, "inspect ping")] = partial(measure.time_each, _ping, [client] * bench.size(1, 5, 20))
     rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 20), warm_up=False))
     found: dict[Key, dict[str, Any]] = {}
     for work, measured in WORKS.items():
-        for name in bench.rng.sample(list(clients), len(clients)):
+        names = list(clients if work == TASKS else celery)
+        for name in bench.rng.sample(names, len(names)):
             bench.step(f"{work}, {name}")
             found[Key(name, work)] = measured(bench, clients[name], workers[name], count)
-    ordered = {Key(name, work): found[Key(name, work)] for work in WORKS for name in clients}
-    return rows + with_ratios(field.table(ordered), lambda row: row.cpu or row.median)
+    ordered = {
+        Key(name, work): found[Key(name, work)] for work in WORKS for name in clients if Key(name, work) in found
+    }
+    rows += with_ratios(field.table(ordered), _effort)
+    order = [TASKS, TRIP, CHORDS, KILLED, *WORKS]
+    return sorted(rows, key=lambda row: order.index(row.work) if row.work in order else len(order))
+
+
+def _effort(row: Row) -> float | None:
+    """Return what the rows of a work are compared by: a stream of tasks by its pace, other work by processor time."""
+    return row.median if row.work == TASKS else row.cpu or row.median
 
 
 def with_workers(bench: Bench, peers: Iterable[Peer]) -> tuple[Field, dict[str, Any], dict[str, int]]:
@@ -67,7 +80,11 @@ def with_workers(bench: Bench, peers: Iterable[Peer]) -> tuple[Field, dict[str, 
 
 
 def _round_trip(client: Any, number: int) -> None:
-    if client.app.tasks["answer"].delay(number).get(timeout=PATIENCE) != RESULT:
+    _check(client, client.result(client.send(number)))
+
+
+def _check(client: Any, result: Any) -> None:
+    if result != RESULT:
         raise RuntimeError(f"{client.about.name}: the client did not get what the task returned")
 
 
@@ -92,9 +109,19 @@ def _ping(client: Any) -> None:
         raise RuntimeError(f"{client.about.name}: no worker answered")
 
 
-# -- processor time ----------------------------------------------------------------------------------------------------
+# -- a stream of tasks, and processor time -----------------------------------------------------------------------------
 
 Figures = dict[str, Any]
+
+
+def _tasks(bench: Bench, client: Any, worker: int, count: int) -> Figures:
+    """Send tasks while a worker runs them, and get all results."""
+    used, start = used_cpu(worker) + client.served() + time.process_time(), time.perf_counter()
+    for sent in [client.send(number) for number in range(count)]:
+        _check(client, client.result(sent))
+    seconds = time.perf_counter() - start
+    used = used_cpu(worker) + client.served() + time.process_time() - used
+    return {"median": seconds * 1e6 / count, "cpu": used * 1e6 / count, "rate": count / seconds}
 
 
 def _publish(bench: Bench, client: Any, worker: int, count: int) -> Figures:
@@ -110,21 +137,12 @@ def _publish(bench: Bench, client: Any, worker: int, count: int) -> Figures:
 def _drain(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     """Send tasks to a worker that is stopped, and let it go on."""
     os.killpg(worker, signal.SIGSTOP)
-    sent = [client.app.tasks["answer"].delay(number) for number in range(count)]
+    sent = [client.send(number) for number in range(count)]
     used, start = used_cpu(worker) + client.served(), time.perf_counter()
     os.killpg(worker, signal.SIGCONT)
     _wait(sent)
     seconds = time.perf_counter() - start
     used = used_cpu(worker) + client.served() - used
-    return {"median": seconds * 1e6 / count, "cpu": used * 1e6 / count, "rate": count / seconds}
-
-
-def _end_to_end(bench: Bench, client: Any, worker: int, count: int) -> Figures:
-    """Send tasks while a worker runs them, and wait for the last."""
-    used, start = used_cpu(worker) + client.served() + time.process_time(), time.perf_counter()
-    _wait([client.app.tasks["answer"].delay(number) for number in range(count)])
-    seconds = time.perf_counter() - start
-    used = used_cpu(worker) + client.served() + time.process_time() - used
     return {"median": seconds * 1e6 / count, "cpu": used * 1e6 / count, "rate": count / seconds}
 
 
@@ -140,7 +158,7 @@ def _wait(sent: list[Any]) -> None:
 
 def _idle(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     """Leave a worker alone."""
-    seconds = bench.size(0.2, 5.0, 30.0)
+    seconds = bench.size(0.2, 3.0, 5.0)
     used, woken = used_cpu(worker) + client.served(), wake_ups(worker)
     time.sleep(seconds)
     used, woken = used_cpu(worker) + client.served() - used, wake_ups(worker) - woken
@@ -157,7 +175,7 @@ def _kill(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     os.killpg(worker, signal.SIGKILL)
     with ExitStack() as stack:
         busy = stack.enter_context(client.worker())
-        for number in range(bench.size(1, 5, 30)):
+        for number in range(bench.size(1, 3, 15)):
             path = client.folder / f"held-{number}"
             client.app.tasks["hold"].delay(str(path))
             stacks.wait_for(path)
@@ -174,9 +192,9 @@ def _kill(bench: Bench, client: Any, worker: int, count: int) -> Figures:
 
 
 WORKS: dict[str, Callable[[Bench, Any, int, int], Figures]] = {
+    TASKS: _tasks,
     "publish": _publish,
     "drain": _drain,
-    "end to end": _end_to_end,
     "idle": _idle,
-    "kill -9": _kill,
+    KILLED: _kill,
 }

@@ -10,9 +10,9 @@ from celery import group
 from benchmarks.bench import Bench, scenario
 from benchmarks.measure import Block, Key
 from benchmarks.peers import stacks
-from benchmarks.peers.base import RESULT
+from benchmarks.peers.base import PATIENCE, RESULT
 from benchmarks.rows import Row
-from benchmarks.scenarios.broker import PATIENCE, round_trips, with_workers
+from benchmarks.scenarios.broker import round_trips, with_workers
 
 
 @scenario(

@@ -6,6 +6,7 @@ import click
 
 from lmdbresults.cli.backup import backup
 from lmdbresults.cli.check import check
+from lmdbresults.cli.copy import copy
 from lmdbresults.cli.doctor import doctor
 from lmdbresults.cli.output import say
 from lmdbresults.cli.queues import queues
@@ -36,5 +37,5 @@ def commands() -> None:
     """
 
 
-for command in (backup, check, doctor, queues, rewrite, salvage, stats):
+for command in (backup, check, copy, doctor, queues, rewrite, salvage, stats):
     commands.add_command(command)

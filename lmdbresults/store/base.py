@@ -6,7 +6,7 @@ to ask for with `isinstance`, such as `Sweepable`.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import TracebackType
@@ -28,6 +28,7 @@ __all__ = [
     "Measurable",
     "Progress",
     "ReadTransaction",
+    "Replacing",
     "Skimmable",
     "Store",
     "Subscription",
@@ -132,6 +133,11 @@ class Store(WriteTransaction):
 
     def ttl(self, key: bytes) -> float | None:
         return self.view(lambda txn: txn.ttl(key))
+
+    def ttls(self, keys: Iterable[bytes]) -> list[float | None]:
+        """Return for many keys, in their order, what `ttl` returns for one."""
+        wanted = list(keys)
+        return self.view(lambda txn: [txn.ttl(key) for key in wanted])
 
     def now(self) -> float:
         return self.view(lambda txn: txn.now())
@@ -250,6 +256,17 @@ class Durable(Protocol):
 
     def flush(self) -> None:
         """Return once everything written so far survives a power failure. Raises `StoreError` if the disk fails."""
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A store of a server, which can write many values at once, each only if it is as it was read."""
+
+    def replace_many(self, writes: Sequence[tuple[bytes, bytes | None, bytes, float | None]]) -> list[bool]:
+        """Store values whose keys have the expected ones; return for each whether it was stored.
+
+        A write is key, expected value (None: there is none), value and seconds to live.
+        """
 
 
 @runtime_checkable

@@ -24,11 +24,13 @@ from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 __all__ = [
     "CLAIMED",
     "ENDED",
+    "HEAD_BYTES",
     "OPEN",
     "Head",
     "Part",
     "add_claim",
     "head_ttl",
+    "is_head",
     "name_of",
     "new_head",
     "order_of",
@@ -96,6 +98,17 @@ def read_head(txn: ReadTransaction, key: bytes) -> Head | None:
         return None
     *known, owner = msgpack.unpackb(data)
     return Head._make((*known, Owner(*owner)))
+
+
+#: How many bytes `is_head` needs.
+HEAD_BYTES: Final = 2
+#: How a packed head begins: so many fields, of which the first is text of eight letters. No other record does.
+_HEAD_BEGINS: Final = bytes((0x90 + len(Head._fields), 0xA0 + 8))
+
+
+def is_head(beginning: bytes) -> bool:
+    """Return whether a record of a chord is its head, by its first bytes."""
+    return beginning[:HEAD_BYTES] == _HEAD_BEGINS
 
 
 def write_head(txn: WriteTransaction, key: bytes, head: Head, ttl: float | None) -> None:

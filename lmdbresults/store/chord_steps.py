@@ -37,6 +37,7 @@ __all__ = [
     "ResultRecord",
     "Run",
     "add_more",
+    "adopt",
     "clear",
     "end",
     "has_ended",
@@ -127,6 +128,29 @@ def open_chord(
     for what, value in (("body", body), ("header", header), ("renewed", b"")):
         if value is not None:
             txn.set(name_of(key, head.run, what), value, record_ttl(ttl))
+
+
+def adopt(
+    txn: WriteTransaction,
+    store: Liveness,
+    key: bytes,
+    ttl: float | None,
+    *,
+    size: int | None = None,
+    body: bytes | None = None,
+    header: bytes | None = None,
+) -> bool:
+    """Open a chord unless it is there; return whether it was not. Complete one that a part has opened."""
+    head = read_head(txn, key)
+    if head is None:
+        open_chord(txn, store, key, ttl, size=size, body=body, header=header)
+        return True
+    if head.state == OPEN:
+        write_head(txn, key, head._replace(size=max(size or 0, head.size or 0) or None), ttl)
+        for what, value in (("body", body), ("header", header)):
+            if value is not None:
+                txn.add(name_of(key, head.run, what), value, record_ttl(ttl))
+    return False
 
 
 def set_size(

@@ -1,10 +1,11 @@
 """Chords as operations of a store: what backends call, whichever engine keeps them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
 from lmdbresults.store import chord_steps as steps
-from lmdbresults.store.chord_records import Part
+from lmdbresults.store.chord_records import HEAD_BYTES, Head, Part, is_head, read_head
 from lmdbresults.store.chord_steps import Claim, Liveness, PartOutcome, ResultRecord, Run
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
@@ -23,6 +24,9 @@ class _Transactional(Liveness, Protocol):
 
     def update(self, operation: Callable[[WriteTransaction], Result]) -> Result:
         """See `lmdbresults.store.base.Store.update`."""
+
+    def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """See `ReadTransaction.scan`."""
 
 
 class TransactionalChords:
@@ -49,6 +53,32 @@ class TransactionalChords:
         self._store.update(
             lambda txn: steps.open_chord(txn, self._store, key, ttl, size=size, body=body, header=header)
         )
+
+    def adopt(
+        self,
+        key: bytes,
+        ttl: float | None,
+        *,
+        size: int | None = None,
+        body: bytes | None = None,
+        header: bytes | None = None,
+    ) -> bool:
+        """Open a chord that another store has opened, unless it is here; return whether it was not.
+
+        An open one is completed: it waits for at least ``size`` parts, and gets the body and the header that it lacks
+        because a part has returned before.
+        """
+        return self._store.update(
+            lambda txn: steps.adopt(txn, self._store, key, ttl, size=size, body=body, header=header)
+        )
+
+    def in_flight(self, prefix: bytes) -> Iterator[tuple[bytes, Head]]:
+        """Yield the keys that begin with ``prefix`` and belong to chords, with their heads: of ended ones as well."""
+        for key, beginning in self._store.scan(prefix, head=HEAD_BYTES):
+            if is_head(beginning):
+                head = self._store.view(partial(read_head, key=key))
+                if head is not None:
+                    yield key, head
 
     def set_size(
         self, key: bytes, size: int, ttl: float | None, claims_key: bytes, *, at_least: bool = False
