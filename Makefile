@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types imports bench clean
+.PHONY: help demo test lint types imports docs bench clean
 
 help:
 	@echo "make demo   real Celery workers, no server: one file is broker and result backend; some are killed"
 	@echo "make test   every test that needs no server"
 	@echo "make lint   ruff;  make types   mypy --strict;  make imports   the layers of the package"
+	@echo "make docs   the documentation as a site, in build/site"
 	@echo "make bench  the benchmarks, in minutes"
 
 demo: $(VENV)/.for-demo
@@ -27,6 +28,9 @@ types: $(VENV)/.for-dev
 imports: $(VENV)/.for-dev
 	$(BIN)/lint-imports --no-cache
 
+docs: $(VENV)/.for-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c site -d build/doctrees . build/site
+
 bench: $(VENV)/.for-bench
 	$(BIN)/python -m benchmarks
 
@@ -36,6 +40,10 @@ $(VENV)/.for-demo: setup.cfg pyproject.toml | $(VENV)
 
 $(VENV)/.for-dev: setup.cfg pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.for-docs: setup.cfg pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.for-bench: setup.cfg pyproject.toml | $(VENV)

@@ -1,4 +1,4 @@
-"""Task results in one LMDB file, without a server: a store, and a result backend for Celery."""
+"""Celery without a server: broker and results in one LMDB file, and a plain store for everything else."""
 
 from lmdbresults import errors, states
 from lmdbresults.app import App

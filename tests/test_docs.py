@@ -1,5 +1,6 @@
 """README and docs: examples run, and names match the code."""
 
+import configparser
 import dataclasses
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.processes import run_script
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = ROOT / "docs" / "design"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def python_blocks(text: str) -> list[str]:
@@ -46,20 +47,23 @@ def test_the_readme_has_examples():
     assert len(python_blocks(README)) >= 2
 
 
-def test_the_readme_shows_the_pool_example():
-    shown = python_blocks(README)[-1]
-    assert (ROOT / "examples" / "pool.py").read_text().endswith(shown)
+def test_the_page_of_plain_processes_shows_the_pool_example():
+    example = (ROOT / "examples" / "pool.py").read_text()
+    assert any(example.endswith(block) for block in python_blocks((ROOT / "docs" / "start" / "plain.md").read_text()))
 
 
-def test_every_make_target_of_the_readme_exists():
+def test_every_make_target_that_a_page_names_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    named = set(
+        re.findall(r"(?:`|^)make ([a-z-]+)(?=`|$)", "".join(page.read_text() for page in PAGES), flags=re.MULTILINE)
+    )
     assert named
     assert named <= targets
 
 
-def test_the_option_table_of_the_readme_is_complete():
-    described = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
+def test_the_table_of_options_is_complete():
+    page = (ROOT / "docs" / "reference" / "options.md").read_text()
+    described = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
     given_in_urls = {field.name for field in dataclasses.fields(Options)} - {"path", "clock"}
     assert described == given_in_urls
 
@@ -80,6 +84,19 @@ def anchors_in(page: Path) -> set[str]:
     """Return the anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_navigation_of_the_site_has_every_page():
+    named = set(re.findall(r"</([^>]+)>", (ROOT / "site" / "navigation.md").read_text()))
+    assert named | {"docs/index"} == {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES}
+
+
+def test_every_extra_that_a_page_names_exists():
+    pages = "".join(page.read_text() for page in PAGES)
+    named = {extra for extras in re.findall(r"lmdbresults\[([\w,]+)\]", pages) for extra in extras.split(",")}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert named <= set(setup["options.extras_require"])
 
 
 def test_the_design_links_to_all_of_its_pages():

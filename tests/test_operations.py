@@ -1,4 +1,4 @@
-"""docs/operations.md: commands print the shown output, configurations are valid, names exist."""
+"""docs/operations.md and its neighbours: commands print the shown output, configurations are valid, names exist."""
 
 import configparser
 import os
@@ -16,11 +16,12 @@ from lmdbresults import errors, open_store
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "operations.md").read_text()
+GUIDES = ROOT / "docs" / "guides"
 FOLDERS = ("/var/lib/app", "/var/backups")
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", TEXT, flags=re.DOTALL)
+def blocks(kind: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands_and_outputs() -> Iterator[tuple[str, str]]:
@@ -74,7 +75,7 @@ def test_every_named_command_exists(run):
 
 
 def test_the_systemd_unit_is_valid(tmp_path: Path):
-    (unit,) = blocks("ini")
+    (unit,) = blocks("ini", (GUIDES / "systemd.md").read_text())
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(unit)
     assert parser["Service"]["StateDirectory"] == "app"
@@ -89,12 +90,13 @@ def test_the_systemd_unit_is_valid(tmp_path: Path):
 
 def test_the_containers_share_pid_namespace_volumes_and_user():
     yaml = pytest.importorskip("yaml")
-    services = yaml.safe_load(*blocks("yaml"))["services"]
+    services = yaml.safe_load(*blocks("yaml", (GUIDES / "containers.md").read_text()))["services"]
     assert services["web"]["pid"] == "service:worker"
     assert services["web"]["volumes"] == services["worker"]["volumes"]
     assert services["web"]["user"] == services["worker"]["user"]
 
 
 def test_every_named_error_exists():
-    named = set(re.findall(r"`([A-Z]\w+[a-z])`", re.sub(r"`(KillMode|MemoryMax|LimitAS|Runtime\w+)[^`]*`", "", TEXT)))
+    text = TEXT + (ROOT / "docs" / "faq.md").read_text().split("## Messages")[0]
+    named = set(re.findall(r"`([A-Z]\w+[a-z])`", text))
     assert named <= {*errors.__all__, *lmdbresults.__all__}

@@ -88,7 +88,7 @@ def test_it_is_not_the_current_one_afterwards():
 
 
 def test_the_project_of_the_page_and_another_one_pass(tmp_path: Path):
-    files = dict(re.findall(r'```python title="([^"]+)"\n(.*?)```', PAGE, flags=re.DOTALL))
+    files = dict(re.findall(r"```python\n# ([\w/]+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
     files = {**files, "tests/test_more.py": MORE, "tests/test_new.py": NEW, "pytest.ini": "[pytest]\npythonpath = .\n"}
     for name, text in files.items():
         file = tmp_path / name

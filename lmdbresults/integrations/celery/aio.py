@@ -1,4 +1,4 @@
-"""Celery's results in an event loop, where `AsyncResult.get` would block it.
+"""Celery's results in an event loop, where `AsyncResult.get` would block it::
 
     from lmdbresults.integrations.celery import aio
 
