@@ -7,12 +7,13 @@ from setuptools import setup
 
 
 def without_relative_links(text: str) -> str:
-    """Return Markdown in which links to files of the source distribution are plain text."""
+    """Return Markdown in which links to files of the source distribution are plain text, without their pictures."""
 
     def plain(link: "re.Match[str]") -> str:
         label, path = link[1], link[2].partition("#")[0]
         return label if label.strip("`") == path else f"{label} ({path})"
 
+    text = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]+\)\n*", "", text)
     return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", plain, text)
 
 

@@ -23,19 +23,6 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("example", python_blocks(README), ids=lambda block: block.strip().splitlines()[0])
-def test_every_python_example_of_the_readme_runs_twice(example, tmp_path):
-    """In subprocesses, as a Celery app becomes the current one of its process."""
-    if "celery" in example:
-        pytest.importorskip("celery")
-    code = (
-        "import os, sys; os.chdir(sys.argv[2]); exec(compile(sys.argv[1], 'README.md', 'exec'), {'__name__': 'readme'})"
-    )
-    for _ in range(2):
-        done = run_script(code, example, tmp_path)
-        assert done.returncode == 0, done.stderr
-
-
 def test_the_broker_page_shows_a_valid_app(tmp_path):
     pytest.importorskip("celery")
     for example in python_blocks((ROOT / "docs" / "broker.md").read_text()):
@@ -43,8 +30,8 @@ def test_the_broker_page_shows_a_valid_app(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_examples():
-    assert len(python_blocks(README)) >= 2
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 150
 
 
 def test_the_page_of_plain_processes_shows_the_pool_example():
