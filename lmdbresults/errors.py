@@ -37,6 +37,7 @@ __all__ = [
     "StoreClosed",
     "StoreError",
     "StoreFull",
+    "StoreUnavailable",
     "SymlinkRefused",
     "TargetExists",
     "TaskError",
@@ -44,6 +45,7 @@ __all__ = [
     "TooManyReaders",
     "UnknownOption",
     "UnknownSerializer",
+    "Unsupported",
     "WrongOwner",
 ]
 
@@ -83,7 +85,8 @@ class NotAFile(OpenError):
 
 
 class AccessDenied(OpenError, PermissionError):
-    """Raised when the process lacks permission for the file, its lock file or their folder."""
+    """Raised when the process lacks permission for the file, its lock file or their folder; or a server refuses access,
+    as with a wrong password."""
 
 
 class ReadOnlyPath(OpenError, PermissionError):
@@ -140,6 +143,13 @@ class StoreBusy(StoreError, TimeoutError):
     """Raised when another transaction has held the write lock for longer than ``lock_timeout``. Nothing was written."""
 
 
+class StoreUnavailable(StoreError, ConnectionError):
+    """Raised when the server of a store does not serve, although it was tried for as long as ``retry_timeout`` says.
+
+    What was to be written may have been written, if the connection was lost before the answer.
+    """
+
+
 class DiskFailed(StoreError, OSError):
     """Raised when an earlier fsync has failed, until that is repaired. Reads still work."""
 
@@ -162,6 +172,10 @@ class TargetExists(StoreError, FileExistsError):
 
 class QueueFull(StoreError):
     """Raised when a queue that refuses what exceeds its limits is full. Consume its messages, or raise the limits."""
+
+
+class Unsupported(StoreError, AttributeError):
+    """Raised when an engine lacks a capability, such as queues; ``hasattr`` returns False for it."""
 
 
 class NotACounter(StoreError, ValueError):

@@ -8,14 +8,14 @@ import pytest
 import lmdbresults
 from tests.support.processes import run_script
 
-FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine")
+FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine", "redis", "valkey")
 
 IMPORTS = """
 import sys
 
 sys.path.insert(0, sys.argv[1])
 import lmdbresults, lmdbresults.app, lmdbresults.backends, lmdbresults.results
-import lmdbresults.testing
+import lmdbresults.store.redis, lmdbresults.testing
 
 assert not set(sys.modules) & set(sys.argv[2:]), sorted(sys.modules)
 for name in sys.argv[2:]:

@@ -278,8 +278,6 @@ class Chords:
         if not now and self._clock() < self._look_again_at:
             return
         self._look_again_at = self._clock() + LOOK_AGAIN
-        if self._backend.store.get(self._claims_key) is None:
-            return
         for key in self._orphans():
             try:
                 with lease():

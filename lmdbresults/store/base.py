@@ -49,6 +49,9 @@ class Subscription(ABC):
     share a subscription, but only one at a time may call `receive` or `drain`.
     """
 
+    #: Seconds between two looks at least, for an engine that notices lost messages; see `lmdbresults.store.following`.
+    look_every: float = 0.0
+
     @abstractmethod
     def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
         """Follow some keys, then return their values as of a moment not before that, so no change is missed.
@@ -182,7 +185,7 @@ class Store(WriteTransaction):
 
     @cached_property
     def queues(self) -> TransactionalQueues:
-        """The queues of this store."""
+        """The queues of this store. An engine without them raises `Unsupported`, so ``hasattr`` returns False."""
         return TransactionalQueues(self)
 
     def owner(self) -> Owner:

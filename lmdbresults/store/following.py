@@ -98,7 +98,7 @@ class Hub:
         """
         if not self._followers:
             self._pause = 2 * FIRST_PAUSE
-            self._look_at = time.monotonic() + (LOOK_EVERY if self.subscription.fileno() >= 0 else FIRST_PAUSE)
+            self._look_at = time.monotonic() + (self._next_pause() if self.subscription.fileno() >= 0 else FIRST_PAUSE)
         follower.keys.update(keys)
         with self._lock:
             for key in keys:
@@ -161,7 +161,7 @@ class Hub:
 
     def _next_pause(self) -> float:
         if self.subscription.fileno() >= 0:
-            return LOOK_EVERY
+            return max(LOOK_EVERY, self.subscription.look_every)
         pause, self._pause = self._pause, min(self._pause * 2, LOOK_EVERY)
         return pause
 

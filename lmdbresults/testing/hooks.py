@@ -62,6 +62,18 @@ class Hooks:
         if not self.has_fake_clock:
             pytest.skip("the clock of this store cannot be set")
 
+    def needs_queues(self, store: Store) -> None:
+        """Skip a test of queues, or of waking one of many consumers, if the store has no queues."""
+        if not hasattr(store, "queues"):
+            pytest.skip(f"a {type(store).__name__} has no queues")
+
+    def lifetimes(self, store: Store, chord: bytes) -> list[float | None]:
+        """Return what `Store.ttl` returns for each record of a chord but its head.
+
+        A store that keeps chords in a way of its own overrides this.
+        """
+        return [store.ttl(key) for key, _ in store.scan() if key != chord]
+
     def about(self, seconds: float) -> Any:
         """Return what equals so many seconds, or somewhat less if time passes by itself."""
         return pytest.approx(seconds, rel=1e-6, abs=0.0 if self.has_fake_clock else 0.5 * self.second)

@@ -46,6 +46,7 @@ class QueueHooks(Hooks):
     @pytest.fixture
     def broker(self, store: Store) -> Store:
         """The store under test, with a queue."""
+        self.needs_queues(store)
         store.queues.declare("q")
         return store
 

@@ -246,6 +246,7 @@ class Waiting(Hooks):
         assert heard(store, subscription) == {b"topic"}
 
     def test_notify_of_one_reaches_one_subscription(self, store: Store) -> None:
+        self.needs_queues(store)
         subscriptions = [store.subscribe() for _ in range(4)]
         for subscription in subscriptions[:3]:
             subscription.add([b"topic"])
@@ -258,6 +259,7 @@ class Waiting(Hooks):
             subscription.close()
 
     def test_notify_of_one_reaches_each_in_turn(self, store: Store) -> None:
+        self.needs_queues(store)
         subscriptions = [store.subscribe() for _ in range(3)]
         for subscription in subscriptions:
             subscription.add([b"topic"])

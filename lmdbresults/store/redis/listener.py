@@ -1,0 +1,192 @@
+"""A thread that listens to the channels of one server, and comes back when the connection is lost.
+
+It subscribes again to all channels then, and once the server has confirmed them says that anything may have changed
+meanwhile. Under gevent and eventlet it is a greenlet.
+"""
+
+import threading
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+from lmdbresults.store.redis.driver import load_driver
+from lmdbresults.store.redis.nodes import Node
+from lmdbresults.store.redis.server import Patience
+
+__all__ = ["Hearer", "Listener"]
+
+#: Seconds of silence after which the server is asked whether it is still there, and given as long to answer.
+PING_AFTER: Final = 5.0
+#: Channels in one command.
+_BATCH: Final = 1000
+
+
+class Hearer(Protocol):
+    """What a listener tells what it hears."""
+
+    def heard(self, channel: bytes, message: bytes) -> None:
+        """Take a message."""
+
+    def fenced(self, number: int) -> None:
+        """Note that all messages before a fence have come."""
+
+    def missed(self) -> None:
+        """Note that messages may have been missed."""
+
+    def lost(self, listener: "Listener", channels: list[bytes]) -> None:
+        """Have channels listened to that the server of a listener has no more."""
+
+    def refused(self, error: Exception) -> None:
+        """Note that the server does not let this user listen."""
+
+
+class Listener:
+    """The channels of one server that one subscription follows. Threads may share it."""
+
+    def __init__(self, node: Node, hearer: Hearer, is_sharded: bool) -> None:
+        self._node = node
+        self._hearer = hearer
+        self._subscribe, self._unsubscribe = (
+            (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if is_sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
+        )
+        #: Guards what follows, and what is sent.
+        self._changed = threading.Condition(threading.RLock())
+        self._connection: Any = None
+        self._wanted: dict[bytes, None] = {}
+        self._confirmed: set[bytes] = set()
+        #: Whether messages may have been missed, which is told once all channels are confirmed.
+        self._has_missed = False
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="lmdbresults-listener", daemon=True)
+        self._thread.start()
+
+    # -- called by any thread ------------------------------------------------------------------------------------
+
+    def add(self, channels: Iterable[bytes], timeout: float) -> None:
+        """Listen to channels. Return once the server has confirmed that, or after ``timeout`` seconds."""
+        with self._changed:
+            new = [channel for channel in channels if channel not in self._wanted]
+            self._wanted.update(dict.fromkeys(new))
+            self._send_all(self._subscribe, new)
+            if timeout:
+                self._changed.wait_for(lambda: self._is_closed or self._confirmed.issuperset(new), timeout)
+
+    def take_over(self, channels: Iterable[bytes]) -> None:
+        """Listen to channels that another server had; what was missed meanwhile is looked at."""
+        with self._changed:
+            self._has_missed = True
+            self.add(channels, 0)
+
+    def remove(self, channels: Iterable[bytes]) -> None:
+        """Stop listening to channels."""
+        with self._changed:
+            old = [channel for channel in channels if channel in self._wanted]
+            for channel in old:
+                del self._wanted[channel]
+                self._confirmed.discard(channel)
+            self._send_all(self._unsubscribe, old)
+
+    def fence(self, number: int) -> None:
+        """Have `Hearer.fenced` called with a number after all messages that were sent before this call."""
+        with self._changed:
+            self._send(b"PING", b"%d" % number)
+
+    def close(self) -> None:
+        """Stop listening."""
+        with self._changed:
+            self._is_closed = True
+            self._drop()
+            self._changed.notify_all()
+
+    def _send_all(self, command: bytes, channels: list[bytes]) -> None:
+        for start in range(0, len(channels), _BATCH):
+            self._send(command, *channels[start : start + _BATCH])
+
+    def _send(self, *words: bytes) -> None:
+        if self._connection is None:
+            return  # all is sent when there is a connection
+        try:
+            self._connection.send_packed_command(self._connection.pack_command(*words), check_health=False)
+        except (load_driver().base_error, OSError):
+            self._drop()
+
+    def _drop(self) -> None:
+        """Close the connection; the thread, which may be reading, opens another one."""
+        connection, self._connection = self._connection, None
+        self._confirmed.clear()
+        if connection is not None:
+            connection.disconnect()
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        patience = Patience(float("inf"))
+        errors = (load_driver().base_error, OSError, AttributeError, ValueError)  # the last two: of a closed connection
+        while not self._is_closed:
+            try:
+                self._listen(self._open())
+                patience = Patience(float("inf"))
+            except errors as error:
+                with self._changed:
+                    self._drop()
+                    self._has_missed = True
+                    wanted = list(self._wanted)
+                if self._is_closed:
+                    return
+                if isinstance(error, load_driver().exceptions.AuthenticationError):
+                    self._hearer.refused(error)
+                if wanted:
+                    self._hearer.lost(self, wanted)
+                patience.pause()
+
+    def _open(self) -> Any:
+        connection = self._node.connect(PING_AFTER)
+        with self._changed:
+            if self._is_closed:
+                connection.disconnect()
+            self._connection = connection
+            self._send_all(self._subscribe, list(self._wanted))
+            self._tell_missed()
+        return connection
+
+    def _listen(self, connection: Any) -> None:
+        """Hand on what the server says until the connection is lost."""
+        exceptions = load_driver().exceptions
+        asked = False
+        while not self._is_closed:
+            try:
+                self._take(connection.read_response(disconnect_on_error=False))
+                asked = False
+            except exceptions.TimeoutError:
+                if asked or self._connection is not connection:
+                    raise
+                asked = True
+                self.fence(0)
+            except exceptions.MovedError:
+                with self._changed:
+                    gone = [channel for channel in self._wanted if channel not in self._confirmed]
+                self._hearer.lost(self, gone)
+            except exceptions.NoPermissionError as error:
+                self._hearer.refused(error)
+
+    def _take(self, answer: Any) -> None:
+        if not isinstance(answer, list):  # the answer to PING while there are no channels
+            self._hearer.fenced(int(answer) if answer.isdigit() else 0)
+            return
+        kind = answer[0]
+        if kind in (b"message", b"smessage"):
+            self._hearer.heard(answer[1], answer[2])
+        elif kind == b"pong":
+            self._hearer.fenced(int(answer[1] or 0))
+        elif kind in (b"subscribe", b"ssubscribe"):
+            with self._changed:
+                if answer[1] in self._wanted:
+                    self._confirmed.add(answer[1])
+                self._tell_missed()
+                self._changed.notify_all()
+        elif kind == b"sunsubscribe" and answer[1] in self._wanted:  # its slot has moved to another server
+            self._hearer.lost(self, [answer[1]])
+
+    def _tell_missed(self) -> None:
+        if self._has_missed and len(self._confirmed) == len(self._wanted):
+            self._has_missed = False
+            self._hearer.missed()

@@ -1,0 +1,145 @@
+"""The steps of single keys and of transactions that must not be divided, in Lua.
+
+A message on the channel of a key begins with "F" for a final value or "I" for an interim one; "=" and the value follow
+if that is small. What must happen once although its answer may be lost and asked for again leaves its outcome for a
+minute under a name of its own, ``once``.
+"""
+
+from typing import Final
+
+from lmdbresults.store.redis.chord_scripts import CHORD_SCRIPTS
+from lmdbresults.store.redis.server import Script
+
+__all__ = ["ADD", "COMMIT", "DELETE", "EXPIRE", "INCREMENT", "MOST_SENT", "REPLACE", "SET", "Scripts"]
+
+#: Bytes of a value that go with its message at most.
+MOST_SENT: Final = 2048
+#: Functions that other scripts begin with. ``tell`` publishes on the channel of a key.
+PRELUDE: Final = """
+local function tell(channels, name, kind, value)
+  if value and #value <= 2048 then kind = kind .. '=' .. value end
+  redis.call('PUBLISH', channels .. name, kind)
+end
+local function put(name, value, px)
+  if px == '0' then return redis.call('SET', name, value) end
+  return redis.call('SET', name, value, 'PX', px)
+end
+"""
+
+#: KEYS: name. ARGV: channels, value, px (0: never expires), prefix that keeps the present value, kind of message.
+SET: Final = """
+if ARGV[4] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[4] - 1) == ARGV[4] then return 0 end
+put(KEYS[1], ARGV[2], ARGV[3])
+tell(ARGV[1], KEYS[1], ARGV[5], ARGV[2])
+return 1
+"""
+
+#: KEYS: name, once. ARGV: channels, value, px.
+ADD: Final = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+put(KEYS[1], ARGV[2], ARGV[3])
+tell(ARGV[1], KEYS[1], 'F', ARGV[2])
+redis.call('HSET', KEYS[2], 'is', 1)
+redis.call('PEXPIRE', KEYS[2], 60000)
+return 1
+"""
+
+#: KEYS: name. ARGV: channels.
+DELETE: Final = """
+local existed = redis.call('DEL', KEYS[1])
+if existed == 1 then tell(ARGV[1], KEYS[1], 'F') end
+return existed
+"""
+
+#: KEYS: name. ARGV: px.
+EXPIRE: Final = """
+if ARGV[1] ~= '0' then return redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+redis.call('PERSIST', KEYS[1])
+return redis.call('EXISTS', KEYS[1])
+"""
+
+#: KEYS: name, once. ARGV: channels, by, px or "" to keep the deadline. Returns nil for a value that is not a counter.
+INCREMENT: Final = """
+local before = redis.call('HGET', KEYS[2], 'is')
+if before then return before end
+local sum = redis.pcall('INCRBY', KEYS[1], ARGV[2])
+if type(sum) == 'table' then return false end
+sum = redis.call('GET', KEYS[1])
+if ARGV[3] == '0' then redis.call('PERSIST', KEYS[1])
+elseif ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+tell(ARGV[1], KEYS[1], 'F', sum)
+redis.call('HSET', KEYS[2], 'is', sum)
+redis.call('PEXPIRE', KEYS[2], 60000)
+return sum
+"""
+
+#: Sets a value if the present one is as expected. KEYS: name. ARGV: channels, value, px, "=" or "" (absent), expected.
+REPLACE: Final = """
+local present = redis.call('GET', KEYS[1])
+if ARGV[4] == '=' and present ~= ARGV[5] or ARGV[4] == '' and present then return 0 end
+put(KEYS[1], ARGV[2], ARGV[3])
+tell(ARGV[1], KEYS[1], 'F', ARGV[2])
+return 1
+"""
+
+#: Compares what a transaction has read with what there is; if it is the same, makes its changes. Returns 0 otherwise.
+#: KEYS: names, and once at their end. ARGV: channels, then for each name what was read (``?`` for nothing, ``-`` for
+#: no value, ``=`` and the value), what to do (``?`` nothing, ``-`` delete, ``E`` and px, ``=``, px or "", value), and
+#: the kind of message or "".
+COMMIT: Final = """
+local once = KEYS[#KEYS]
+if redis.call('EXISTS', once) == 1 then return 1 end
+local at, steps = 2, {}
+local function word()
+  at = at + 1
+  return ARGV[at - 1]
+end
+for i = 1, #KEYS - 1 do
+  local read = word()
+  if read ~= '?' then
+    local present = redis.call('GET', KEYS[i])
+    if read == '-' then
+      if present then return 0 end
+    elseif present ~= word() then return 0 end
+  end
+  local step = {word()}
+  if step[1] == 'E' then step[2] = word() elseif step[1] == '=' then step[2], step[3] = word(), word() end
+  step[4] = word()
+  steps[i] = step
+end
+local changes = false
+for i, step in ipairs(steps) do
+  local name, what = KEYS[i], step[1]
+  if what == '-' then redis.call('DEL', name)
+  elseif what == 'E' and step[2] == '0' then redis.call('PERSIST', name)
+  elseif what == 'E' then redis.call('PEXPIRE', name, step[2])
+  elseif what == '=' and step[2] == '' then redis.call('SET', name, step[3], 'KEEPTTL')
+  elseif what == '=' then put(name, step[3], step[2]) end
+  if step[4] ~= '' then tell(ARGV[1], name, step[4], step[3]) end
+  changes = changes or what ~= '?'
+end
+if changes then
+  redis.call('HSET', once, 'is', 1)
+  redis.call('PEXPIRE', once, 60000)
+end
+return 1
+"""
+
+
+class Scripts:
+    """The scripts as a deployment runs them: ``publish`` is PUBLISH, or SPUBLISH on a Cluster that has it."""
+
+    def __init__(self, publish: str) -> None:
+        def script(source: str) -> Script:
+            return Script((PRELUDE + source).replace("'PUBLISH'", f"'{publish}'"))
+
+        self.set = script(SET)
+        self.add = script(ADD)
+        self.delete = script(DELETE)
+        self.expire = script(EXPIRE)
+        self.increment = script(INCREMENT)
+        self.replace = script(REPLACE)
+        self.commit = script(COMMIT)
+        #: Those of chords, by their sources.
+        self.chords = {source: script(source) for source in CHORD_SCRIPTS}

@@ -1,0 +1,239 @@
+"""Subscriptions to a `RedisStore`: keys that are followed, on channels of the servers that have them.
+
+A key's channel is confirmed before its value is looked at, so no change falls between. Listener threads collect what
+they hear; a byte in a socket says that there is something.
+"""
+
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from lmdbresults.process.fork_gate import gate
+from lmdbresults.store.base import Subscription
+from lmdbresults.store.redis.layout import Layout
+from lmdbresults.store.redis.listener import Listener
+from lmdbresults.store.redis.nodes import Node
+from lmdbresults.store.redis.server import Server
+from lmdbresults.store.redis.transactions import INTERIM
+
+__all__ = ["RedisSubscription"]
+
+#: Seconds between two looks at all keys, although no message is lost unless the connection is, which is noticed.
+LOOK_EVERY: Final = 30.0
+
+
+class RedisSubscription(Subscription):
+    """A subscription. Its listeners start when there is something to follow; a forked child starts its own."""
+
+    look_every = LOOK_EVERY
+
+    def __init__(
+        self,
+        server: Server,
+        layout: Layout,
+        is_sharded: Callable[[], bool],
+        mget: Callable[[list[bytes]], list[bytes | None]],
+    ) -> None:
+        self._server = server
+        self._layout = layout
+        self._is_sharded = is_sharded
+        self._mget = mget
+        self._is_closed = False
+        self._reset()
+        gate.watch_forks(self)
+
+    def _reset(self) -> None:
+        #: Guards all that follows. Reentrant, because a signal handler may subscribe.
+        self._lock = threading.RLock()
+        #: Keys by their channels, and those for which interim values count.
+        self._keys: dict[bytes, bytes] = {}
+        self._every_change: set[bytes] = set()
+        self._listeners: dict[Node, Listener] = {}
+        self._listener_of: dict[bytes, Listener] = {}
+        #: What was heard and not received yet.
+        self._changed: dict[bytes, bytes | None] = {}
+        self._has_missed = False
+        #: Whether no message can arrive, so that waiters must poll.
+        self._is_refused = False
+        #: The last fence, that which has come back, and the fence behind which the messages of a key are newer than
+        #: its last look.
+        self._fence = self._passed = 0
+        self._fences: dict[bytes, int] = {}
+        self._pid = os.getpid()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the listeners to the parent."""
+        self._reset()
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
+        wanted = list(keys)
+        self.follow(wanted, every_change=every_change)
+        values = self._mget(wanted)
+        with self._lock:
+            self._fence += 1
+            self._fences.update(dict.fromkeys(wanted, self._fence))
+            for listener in {self._listener_of[key] for key in wanted if key in self._listener_of}:
+                listener.fence(self._fence)
+        return dict(zip(wanted, values, strict=True))
+
+    def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            if every_change:
+                self._every_change.update(keys)
+            new: dict[Listener, list[bytes]] = {}
+            for key in keys:
+                if key not in self._listener_of:
+                    name = self._layout.name(key)
+                    channel = self._layout.channel(name)
+                    self._keys[channel] = key
+                    self._listener_of[key] = listener = self._listener(name)
+                    new.setdefault(listener, []).append(channel)
+        for listener, channels in new.items():  # without the lock, for the listener's thread may want it
+            listener.add(channels, self._server.options.socket_timeout)
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        with self._lock:
+            gone: dict[Listener, list[bytes]] = {}
+            for key in keys:
+                listener = self._listener_of.pop(key, None)
+                self._every_change.discard(key)
+                self._fences.pop(key, None)
+                self._changed.pop(key, None)
+                if listener is not None:
+                    channel = self._layout.channel(self._layout.name(key))
+                    self._keys.pop(channel, None)
+                    gone.setdefault(listener, []).append(channel)
+        for listener, channels in gone.items():
+            listener.remove(channels)
+
+    def _listener(self, name: bytes) -> Listener:
+        """Return the listener to the server that has a name, started if there is none."""
+        node = self._server.find(name)
+        if node not in self._listeners:
+            hearer = _Weak(self)
+            self._listeners[node] = listener = Listener(node, hearer, self._is_sharded())
+            weakref.finalize(self, listener.close)
+        return self._listeners[node]
+
+    # -- what listeners tell -----------------------------------------------------------------------------------------
+
+    def heard(self, channel: bytes, message: bytes) -> None:
+        """Note a change, with the new value if it came with the message and is newer than the last look."""
+        with self._lock:
+            key = self._keys.get(channel)
+            if key is None or (message[:1] == INTERIM and key not in self._every_change):
+                return
+            is_new = self._fences.get(key, 0) <= self._passed
+            self._changed[key] = message[2:] if message[1:2] == b"=" and is_new else None
+            self.ring()
+
+    def fenced(self, number: int) -> None:
+        """Note that all messages before a fence have come."""
+        self._passed = max(self._passed, number)
+
+    def missed(self) -> None:
+        """Have everything looked at."""
+        with self._lock:
+            self._has_missed = True
+            self._is_refused = False
+            self.ring()
+
+    def refused(self, error: Exception) -> None:
+        """Have waiters poll."""
+        self._is_refused = True
+        self.missed_by_refusal()
+
+    def missed_by_refusal(self) -> None:
+        """Wake the waiter, which polls from now on."""
+        with self._lock:
+            self._has_missed = True
+            self.ring()
+
+    def lost(self, listener: Listener, channels: list[bytes]) -> None:
+        """Find the servers that have some channels now."""
+        with suppress(Exception):  # the listener tries again
+            self._server.nodes.refresh()
+            with self._lock:
+                moved: dict[Listener, list[bytes]] = {}
+                for channel in channels:
+                    key = self._keys.get(channel)
+                    if key is not None and (other := self._listener(self._layout.name(key))) is not listener:
+                        self._listener_of[key] = other
+                        moved.setdefault(other, []).append(channel)
+            for other, theirs in moved.items():
+                listener.remove(theirs)
+                other.take_over(theirs)
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
+        with suppress(OSError):  # nothing has come, or it is closed
+            if self._reader.gettimeout() != timeout:
+                self._reader.settimeout(timeout)
+            self._reader.recv(4096)
+        with self._lock:
+            changed, self._changed = self._changed, {}
+            has_missed, self._has_missed = self._has_missed, False
+        return None if has_missed or self._is_closed else changed
+
+    def fileno(self) -> int:
+        return -1 if self._is_closed or self._is_refused else self._reader.fileno()
+
+    def ring(self) -> None:
+        with suppress(OSError):  # it is readable already, or closed
+            self._writer.send(b"!")
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._keys.clear()
+            self._listener_of.clear()
+            listeners, self._listeners = list(self._listeners.values()), {}
+            self.ring()
+        for listener in listeners:
+            listener.close()
+        self._reader.close()
+        self._writer.close()
+
+
+class _Weak:
+    """A subscription, as its listeners know it: their threads do not keep it alive."""
+
+    def __init__(self, subscription: RedisSubscription) -> None:
+        self._subscription = weakref.ref(subscription)
+
+    def heard(self, channel: bytes, message: bytes) -> None:
+        """See `RedisSubscription.heard`."""
+        if subscription := self._subscription():
+            subscription.heard(channel, message)
+
+    def fenced(self, number: int) -> None:
+        """See `RedisSubscription.fenced`."""
+        if subscription := self._subscription():
+            subscription.fenced(number)
+
+    def missed(self) -> None:
+        """See `RedisSubscription.missed`."""
+        if subscription := self._subscription():
+            subscription.missed()
+
+    def lost(self, listener: Listener, channels: list[bytes]) -> None:
+        """See `RedisSubscription.lost`."""
+        if subscription := self._subscription():
+            subscription.lost(listener, channels)
+
+    def refused(self, error: Exception) -> None:
+        """See `RedisSubscription.refused`."""
+        if subscription := self._subscription():
+            subscription.refused(error)
