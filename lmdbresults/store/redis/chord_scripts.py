@@ -17,7 +17,18 @@ as it stands in the set, and the channels.
 
 from typing import Final
 
-__all__ = ["ADD_MORE", "CHORD_SCRIPTS", "CLEAR", "END", "OPEN", "RELEASE", "RETURN_PART", "SET_SIZE", "TAKE_OVER"]
+__all__ = [
+    "ADD_MORE",
+    "ADOPT",
+    "CHORD_SCRIPTS",
+    "CLEAR",
+    "END",
+    "OPEN",
+    "RELEASE",
+    "RETURN_PART",
+    "SET_SIZE",
+    "TAKE_OVER",
+]
 
 _PRELUDE: Final = """
 local function last(ttl_head, ttl_records)
@@ -49,6 +60,21 @@ for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[4] .. '.' .. ARGV[i], AR
 last(ARGV[6], ARGV[7])
 if not former[1] or former[2] == 'open' then return {} end
 return {former[1], former[3]}
+"""
+)
+
+#: More ARGV as those of OPEN. Returns whether there was no chord.
+ADOPT: Final = (
+    _PRELUDE
+    + """
+local head = redis.call('HMGET', KEYS[1], 'run', 'state', 'size')
+local run, size = head[1] or ARGV[4], ARGV[5]
+if head[1] and head[2] ~= 'open' then return 0 end
+if not head[1] then begin(run, size)
+elseif size ~= '' then redis.call('HSET', KEYS[1], 'size', math.max(size, tonumber(head[3] or 0))) end
+for i = 8, #ARGV, 2 do redis.call('HSETNX', KEYS[2], run .. '.' .. ARGV[i], ARGV[i + 1]) end
+last(ARGV[6], ARGV[7])
+return head[1] and 0 or 1
 """
 )
 
@@ -176,4 +202,4 @@ for i = 5, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
 return 1
 """
 
-CHORD_SCRIPTS: Final = (OPEN, SET_SIZE, ADD_MORE, RETURN_PART, TAKE_OVER, RELEASE, END, CLEAR)
+CHORD_SCRIPTS: Final = (OPEN, ADOPT, SET_SIZE, ADD_MORE, RETURN_PART, TAKE_OVER, RELEASE, END, CLEAR)

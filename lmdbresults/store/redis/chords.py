@@ -69,14 +69,30 @@ class RedisChords:
         header: bytes | None = None,
     ) -> None:
         """Start a new run of a chord that waits for ``size`` parts (None: not known yet)."""
-        records = [(name, value) for name, value in (("body", body), ("header", header)) if value is not None]
-        words = [_new_run(), _text(size), *_lifetimes(ttl), *(word for record in records for word in record)]
+        words = _opening(ttl, size, body, header)
         former = self._run(self._scripts.chords[chord_scripts.OPEN], key, b"", words)
         if former:
             run, owner = former
             if not self._store.is_alive(_owner(owner)):  # else it still needs the records
                 claim = Claim(key, run.decode(), "")
                 self.clear(claim, self.leftovers(claim))
+
+    def adopt(
+        self,
+        key: bytes,
+        ttl: float | None,
+        *,
+        size: int | None = None,
+        body: bytes | None = None,
+        header: bytes | None = None,
+    ) -> bool:
+        """Open a chord that another store has opened, unless it is here; return whether it was not.
+
+        An open one is completed: it waits for at least ``size`` parts, and gets the body and the header that it lacks
+        because a part has returned before.
+        """
+        words = _opening(ttl, size, body, header)
+        return bool(self._run(self._scripts.chords[chord_scripts.ADOPT], key, b"", words))
 
     def set_size(
         self, key: bytes, size: int, ttl: float | None, claims_key: bytes, *, at_least: bool = False
@@ -310,6 +326,14 @@ def _new_run() -> str:
 
 def _new_token() -> str:
     return os.urandom(8).hex()
+
+
+def _opening(ttl: float | None, size: int | None, body: bytes | None, header: bytes | None) -> list[Any]:
+    """Return the words by which a run is opened."""
+    words: list[Any] = [_new_run(), "" if size is None else size, *_lifetimes(ttl)]
+    for name, value in (("body", body), ("header", header)):
+        words += [] if value is None else [name, value]
+    return words
 
 
 def _text(size: int | None) -> str:

@@ -15,6 +15,7 @@ class OnServers(StoreConformance):
 
     second = 10.0
     has_fake_clock = False
+    announces_commits = False
     servers: list[RedisServer]
 
     def pass_time(self, seconds: float) -> None:
