@@ -13,6 +13,7 @@ from lmdbresults.cli.queues import queues
 from lmdbresults.cli.rewrite import rewrite
 from lmdbresults.cli.salvage import salvage
 from lmdbresults.cli.stats import stats
+from lmdbresults.cli.web import web
 from lmdbresults.errors import FileDamaged, ResultError
 
 __all__ = ["commands"]
@@ -37,5 +38,5 @@ def commands() -> None:
     """
 
 
-for command in (backup, check, copy, doctor, queues, rewrite, salvage, stats):
+for command in (backup, check, copy, doctor, queues, rewrite, salvage, stats, web):
     commands.add_command(command)

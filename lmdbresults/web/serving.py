@@ -1,0 +1,49 @@
+"""Serving the page on its own: a socket, and a server that is bounded in what it accepts."""
+
+import errno
+import os
+import socket
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from lmdbresults.errors import ConfigurationError
+
+__all__ = ["bind", "serve"]
+
+#: Connections and requests in progress at most. Open pages hold one each.
+_MOST_CONNECTIONS: Final = 200
+#: Seconds that the end waits for requests in progress.
+_PATIENCE: Final = 2
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. Raises `ConfigurationError` if that is not possible."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(128)
+    except OSError as error:
+        cure = "Choose another with --port." if error.errno in (errno.EADDRINUSE, errno.EACCES) else "Check --host."
+        reason = error.strerror or os.strerror(error.errno or errno.EINVAL)
+        raise ConfigurationError(f"Port {port} of {host} cannot be used: {reason}. {cure}") from error
+    return made
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Serve an application until SIGINT or SIGTERM."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_PATIENCE,
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,143 @@
+"""The store behind a page: opened when it is first asked for, and opened again once its file was replaced.
+
+Reading blocks, so it happens in a few threads beside the event loop; what waits for one of them waits in the loop.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from lmdbresults.errors import ConfigurationError, FileReplaced, FolderMissing, StoreClosed
+from lmdbresults.monitoring import Monitor
+from lmdbresults.options import Options, options_from_url
+from lmdbresults.store import LMDBStore
+from lmdbresults.store.base import Store
+
+__all__ = ["Fresh", "Source"]
+
+#: Threads that read the store. More would only wait for the interpreter lock.
+_THREADS: Final = 3
+#: The part of the time that computing one figure may take: after a second of work it is shown for 20.
+_SHARE: Final = 0.05
+#: Seconds for which a figure is shown at most, because it ages by itself.
+_LONGEST: Final = 30.0
+_SHORTEST: Final = 0.25
+
+Answer = TypeVar("Answer")
+
+
+class Source:
+    """The store at a path or URL, or one that the caller has opened and closes."""
+
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
+        self._given = Monitor(store) if isinstance(store, Store) else None
+        self._options = None if isinstance(store, Store) else options_from_url(store)
+        known = store.options if isinstance(store, LMDBStore) else self._options
+        #: What is shown, as a visitor knows it.
+        self.name = type(store).__name__ if known is None else known.path
+        #: Guards the three below while the file is opened.
+        self._lock = threading.Lock()
+        self._store: LMDBStore | None = None
+        self._monitor: Monitor | None = None
+        self._identity: tuple[int, int] | None = None
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+
+    async def ask(self, question: Callable[[Monitor], Answer]) -> Answer:
+        """Return what a function of the `Monitor` returns, called in a thread.
+
+        Raises `FolderMissing` while there is no file, and what opening and reading it raise.
+        """
+        return await anyio.to_thread.run_sync(partial(self.ask_here, question), limiter=self._limiter)
+
+    def ask_here(self, question: Callable[[Monitor], Answer]) -> Answer:
+        """Do `ask` in this thread."""
+        try:
+            return question(self.monitor())
+        except (StoreClosed, FileReplaced):  # another thread has opened the file that has replaced this one
+            if self._given is not None:
+                raise
+            return question(self.monitor())
+
+    def monitor(self) -> Monitor:
+        """Return the monitor of the file that is at the path now."""
+        if self._options is None:
+            assert self._given is not None
+            return self._given
+        with self._lock:
+            identity = _identity(self._options.path)
+            if identity != self._identity:
+                self._close()
+            if self._monitor is None:
+                if identity is None:
+                    raise FolderMissing(f"{self._options.path} does not exist.")
+                self._store = _opened(self._options)
+                self._monitor = Monitor(self._store)
+                self._identity = identity
+            return self._monitor
+
+    def _close(self) -> None:
+        store, self._store, self._monitor, self._identity = self._store, None, None, None
+        if store is not None:
+            store.close()
+
+    def close(self) -> None:
+        """Close the file, until it is asked for again. A store that the caller has opened stays open."""
+        with self._lock:
+            self._close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _opened(options: Options) -> LMDBStore:
+    """Open a store with the durability that other processes use for it."""
+    try:
+        return LMDBStore(options)
+    except ConfigurationError:
+        return LMDBStore(replace(options, durability="none"))
+
+
+class Fresh:
+    """One figure of a source, computed by one thread at a time, and kept in proportion to what it takes."""
+
+    def __init__(self, source: Source, question: Callable[[Monitor], object]) -> None:
+        self._source = source
+        self._question = question
+        #: Held while the figure is computed, so that many visitors cost as much as one.
+        self._lock = anyio.Lock()
+        self._value: object = None
+        self._monitor: Monitor | None = None
+        self._moment: int | None = None
+        self._until = self._latest = 0.0
+
+    async def get(self) -> object:
+        """Return the figure, not older than it must be."""
+        async with self._lock:
+            return await self._source.ask(self._get)
+
+    def _get(self, monitor: Monitor) -> object:
+        began = time.monotonic()
+        moment = monitor.moment()
+        if monitor is self._monitor and (
+            began < self._until or (began < self._latest and moment is not None and moment == self._moment)
+        ):
+            return self._value
+        self._monitor = None  # if the figure cannot be computed, the last one is not shown
+        self._value = self._question(monitor)
+        done = time.monotonic()
+        self._until = done + min(max((done - began) / _SHARE, _SHORTEST), _LONGEST)
+        self._latest = done + _LONGEST
+        self._moment, self._monitor = moment, monitor
+        return self._value
