@@ -15,7 +15,8 @@ for version; do
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "celery==$version"
         touch "$venv/.ready"
     fi
-    "$venv/bin/python" -m pytest -p no:cacheprovider tests/celery tests/kombu || failed+=("$version")
+    "$venv/bin/python" -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile tests/celery tests/kombu \
+        || failed+=("$version")
 done
 
 [ ${#failed[@]} -eq 0 ] || { printf '\nfailed on Celery %s\n' "${failed[*]}"; exit 1; }

@@ -16,7 +16,7 @@ from lmdbresults.options import Options
 from lmdbresults.results import AsyncResult, GroupResult, ResultSet
 from lmdbresults.store import LMDBStore, Store, open_store
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # stores

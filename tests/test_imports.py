@@ -1,11 +1,9 @@
 """What importing the package imports: nothing of Celery, and nothing expensive that is rarely needed."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-import lmdbresults
 from tests.support.processes import run_script
 
 FOREIGN = ("celery", "kombu", "billiard", "amqp", "vine", "redis", "valkey")
@@ -33,10 +31,6 @@ def test_importing_the_package_loads_no_module_that_few_processes_need():
     source = "import sys, uuid; before = {*sys.modules}; import lmdbresults; new = {*sys.modules} - before; "
     source += "print(*new.intersection(sys.argv[1:]))"  # Python 3.10 imports subprocess for uuid
     assert run_script(source, *names).stdout == "\n"
-
-
-def test_the_version_is_that_of_the_installed_distribution():
-    assert lmdbresults.__version__ == version("lmdbresults")
 
 
 @pytest.mark.interface("no Celery")

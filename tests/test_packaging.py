@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import lmdbresults
+
 pytest.importorskip("setuptools")
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +43,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_source_distribution_has_tests_docs_and_everything_that_they_use(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[0]) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("tests", "docs", "benchmarks", "examples", "lmdbresults", ".ci")
+    folders = ("tests", "docs", "benchmarks", "examples", "lmdbresults", "site", ".ci")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     expected = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
-    expected |= {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.cfg", "setup.py"}
+    expected |= {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "SECURITY.md",
+        "pyproject.toml",
+        "setup.cfg",
+        "setup.py",
+    }
     assert expected - found == set()
 
 
@@ -56,10 +68,11 @@ def test_the_wheel_has_the_typed_package_and_nothing_else(built: tuple[Path, Pat
     assert roots == {"lmdbresults", "lmdbresults_pytest.py", "lmdbresults_scheme.py"}
 
 
-def test_the_text_of_the_package_index_has_no_relative_links(built: tuple[Path, Path]) -> None:
+def test_the_text_of_the_package_index_has_the_version_and_no_relative_links(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = message_from_bytes(archive.read(name))
+    assert metadata["Version"] == lmdbresults.__version__
     text = str(metadata.get_payload())
     assert "lmdbresults" in text
     assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")] == []
