@@ -6,12 +6,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from lmdbresults.cli import options
 from lmdbresults.cli.opening import existing, opened
-from lmdbresults.cli.output import progress, say
+from lmdbresults.cli.output import progress, say, say_json
 from lmdbresults.store import LMDBStore, WriteTransaction
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.maintenance.backup import refuse_target
@@ -25,11 +26,12 @@ _BATCH: Final = 1000
 
 
 @click.command()
-@click.argument("path")
+@options.path
 @click.argument("copy", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an existing file once the copy is complete.")
 @click.option("--results-only", is_flag=True, help="Leave queues out. Takes the space of a second copy meanwhile.")
-def backup(path: str, copy: str, overwrite: bool, results_only: bool) -> None:
+@options.as_json
+def backup(path: Any, copy: str, overwrite: bool, results_only: bool, as_json: bool) -> None:
     """Copy a store to a file, as of one moment, while other processes use it.
 
     To restore, open the copy, or move it to the path of a store that no process has open. The copy has mode 0600.
@@ -41,7 +43,11 @@ def backup(path: str, copy: str, overwrite: bool, results_only: bool) -> None:
             _back_up_results(store, copy, overwrite, report)
         else:
             store.backup(copy, overwrite=overwrite, progress=report)
-    say(f"{copy}: copied, {os.path.getsize(copy)} bytes.")
+    size = os.path.getsize(copy)
+    if as_json:
+        say_json({"path": copy, "bytes": size})
+    else:
+        say(f"{copy}: copied, {size} bytes.")
 
 
 def _back_up_results(store: LMDBStore, copy: str, overwrite: bool, report: Progress | None) -> None:

@@ -1,28 +1,35 @@
 """``lmdbresults salvage``"""
 
+from typing import Any
+
 import click
 
+from lmdbresults.cli import options
 from lmdbresults.cli.opening import existing
-from lmdbresults.cli.output import progress, say, say_some
+from lmdbresults.cli.output import progress, say, say_json, say_some
 from lmdbresults.store.lmdb.maintenance import salvage as salvaging
 
 __all__ = ["salvage"]
 
 
 @click.command()
-@click.argument("path")
+@options.path
 @click.argument("target", type=click.Path())
+@options.as_json
 @click.pass_context
-def salvage(context: click.Context, path: str, target: str) -> None:
+def salvage(context: click.Context, path: Any, target: str, as_json: bool) -> None:
     """Write what can still be read of a damaged file to a new file, TARGET.
 
     PATH is not changed; no process should write to it meanwhile. A record is taken if its checksum matches, and keeps
     its deadline. The exit status is 1 if something was lost.
     """
-    options = existing(path)
+    chosen = existing(path)
     with progress("reading") as report_progress:
-        report = salvaging.salvage(options.path, target, progress=report_progress)
-    _say_report(report, target)
+        report = salvaging.salvage(chosen.path, target, progress=report_progress)
+    if as_json:
+        say_json(report)
+    else:
+        _say_report(report, target)
     if not report.is_complete():
         context.exit(1)
 

@@ -1,21 +1,27 @@
 """``lmdbresults stats``"""
 
 from dataclasses import fields
+from typing import Any
 
 import click
 
+from lmdbresults.cli import options
 from lmdbresults.cli.opening import existing, opened
-from lmdbresults.cli.output import say
+from lmdbresults.cli.output import say, say_json
 
 __all__ = ["stats"]
 
 
 @click.command()
-@click.argument("path")
-def stats(path: str) -> None:
+@options.path
+@options.as_json
+def stats(path: Any, as_json: bool) -> None:
     """Print figures about a store: sizes in bytes, entries, readers."""
     with opened(existing(path)) as store:
         found = store.stats()
+    if as_json:
+        say_json(found)
+        return
     width = max(len(field.name) for field in fields(found))
     for field in fields(found):
         say(f"{field.name:{width}}  {getattr(found, field.name)}")

@@ -1,6 +1,7 @@
 """What happens in a store, for people: what the command line and the page show. Reads any store."""
 
 from lmdbresults.monitoring.changes import Changes
+from lmdbresults.monitoring.following import follow
 from lmdbresults.monitoring.monitor import Monitor
 from lmdbresults.monitoring.values import (
     Bucket,
@@ -44,4 +45,5 @@ __all__ = [
     "Task",
     "TaskRow",
     "WorkerFigures",
+    "follow",
 ]

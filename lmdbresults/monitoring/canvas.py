@@ -1,6 +1,7 @@
 """The tree of a canvas: tasks, groups and chords, as far as the store knows of them."""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from typing import Any, Final, Protocol
 
 from lmdbresults import states
@@ -11,6 +12,7 @@ __all__ = ["Canvas", "Source"]
 #: Ancestors, and levels below them, that are followed at most.
 _HIGHEST, _DEEPEST = 100, 50
 _NOTHING: Final = (None, ())
+_LONG_AGO: Final = datetime.min.replace(tzinfo=timezone.utc)
 
 
 class Source(Protocol):
@@ -102,13 +104,19 @@ class Canvas:
         chord = self._source.chord(id_)
         known = list(trees) or (_parts(self._source.group_tree(id_)) or (id_, None, None))[2] or []
         ids = [parts[0] for parts in map(_parts, known) if parts is not None]
-        ids += [row.id for row in self._source.members(id_, self._left) if row.id not in ids]
+        members = self._source.members(id_, self._left)
+        body = body or _body_among(members, chord)
+        ids += [row.id for row in members if row.id not in ids]
+        if body in ids:
+            ids.remove(body)
         if not ids and chord is None:
             return None
         self._left -= 1
         nodes = []
+        is_cut = False
         for each in ids:
             if self._left <= 0 or depth >= _DEEPEST:
+                is_cut = True
                 break
             if each not in self._seen:
                 nodes.append(self._task(each, depth + 1))
@@ -127,8 +135,16 @@ class Canvas:
             done=done,
             missing=max(size - done, 0),
             is_asked=id_ == self._asked,
-            is_cut=len(nodes) < len(ids),
+            is_cut=is_cut,
         )
+
+
+def _body_among(members: list[TaskRow], chord: Chord | None) -> str | None:
+    """Return the body of a chord, which with Celery belongs to the group of its header: it ends after all parts."""
+    if chord is None or chord.size is None or len(members) <= chord.size:
+        return None
+    last = max(members, key=lambda row: (row.ended is None, row.ended or _LONG_AGO))
+    return last.id
 
 
 def _parts(tree: Any) -> tuple[str, Any, Any] | None:

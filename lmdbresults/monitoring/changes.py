@@ -33,7 +33,10 @@ class Changes:
             left = until - time.monotonic()
             if left <= 0:
                 return False
-            self._subscription.receive(min(left, _LOOK_EVERY))
+            if self.fileno() >= 0:
+                self._subscription.receive(min(left, _LOOK_EVERY))
+            else:
+                time.sleep(min(left, _LOOK_EVERY))
         self._subscription.drain()
         return True
 

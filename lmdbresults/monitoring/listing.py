@@ -5,7 +5,7 @@ microsecond a record.
 """
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import Final, NamedTuple
@@ -13,12 +13,23 @@ from typing import Final, NamedTuple
 import msgpack
 
 from lmdbresults.errors import ConfigurationError
-from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, offset_of, pass_over, row_of, utc
+from lmdbresults.monitoring.heads import (
+    HEAD_BYTES,
+    UNREADABLE,
+    Entry,
+    Layout,
+    Unusual,
+    head_of,
+    offset_of,
+    pass_over,
+    row_of,
+    utc,
+)
 from lmdbresults.monitoring.values import Filters, Listing, TaskRow
 from lmdbresults.record import TaskHead, TaskRecord
 from lmdbresults.store.base import Store
 
-__all__ = ["list_tasks", "matches"]
+__all__ = ["each_match", "list_tasks", "matches"]
 
 #: A task that has not ended has no time. As a time, this comes after all others.
 _NOT_ENDED: Final = b"~"
@@ -42,6 +53,17 @@ def list_tasks(store: Store, prefix: bytes, filters: Filters, limit: int, after:
     found = newest.best()
     rows, unreadable = _read(store, prefix, found[:limit])
     return Listing(rows, _encoded(found[limit - 1]) if len(found) > limit else None, damaged + unreadable)
+
+
+def each_match(store: Store, prefix: bytes, filters: Filters) -> Iterator[TaskRow]:
+    """Yield every task that matches, in no order; a record that cannot be read is left out."""
+    for key, beginning in store.scan(prefix, head=HEAD_BYTES):
+        try:
+            id_, head = key[len(prefix) :].decode(), TaskHead.read(beginning) or head_of(store, key)
+            if head is not None and matches(filters, id_, head, utc(head.date_done)):
+                yield row_of(id_, head)
+        except UNREADABLE:
+            continue
 
 
 def _read(store: Store, prefix: bytes, found: list[_Position]) -> tuple[list[TaskRow], int]:

@@ -1,15 +1,16 @@
 """`Monitor`: everything that can be seen in a store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any, Final
 
 from lmdbresults.monitoring import chords, groups, queues
 from lmdbresults.monitoring.canvas import Canvas
 from lmdbresults.monitoring.changes import Changes
 from lmdbresults.monitoring.files import read_file
-from lmdbresults.monitoring.heads import row_of
-from lmdbresults.monitoring.listing import list_tasks
+from lmdbresults.monitoring.heads import UNREADABLE, row_of, utc
+from lmdbresults.monitoring.listing import each_match, list_tasks, matches
 from lmdbresults.monitoring.overview import task_figures
 from lmdbresults.monitoring.tasks import payload_of, read_record, read_task
 from lmdbresults.monitoring.values import (
@@ -26,15 +27,17 @@ from lmdbresults.monitoring.values import (
     Task,
     TaskRow,
 )
-from lmdbresults.record import TaskHead
+from lmdbresults.record import TaskHead, TaskRecord
 from lmdbresults.serialization import DEFAULT_ACCEPT
-from lmdbresults.store.base import Store
+from lmdbresults.store.base import Store, WriteTransaction
 
 __all__ = ["Monitor"]
 
 _ALL: Final = Filters()
 #: The most chords in flight that are counted, and the most tasks of a group.
 _MOST_CHORDS, _MOST_MEMBERS = 1000, 10_000
+#: Results deleted in one transaction.
+_BATCH: Final = 200
 
 
 class Monitor:
@@ -54,6 +57,10 @@ class Monitor:
         self.store = store
         self._tasks, self._groups, self._chords = task_prefix, group_prefix, chord_prefix
 
+    def task_key(self, task_id: str) -> bytes:
+        """Return the key of a task's record."""
+        return self._tasks + task_id.encode()
+
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def tasks(self, filters: Filters = _ALL, *, limit: int = 100, after: str | None = None) -> Listing:
@@ -67,7 +74,7 @@ class Monitor:
 
     def task(self, task_id: str) -> Task | None:
         """Return a task, or None if nothing is stored of it. Raises `DecodeError`, `NewerFormat`, `RecordDamaged`."""
-        key = self._tasks + task_id.encode()
+        key = self.task_key(task_id)
         return self.store.view(lambda txn: read_task(txn, task_id, key))
 
     def payload(self, task_id: str, accept: Iterable[str] = DEFAULT_ACCEPT) -> Payload:
@@ -76,14 +83,40 @@ class Monitor:
         ``accept`` names serializers. Pickle runs code: name it only if you trust every writer to the file. Raises
         KeyError if nothing is stored of the task, `ContentDisallowed`, or what `task` raises.
         """
-        record = read_record(self.store, self._tasks + task_id.encode())
+        record = self.record(task_id)
         if record is None:
             raise KeyError(task_id)
         return payload_of(record, accept)
 
-    def forget(self, task_ids: Iterable[str]) -> int:
-        """Delete results; return how many there were."""
-        return sum(self.store.delete(self._tasks + task_id.encode()) for task_id in task_ids)
+    def matching(self, filters: Filters = _ALL) -> Iterator[TaskRow]:
+        """Yield every task that matches, in no order. Raises `RecordDamaged` at the end if there are damaged ones."""
+        return each_match(self.store, self._tasks, filters)
+
+    def record(self, task_id: str) -> TaskRecord | None:
+        """Return the whole record of a task, or None. Raises like `task`."""
+        return read_record(self.store, self.task_key(task_id))
+
+    def forget(self, task_ids: Iterable[str], filters: Filters = _ALL) -> int:
+        """Delete results, unless they have ceased to match; return how many were deleted."""
+        return sum(self._forget(batch, filters) for batch in _batches(task_ids, _BATCH))
+
+    def _forget(self, task_ids: Sequence[str], filters: Filters) -> int:
+        def delete(txn: WriteTransaction) -> int:
+            return sum(is_match(txn, id_) and txn.delete(self.task_key(id_)) for id_ in task_ids)
+
+        def is_match(txn: WriteTransaction, id_: str) -> bool:
+            if filters == _ALL:
+                return True
+            try:
+                record = read_record(txn, self.task_key(id_))
+            except UNREADABLE:
+                return False
+            if record is None:
+                return False
+            head = TaskHead._make(record[1 : 1 + len(TaskHead._fields)])
+            return matches(filters, id_, head, utc(head.date_done))
+
+        return self.store.update(delete)
 
     # -- groups and chords ---------------------------------------------------------------------------------------------
 
@@ -171,10 +204,16 @@ class _Source:
         self.members = monitor.members
 
     def row(self, task_id: str) -> tuple[TaskRow | None, Iterable[Any]]:
-        record = read_record(self._monitor.store, self._monitor._tasks + task_id.encode())
+        record = read_record(self._monitor.store, self._monitor.task_key(task_id))
         if record is None:
             return None, ()
         return row_of(task_id, TaskHead._make(record[1 : 1 + len(TaskHead._fields)])), record.children or ()
 
     def group_tree(self, group_id: str) -> Any:
         return groups.saved_tree(self._monitor.store, self._monitor._groups, group_id)
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lmdbresults import open_store
+from lmdbresults.cli.commands import COMMANDS
 from lmdbresults.store.queues import Message
 from tests.store.lmdb.file.test_verify import PAGE, leaf_of_records, poke
 from tests.store.lmdb.maintenance.test_salvage import break_the_root
 from tests.support.boots import left_to_go_back
-from tests.support.processes import run_script
 from tests.support.stores import filled, picture
 
 
@@ -49,7 +49,7 @@ def test_a_missing_dependency_prints_how_to_install_it(tmp_path: Path, missing: 
 
 def test_help_names_every_command_and_the_exit_statuses():
     said = run("--help").stdout
-    for word in ("backup", "check", "doctor", "queues", "rewrite", "salvage", "stats", "Exit status"):
+    for word in (*COMMANDS, "Exit status"):
         assert word in said
 
 
@@ -150,46 +150,6 @@ def test_a_progress_bar_is_drawn_only_on_a_terminal(file: Path, tmp_path: Path):
         run("backup", file, tmp_path / "other", preexec_fn=lambda: os.dup2(theirs, 2))
         os.close(theirs)
         assert b"copying" in terminal.read(65536)
-
-
-def test_queues_lists_the_queues_and_what_they_hold(file: Path):
-    with open_store(file) as store:
-        store.queues.declare("tasks")
-        store.queues.publish([Message(b"first", "tasks"), Message(b"second", "tasks"), Message(b"x", "tasks", due=2e9)])
-        store.queues.take(["tasks"], 1)
-        done = run("queues", file).stdout.splitlines()
-    assert [line.split() for line in done] == [
-        ["queue", "ready", "unacknowledged", "delayed", "bytes"],
-        ["tasks", "1", "1", "1", "6"],
-    ]
-
-
-def test_queues_lists_the_messages_of_a_queue_and_who_holds_them_without_taking_any(file: Path):
-    with open_store(file) as store:
-        store.queues.declare("tasks")
-        store.queues.publish([Message(b"held", "tasks"), Message(b"ready", "tasks", priority=3)])
-        store.queues.publish([Message(b"x", "tasks", due=2e9)])
-        held = store.queues.take(["tasks"], 1).deliveries[0]
-        _, first, second, third = run("queues", file, "tasks").stdout.splitlines()
-        assert first.split()[:3] == [held.tag, "process", str(os.getpid())]
-        assert second.split()[1:3] == ["ready", "0"]
-        assert "due at 2033-" in third
-        assert len(run("queues", file, "tasks", "--limit", "2").stdout.splitlines()) == 3
-        assert store.queues.acknowledge(held.tag)
-        assert len(store.queues.take(["tasks"], 9).deliveries) == 1
-
-
-def test_queues_says_that_the_holder_of_a_message_has_ended(file: Path):
-    with open_store(file) as store:
-        store.queues.declare("tasks")
-        store.queues.publish([Message(b"held", "tasks")])
-    code = "import sys; from lmdbresults import open_store; open_store(sys.argv[1]).queues.take(['tasks'], 1)"
-    run_script(code, file)
-    assert "which has ended" in run("queues", file, "tasks").stdout
-
-
-def test_an_unknown_queue_is_a_problem(file: Path):
-    assert "no queue 'tasks'" in run("queues", file, "tasks", code=1).stderr
 
 
 def test_a_backup_of_results_only_has_no_queues(file: Path, tmp_path: Path):

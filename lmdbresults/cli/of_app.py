@@ -1,0 +1,69 @@
+"""``celery -A proj lmdb ...``: the commands, on the file of an application. Celery finds the group by its entry point.
+
+Every run of `celery` imports this module, so it imports nothing that takes time.
+"""
+
+from typing import Any, Final
+
+import click
+
+__all__ = ["lmdb"]
+
+#: Commands that do not work on one store, and those for which the application may not be able to start.
+_OTHERS: Final = ("completion", "copy", "doctor", "web")
+
+
+class _OfApp(click.Group):
+    """The commands whose PATH is the result backend of the application, or its broker."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in _group().list_commands(ctx) if name not in _OTHERS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = None if cmd_name in _OTHERS else _group().get_command(ctx, cmd_name)
+        if command is None or command.callback is None:
+            return None
+        run = command.callback
+
+        def run_on_file(**arguments: Any) -> Any:
+            return run(path=_options_of(click.get_current_context().obj.app), **arguments)
+
+        params = [param for param in command.params if param.name != "path"]
+        return click.Command(cmd_name, params=params, callback=run_on_file, help=command.help)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from lmdbresults.cli.commands import exiting
+
+        return exiting(ctx, super().invoke)
+
+
+def _group() -> Any:
+    try:
+        from lmdbresults.cli.commands import commands
+    except ModuleNotFoundError as error:
+        if error.name != "rich":
+            raise
+        raise click.ClickException("The command line needs rich: pip install 'lmdbresults[cli]'") from error
+    return commands
+
+
+def _options_of(app: Any) -> Any:
+    """Return the options of the store in which an application has its results, or its queues."""
+    from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
+    from lmdbresults.options import options_from_url
+
+    conf = app.conf
+    for url, setting in (
+        (conf.result_backend, "result_backend_transport_options"),
+        (conf.broker_read_url or conf.broker_url, "broker_transport_options"),
+    ):
+        if isinstance(url, str) and url.startswith("lmdb://"):
+            given = store_options(setting, url, conf.get(setting) or {}, (*STORE_OPTIONS, "max_decoded_bytes"))
+            given.pop("max_decoded_bytes", None)
+            return options_from_url(url, **given)
+    raise click.UsageError("Neither result_backend nor broker_url of the application begins with lmdb://.")
+
+
+@click.group(cls=_OfApp)
+def lmdb() -> None:
+    """See into the LMDB file of the application: tasks, groups, chords, queues."""
