@@ -3,7 +3,8 @@
 The head, under the key of the chord, has the fields run, state, size, added, additions, returned, token and owner (see
 `lmdbresults.store.chord_records.Head`). Its records, under ``<key>.records``, are the body, the header, the parts and
 the additions of its runs; each field begins with its run. So a part costs the same in a header of 10 and of 100,000,
-and a run is read with one command.
+and a run is read with one command. An empty field makes the hash exist from the beginning: while a slot moves, a server
+refuses keys of which some exist and some do not.
 
 The claims of all chords are one sorted set, by the time at which they were entered. In a Cluster it lies in another
 slot. So a chord is entered before it is claimed: a script that would claim it returns "enter" and does nothing, unless
@@ -40,6 +41,7 @@ local function begin(run, size)
   redis.call('HSET', KEYS[1], 'run', run, 'state', 'open', 'added', 0, 'additions', 0, 'returned', 0,
              'token', '', 'owner', '')
   if size ~= '' then redis.call('HSET', KEYS[1], 'size', size) end
+  redis.call('HSET', KEYS[2], run .. '.', '')
 end
 local function claim(state, token, owner)
   redis.call('HSET', KEYS[1], 'state', state, 'token', token, 'owner', owner)
@@ -78,7 +80,8 @@ return head[1] and 0 or 1
 """
 )
 
-#: More ARGV: run and token and owner if they are needed, size, "1" to keep a larger size, milliseconds for the head.
+#: More ARGV: run and token and owner if they are needed, size, "1" to keep a larger size, milliseconds for head and
+#: records.
 #: Returns "enter", or the run and whether it was claimed.
 SET_SIZE: Final = (
     _PRELUDE
@@ -92,7 +95,7 @@ elseif ARGV[8] == '1' then size = math.max(size, tonumber(head[3] or 0)) end
 local is_complete = returned > 0 and returned >= size + tonumber(head[4] or 0)
 if is_complete and ARGV[1] == 'no' then return 'enter' end
 if is_open then redis.call('HSET', KEYS[1], 'size', size) else begin(run, size) end
-redis.call('PEXPIRE', KEYS[1], ARGV[9])
+last(ARGV[9], ARGV[10])
 if is_complete then claim('claimed', ARGV[5], ARGV[6]) end
 return {run, is_complete and 1 or 0}
 """

@@ -98,7 +98,7 @@ class RedisChords:
         self, key: bytes, size: int, ttl: float | None, claims_key: bytes, *, at_least: bool = False
     ) -> Claim | None:
         """Set how many parts a chord waits for, or ``at_least`` how many; return the claim if they have returned."""
-        words = [_new_run(), token := _new_token(), self._packed_owner(), size, int(at_least), _lifetimes(ttl)[0]]
+        words = [_new_run(), token := _new_token(), self._packed_owner(), size, int(at_least), *_lifetimes(ttl)]
         run, is_claimed = self._run(self._scripts.chords[chord_scripts.SET_SIZE], key, claims_key, words)
         return Claim(key, run.decode(), token) if is_claimed else None
 

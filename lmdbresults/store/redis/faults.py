@@ -2,11 +2,11 @@
 
 from typing import Any, Final
 
-from lmdbresults.errors import AccessDenied, DiskFailed, StoreError, StoreFull, StoreUnavailable
+from lmdbresults.errors import AccessDenied, ConfigurationError, DiskFailed, StoreError, StoreFull, StoreUnavailable
 from lmdbresults.store.redis.driver import load_driver
 from lmdbresults.store.redis.options import RedisOptions
 
-__all__ = ["is_transient", "translated"]
+__all__ = ["is_transient", "is_try_again", "redirection", "translated"]
 
 #: First words of errors that pass when a server has loaded its data, or another one has become master.
 _TRANSIENT: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNBLOCKED")
@@ -24,6 +24,25 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, read_only) or str(error).startswith(_TRANSIENT)
 
 
+def redirection(error: BaseException) -> tuple[str, str] | None:
+    """Return "MOVED" or "ASK" and the address that has the slot, if an error says so.
+
+    Some versions of the client library have classes for these errors here, and some keep them for their own Cluster.
+    """
+    exceptions, (word, _, rest) = load_driver().exceptions, str(error).partition(" ")
+    if word in ("MOVED", "ASK"):
+        return word, rest.rpartition(" ")[2]
+    if isinstance(error, exceptions.AskError):
+        place: Any = error
+        return "MOVED" if isinstance(error, exceptions.MovedError) else "ASK", f"{place.host}:{place.port}"
+    return None
+
+
+def is_try_again(error: BaseException) -> bool:
+    """Return whether a server refuses keys because some of them have moved to another one, and some have not."""
+    return isinstance(error, load_driver().exceptions.TryAgainError) or str(error).startswith("TRYAGAIN")
+
+
 def translated(error: BaseException, options: RedisOptions) -> Exception:
     """Return the error of this package for one of the server or of a connection."""
     exceptions, text, place = load_driver().exceptions, str(error), options.address()
@@ -31,6 +50,8 @@ def translated(error: BaseException, options: RedisOptions) -> Exception:
         return AccessDenied(f"{place} refuses access: {text}. Check username and password, and what the user may do.")
     if isinstance(error, exceptions.OutOfMemoryError) or text.startswith("OOM"):
         return StoreFull(f"{place} is full: {text} Raise its maxmemory, or let results expire earlier.")
+    if isinstance(error, exceptions.ClusterCrossSlotError) or text.startswith("CROSSSLOT"):
+        return ConfigurationError(f"{place} is a node of a Cluster: use redis+cluster:// instead of redis://")
     if text.startswith("MISCONF"):
         return DiskFailed(f"{place} cannot write to its disk, so it refuses writes: {text}")
     if _is_tls(error):

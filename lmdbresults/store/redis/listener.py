@@ -5,18 +5,19 @@ meanwhile. Under gevent and eventlet it is a greenlet.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from lmdbresults.store.redis.driver import load_driver
-from lmdbresults.store.redis.nodes import Node
+from lmdbresults.store.redis.faults import redirection
+from lmdbresults.store.redis.nodes import Command, Node
 from lmdbresults.store.redis.server import Patience
 
 __all__ = ["Hearer", "Listener"]
 
 #: Seconds of silence after which the server is asked whether it is still there, and given as long to answer.
 PING_AFTER: Final = 5.0
-#: Channels in one command.
+#: Channels in one command; of a Cluster, those of one slot only.
 _BATCH: Final = 1000
 
 
@@ -48,6 +49,7 @@ class Listener:
         self._subscribe, self._unsubscribe = (
             (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if is_sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         )
+        self._batch = 1 if is_sharded else _BATCH
         #: Guards what follows, and what is sent.
         self._changed = threading.Condition(threading.RLock())
         self._connection: Any = None
@@ -88,7 +90,7 @@ class Listener:
     def fence(self, number: int) -> None:
         """Have `Hearer.fenced` called with a number after all messages that were sent before this call."""
         with self._changed:
-            self._send(b"PING", b"%d" % number)
+            self._send([(b"PING", b"%d" % number)])
 
     def close(self) -> None:
         """Stop listening."""
@@ -98,14 +100,14 @@ class Listener:
             self._changed.notify_all()
 
     def _send_all(self, command: bytes, channels: list[bytes]) -> None:
-        for start in range(0, len(channels), _BATCH):
-            self._send(command, *channels[start : start + _BATCH])
+        batches = range(0, len(channels), self._batch)
+        self._send([(command, *channels[start : start + self._batch]) for start in batches])
 
-    def _send(self, *words: bytes) -> None:
-        if self._connection is None:
+    def _send(self, commands: Sequence[Command]) -> None:
+        if self._connection is None or not commands:
             return  # all is sent when there is a connection
         try:
-            self._connection.send_packed_command(self._connection.pack_command(*words), check_health=False)
+            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
         except (load_driver().base_error, OSError):
             self._drop()
 
@@ -161,12 +163,13 @@ class Listener:
                     raise
                 asked = True
                 self.fence(0)
-            except exceptions.MovedError:
+            except exceptions.ResponseError as error:
+                if redirection(error) is None:  # this user must not listen
+                    self._hearer.refused(error)
+                    continue
                 with self._changed:
                     gone = [channel for channel in self._wanted if channel not in self._confirmed]
                 self._hearer.lost(self, gone)
-            except exceptions.NoPermissionError as error:
-                self._hearer.refused(error)
 
     def _take(self, answer: Any) -> None:
         if not isinstance(answer, list):  # the answer to PING while there are no channels

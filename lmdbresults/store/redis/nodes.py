@@ -18,6 +18,8 @@ Command: TypeAlias = tuple[Any, ...]
 Address: TypeAlias = tuple[str, int]
 Connect: TypeAlias = Callable[..., Any]
 
+#: Commands that write: all writes are scripts.
+_WRITES: Final = ("EVALSHA", "EVAL")
 #: Seconds between two readings of the slots of a Cluster, however many errors ask for one.
 _REFRESH_PAUSE: Final = 0.1
 
@@ -25,9 +27,11 @@ _REFRESH_PAUSE: Final = 0.1
 class Node:
     """One server and the connections to it that are not in use. A forked child makes its own."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, wait: Command | None = None) -> None:
         #: Returns a new connection, with a time limit for its answers if it is given one.
         self.connect = connect
+        #: What follows a write, to wait for replicas.
+        self._wait = wait
         self._idle: deque[Any] = deque()
         self._response_error = load_driver().exceptions.ResponseError
         gate.watch_forks(self)
@@ -38,6 +42,11 @@ class Node:
 
     def call(self, command: Command) -> Any:
         """Return the answer to one command; raise the error that it is."""
+        if self._wait is not None and command[0] in _WRITES:
+            (answer,) = self.call_all([command])
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         connection = self._take()
         try:
             connection.send_packed_command(connection.pack_command(*command), check_health=False)
@@ -53,15 +62,25 @@ class Node:
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answers to commands that are sent together; an answer may be an error."""
+        is_write = self._wait is not None and any(command[0] in _WRITES for command in commands)
+        sent = [*commands, self._wait] if is_write else commands
         connection = self._take()
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            answers = [self._answer(connection) for _ in commands]
+            connection.send_packed_command(connection.pack_commands(sent), check_health=False)
+            answers = [self._answer(connection) for _ in sent]
         except BaseException:
             connection.disconnect()
             raise
         self._idle.append(connection)
+        if is_write:
+            self._require_replicas(answers.pop())
         return answers
+
+    def _require_replicas(self, answer: Any) -> None:
+        """Raise an error, which lets the writes run again, if fewer replicas have them than is wanted."""
+        wanted = self._wait[1] if self._wait else 0
+        if isinstance(answer, Exception) or answer < wanted:
+            raise self._response_error(f"NOREPLICAS {answer} of {wanted} replicas (min_replicas) confirm a write")
 
     def _answer(self, connection: Any) -> Any:
         try:
@@ -106,8 +125,8 @@ class Deployment(Protocol):
 class Single:
     """One server, or the master that sentinels know: it has all slots."""
 
-    def __init__(self, connect: Connect) -> None:
-        self._node = Node(connect)
+    def __init__(self, connect: Connect, wait: Command | None) -> None:
+        self._node = Node(connect, wait)
 
     def node(self, slot: int) -> Node:
         """Return the server."""
@@ -137,8 +156,11 @@ class Single:
 class Cluster:
     """The masters of a Cluster. The slots are read when they are needed, and again after errors."""
 
-    def __init__(self, connect_to: Callable[[Address], Connect], seeds: Sequence[Address]) -> None:
+    def __init__(
+        self, connect_to: Callable[[Address], Connect], seeds: Sequence[Address], wait: Command | None
+    ) -> None:
         self._connect_to = connect_to
+        self._wait = wait
         self._seeds = seeds
         self._nodes: dict[Address, Node] = {}
         self._slots: list[Node] = []
@@ -169,7 +191,7 @@ class Cluster:
 
     def _at(self, address: Address) -> Node:
         node = self._nodes.get(address)
-        return node or self._nodes.setdefault(address, Node(self._connect_to(address)))
+        return node or self._nodes.setdefault(address, Node(self._connect_to(address), self._wait))
 
     def moved(self, slot: int, address: str) -> None:
         """Note that a slot is at an address."""
@@ -212,16 +234,17 @@ class Cluster:
 
 def deployment(options: RedisOptions) -> Deployment:
     """Return the deployment that options describe. Nothing is connected yet."""
+    wait = ("WAIT", options.min_replicas, round(options.socket_timeout * 900)) if options.min_replicas else None
     if options.path:
         path = _Connector(options, load_driver().connection.UnixDomainSocketConnection)
-        return Single(path.to(path=options.path))
+        return Single(path.to(path=options.path), wait)
     classes = load_driver().connection
     connector = _Connector(options, classes.SSLConnection if options.tls else classes.Connection)
     if options.kind == "cluster":
-        return Cluster(connector.to_address, options.hosts)
+        return Cluster(connector.to_address, options.hosts, wait)
     if options.kind == "sentinel":
-        return Single(connector.to_master)
-    return Single(connector.to_any)
+        return Single(connector.to_master, wait)
+    return Single(connector.to_any, wait)
 
 
 class _Connector:

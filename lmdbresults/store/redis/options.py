@@ -92,6 +92,10 @@ class RedisOptions:
     """Seconds for which an operation is run again if the server is down, loading, or failing over; 0: it is run once.
     The pauses between are random and grow to a second."""
 
+    min_replicas: int = 0
+    """How many replicas must have a write before it is acknowledged, so that a failover to one does not lose it; 0: the
+    master alone. A write that fewer have confirmed in ``socket_timeout`` is run again, like any that fails."""
+
     owner_lease: float = 15.0
     """Seconds after the last sign of life of a process on another machine until its claims are taken over. On the same
     machine a dead process is seen at once."""
@@ -215,6 +219,7 @@ def _boolean(text: str) -> bool:
 
 _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "db": _number(int),
+    "min_replicas": _number(int),
     "socket_timeout": _number(float),
     "socket_connect_timeout": _number(float),
     "retry_timeout": _number(float),
@@ -236,6 +241,7 @@ _RULES: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     ("kind", ("server", "cluster", "sentinel").__contains__, "server, cluster or sentinel"),
     ("hosts", _are_hosts, "at least one host, with ports between 1 and 65535"),
     ("db", lambda value: type(value) is int and value >= 0, "the number of a database, 0 or more"),
+    ("min_replicas", lambda value: type(value) is int and 0 <= value <= 100, "0 to 100"),
     ("ssl_cert_reqs", _CERT_REQS.__contains__, f"one of {', '.join(_CERT_REQS)}"),
     ("socket_timeout", lambda value: _is_seconds(value, 0.01, 3600), "0.01 to 3600 seconds"),
     ("socket_connect_timeout", lambda value: _is_seconds(value, 0.01, 3600), "0.01 to 3600 seconds"),

@@ -2,7 +2,8 @@
 
 A message on the channel of a key begins with "F" for a final value or "I" for an interim one; "=" and the value follow
 if that is small. What must happen once although its answer may be lost and asked for again leaves its outcome for a
-minute under a name of its own, ``once``.
+minute under a name of its own, ``once``. While the slot moves in a Cluster, scripts are run without that name: the
+server refuses keys of which some exist here and some do not.
 """
 
 from typing import Final
@@ -24,6 +25,12 @@ local function put(name, value, px)
   if px == '0' then return redis.call('SET', name, value) end
   return redis.call('SET', name, value, 'PX', px)
 end
+local function outcome(once) return once and redis.call('HGET', once, 'is') end
+local function note(once, what)
+  if not once then return end
+  redis.call('HSET', once, 'is', what)
+  redis.call('PEXPIRE', once, 60000)
+end
 """
 
 #: KEYS: name. ARGV: channels, value, px (0: never expires), prefix that keeps the present value, kind of message.
@@ -36,12 +43,11 @@ return 1
 
 #: KEYS: name, once. ARGV: channels, value, px.
 ADD: Final = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
+if outcome(KEYS[2]) then return 1 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 put(KEYS[1], ARGV[2], ARGV[3])
 tell(ARGV[1], KEYS[1], 'F', ARGV[2])
-redis.call('HSET', KEYS[2], 'is', 1)
-redis.call('PEXPIRE', KEYS[2], 60000)
+note(KEYS[2], 1)
 return 1
 """
 
@@ -61,7 +67,7 @@ return redis.call('EXISTS', KEYS[1])
 
 #: KEYS: name, once. ARGV: channels, by, px or "" to keep the deadline. Returns nil for a value that is not a counter.
 INCREMENT: Final = """
-local before = redis.call('HGET', KEYS[2], 'is')
+local before = outcome(KEYS[2])
 if before then return before end
 local sum = redis.pcall('INCRBY', KEYS[1], ARGV[2])
 if type(sum) == 'table' then return false end
@@ -69,8 +75,7 @@ sum = redis.call('GET', KEYS[1])
 if ARGV[3] == '0' then redis.call('PERSIST', KEYS[1])
 elseif ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 tell(ARGV[1], KEYS[1], 'F', sum)
-redis.call('HSET', KEYS[2], 'is', sum)
-redis.call('PEXPIRE', KEYS[2], 60000)
+note(KEYS[2], sum)
 return sum
 """
 
@@ -84,18 +89,19 @@ return 1
 """
 
 #: Compares what a transaction has read with what there is; if it is the same, makes its changes. Returns 0 otherwise.
-#: KEYS: names, and once at their end. ARGV: channels, then for each name what was read (``?`` for nothing, ``-`` for
+#: KEYS: names, once. ARGV: channels, number of names, then for each name what was read (``?`` for nothing, ``-`` for
 #: no value, ``=`` and the value), what to do (``?`` nothing, ``-`` delete, ``E`` and px, ``=``, px or "", value), and
 #: the kind of message or "".
 COMMIT: Final = """
-local once = KEYS[#KEYS]
-if redis.call('EXISTS', once) == 1 then return 1 end
-local at, steps = 2, {}
+local count = tonumber(ARGV[2])
+local once = KEYS[count + 1]
+if outcome(once) then return 1 end
+local at, steps = 3, {}
 local function word()
   at = at + 1
   return ARGV[at - 1]
 end
-for i = 1, #KEYS - 1 do
+for i = 1, count do
   local read = word()
   if read ~= '?' then
     local present = redis.call('GET', KEYS[i])
@@ -119,10 +125,7 @@ for i, step in ipairs(steps) do
   if step[4] ~= '' then tell(ARGV[1], name, step[4], step[3]) end
   changes = changes or what ~= '?'
 end
-if changes then
-  redis.call('HSET', once, 'is', 1)
-  redis.call('PEXPIRE', once, 60000)
-end
+if changes then note(once, 1) end
 return 1
 """
 

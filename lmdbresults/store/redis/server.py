@@ -1,5 +1,6 @@
 """Commands to a deployment: sent to the right server, and sent again while that may help."""
 
+import os
 import random
 import time
 from collections import defaultdict
@@ -9,18 +10,20 @@ from typing import Any, Final, NamedTuple
 
 from lmdbresults.errors import StoreClosed
 from lmdbresults.store.redis.driver import load_driver
-from lmdbresults.store.redis.faults import is_transient, translated
+from lmdbresults.store.redis.faults import is_transient, is_try_again, redirection, translated
 from lmdbresults.store.redis.layout import slot_of
 from lmdbresults.store.redis.nodes import Command, Node, deployment
 from lmdbresults.store.redis.options import RedisOptions
 
-__all__ = ["Patience", "Request", "Script", "Server"]
+__all__ = ["Patience", "Request", "Script", "Server", "once_name"]
 
 #: Seconds of the first pause before an operation is run again, and of the longest.
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
 #: Commands that are sent together at most.
 _BATCH: Final = 2000
+#: What comes before the random end of `once_name`.
+_ONCE: Final = b".once-"
 #: How often a command follows a slot that has moved before it waits.
 _MOST_MOVES: Final = 5
 
@@ -35,6 +38,18 @@ class Script:
 
 
 _scripts: Final[dict[str, Script]] = {}
+
+
+def once_name(name: bytes) -> bytes:
+    """Return a name in the slot of another one under which the outcome of one call is kept for a while."""
+    return b"%b%b%b" % (name, _ONCE, os.urandom(8).hex().encode())
+
+
+def _without_once(command: Command) -> Command | None:
+    """Return the command of a script without the name of `once_name`, which is its last key; None if it has none."""
+    if command[0] not in ("EVALSHA", "EVAL") or _ONCE not in command[2 + command[2]]:
+        return None
+    return (*command[:2], command[2] - 1, *command[3 : 2 + command[2]], *command[3 + command[2] :])
 
 
 class Request(NamedTuple):
@@ -69,7 +84,7 @@ class Server:
         self.options = options
         driver = load_driver()
         self._errors: tuple[type[Exception], ...] = (driver.base_error, OSError)
-        self._exceptions = driver.exceptions
+        self._no_script = driver.exceptions.NoScriptError
         self.nodes = deployment(options)
         self.is_closed = False
 
@@ -149,16 +164,19 @@ class Server:
     def _again(self, request: Request, error: Exception) -> Any:
         """Run a command again that has failed, as its error tells; raise what remains."""
         patience, (name, command) = Patience(self.options.retry_timeout), request
-        exceptions, moves = self._exceptions, 0
+        moves = 0
         while True:
             asked: Node | None = None
-            if isinstance(error, exceptions.MovedError) and moves < _MOST_MOVES:
+            kind, address = redirection(error) or ("", "")
+            if kind == "MOVED" and moves < _MOST_MOVES:
                 moves += 1
-                self.nodes.moved(slot_of(name), f"{error.host}:{error.port}")
-            elif isinstance(error, exceptions.AskError):  # the key is on its way: that node has it, but not its slot
-                asked = self.nodes.at(f"{error.host}:{error.port}")
-            elif isinstance(error, exceptions.NoScriptError):
+                self.nodes.moved(slot_of(name), address)
+            elif kind == "ASK":  # the key is on its way: that node has it, but not its slot
+                asked = self.nodes.at(address)
+            elif isinstance(error, self._no_script):
                 command = ("EVAL", _scripts[command[1]].source, *command[2:])
+            elif is_try_again(error) and (shorter := _without_once(command)):
+                command = shorter
             else:
                 self._wait(error, patience)
             try:

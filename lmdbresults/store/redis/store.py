@@ -17,7 +17,7 @@ from lmdbresults.store.redis.leases import Leases
 from lmdbresults.store.redis.options import RedisOptions, redis_options_from_url
 from lmdbresults.store.redis.scanning import read_all, read_range
 from lmdbresults.store.redis.scripts import Scripts
-from lmdbresults.store.redis.server import Patience, Request, Server
+from lmdbresults.store.redis.server import Patience, Request, Server, once_name
 from lmdbresults.store.redis.subscription import RedisSubscription
 from lmdbresults.store.redis.transactions import (
     FINAL,
@@ -25,7 +25,6 @@ from lmdbresults.store.redis.transactions import (
     Reading,
     Writing,
     milliseconds,
-    once_name,
     read_values,
     server_time,
     ttl_of,

@@ -22,14 +22,14 @@ from lmdbresults.store.redis.transactions import INTERIM
 
 __all__ = ["RedisSubscription"]
 
-#: Seconds between two looks at all keys, although no message is lost unless the connection is, which is noticed.
+#: Seconds between two looks at all keys. On one server no message is lost unless the connection is, which is noticed.
 LOOK_EVERY: Final = 30.0
+#: In a Cluster, what is stored at the new node of a slot on its way is not heard of before the slot has arrived.
+LOOK_EVERY_IN_CLUSTER: Final = 5.0
 
 
 class RedisSubscription(Subscription):
     """A subscription. Its listeners start when there is something to follow; a forked child starts its own."""
-
-    look_every = LOOK_EVERY
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class RedisSubscription(Subscription):
         mget: Callable[[list[bytes]], list[bytes | None]],
     ) -> None:
         self._server = server
+        self.look_every = LOOK_EVERY_IN_CLUSTER if server.options.kind == "cluster" else LOOK_EVERY
         self._layout = layout
         self._is_sharded = is_sharded
         self._mget = mget

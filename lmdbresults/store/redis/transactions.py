@@ -6,7 +6,6 @@ the order in which the operation has written to them first.
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -14,7 +13,7 @@ from lmdbresults.errors import StoreClosed
 from lmdbresults.store.redis.layout import Layout, slot_of
 from lmdbresults.store.redis.scanning import read_all, read_range
 from lmdbresults.store.redis.scripts import Scripts
-from lmdbresults.store.redis.server import Request, Server
+from lmdbresults.store.redis.server import Request, Server, once_name
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 from lmdbresults.store.values import add_to_counter, deadline_of
 
@@ -58,11 +57,6 @@ def server_time(server: Server) -> float:
     """Return the time by the clock of the server."""
     seconds, microseconds = server.call(b"{store}", "TIME")
     return int(seconds) + int(microseconds) / 1e6
-
-
-def once_name(name: bytes) -> bytes:
-    """Return a name in the slot of another one under which the outcome of one call is kept for a while."""
-    return b"%b.once-%b" % (name, os.urandom(8).hex().encode())
 
 
 class Change(NamedTuple):
@@ -260,7 +254,7 @@ def _commit(
         slots.setdefault(slot, []).append(key)
     for keys in slots.values():
         names = [layout.name(key) for key in keys]
-        arguments: list[bytes | int] = [layout.channel_prefix]
+        arguments: list[bytes | int] = [layout.channel_prefix, len(names)]
         for key in keys:
             arguments += _read_words(seen, key)
             arguments += _change_words(changes.get(key), key in told)
