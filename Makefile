@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types imports docs bench clean
+.PHONY: help demo demo-web test lint types imports docs bench clean
 
 help:
 	@echo "make demo   real Celery workers, no server: one file is broker and result backend; some are killed"
+	@echo "make demo-web   the page over a lively example, at http://127.0.0.1:5556/"
 	@echo "make test   every test that needs no server"
 	@echo "make lint   ruff;  make types   mypy --strict;  make imports   the layers of the package"
 	@echo "make docs   the documentation as a site, in build/site"
@@ -14,6 +15,9 @@ help:
 
 demo: $(VENV)/.for-demo
 	$(BIN)/python examples/celery_demo.py
+
+demo-web: $(VENV)/.for-demo-web
+	$(BIN)/python examples/web_demo.py
 
 test: $(VENV)/.for-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -36,6 +40,10 @@ bench: $(VENV)/.for-bench
 
 $(VENV)/.for-demo: setup.cfg pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[celery]'
+	@touch $@
+
+$(VENV)/.for-demo-web: setup.cfg pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[celery,cli,web]'
 	@touch $@
 
 $(VENV)/.for-dev: setup.cfg pyproject.toml | $(VENV)

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import web_demo_tasks
 
@@ -29,9 +29,7 @@ import lmdbresults
 from lmdbresults.record import RECORD_VERSION, Payload, TaskRecord
 from lmdbresults.store.transactions import WriteTransaction
 
-WORKER: Final = (
-    "-m celery --app web_demo_tasks worker --concurrency 4 --queues celery,media --loglevel ERROR -n shop@%h"
-)
+WORKER: Final = "-m celery --app web_demo_tasks worker --concurrency 4 --queues celery,media --loglevel INFO -n shop@%h"
 MINUTES: Final = 1440
 TRACEBACK: Final = """\
 Traceback (most recent call last):
@@ -89,10 +87,10 @@ def keep_busy(stop: threading.Event) -> None:
 
 
 @contextmanager
-def running(command: list[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], path: Path, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until the block ends."""
     environment = {**os.environ, "DEMO_FILE": str(path)}
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, start_new_session=True, **streams)
     try:
         yield process
     finally:
@@ -111,7 +109,11 @@ def demo(folder: Path, port: int) -> None:
     stop = threading.Event()
     sender = threading.Thread(target=keep_busy, args=(stop,), daemon=True)
     page = [sys.executable, "-m", "lmdbresults", "web", str(path), "--port", str(port), "--allow-actions"]
-    with running([sys.executable, *WORKER.split()], path), running(page, path) as served:
+    with (
+        (folder / "worker.log").open("wb") as log,
+        running([sys.executable, *WORKER.split()], path, stdout=log, stderr=log),
+        running(page, path) as served,
+    ):
         sender.start()
         try:
             served.wait()

@@ -115,6 +115,7 @@ def test_a_broker_that_cannot_be_reached_is_an_error_on_the_page(store: LMDBStor
     app = celery.Celery(broker="amqp://127.0.0.1:1//", set_as_current=False)
     app.conf.task_publish_retry = False
     app.conf.broker_connection_retry = False
+    app.conf.broker_transport_options = {"max_retries": 0}
     visitor = Visitor(create_app(store, allow_actions=True, control=CeleryControl(app)))
     failed = visitor.send_form("/task?id=failed", "/retry", id="failed")
     assert failed.status_code == 502
