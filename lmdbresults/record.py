@@ -4,7 +4,7 @@ State and times are read without touching the payload, so a tool that lists resu
 Golden bytes of every version are in ``tests/golden``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ __all__ = [
     "new_payload",
     "pack_fields",
     "pack_payload",
+    "read_meta",
     "unpack_payload",
 ]
 
@@ -75,19 +76,8 @@ class TaskRecord(NamedTuple):
 
         Raises `DecodeError` if the bytes are not a record, `NewerFormat` if a newer lmdbresults wrote them.
         """
-        try:
-            fields = _unpackb(data) if data.startswith(_BEGINNING) else None
-        except Exception:  # of many kinds; the slow way distinguishes them, and reads what is merely unusual
-            fields = None
-        if (
-            fields is None
-            or type(fields[1]) is not str
-            or type(payload := fields[-1]) is not list
-            or tuple(map(type, payload)) not in _PAYLOAD_TYPES
-        ):
-            fields = _verified_fields(data)
-        else:
-            fields[-1] = new_payload(payload)
+        fields = _fields(data)
+        fields[-1] = new_payload(fields[-1])
         return _new_tuple(cls, fields)
 
     @staticmethod
@@ -108,34 +98,42 @@ class TaskRecord(NamedTuple):
         payload = encode(meta["result"], rest)
         return cls._make((RECORD_VERSION, meta["status"], *map(meta.get, _OPTIONAL_FIELDS), payload))
 
-    def to_meta(
-        self, decode: Callable[[Payload], Any], revive: Callable[[Any], Any] | None = None, task_id: str | None = None
-    ) -> dict[str, Any]:
-        """Return the meta: what `from_meta` was given. ``decode(payload)`` returns the value in a payload's body.
 
-        ``revive(stored)`` makes an exception of the result of a failure. The record does not hold ``task_id``, which
-        its key does.
-        """
-        _, state, date_done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = self
-        meta = {
-            "status": state,
-            "result": decode(payload),
-            "traceback": traceback,
-            "children": children,
-            "date_done": date_done,
-        }
-        if group_id is not None:
-            meta["group_id"] = group_id
-        if parent_id is not None:
-            meta["parent_id"] = parent_id
-        if payload.extra is not None:  # the extended form of a meta
-            meta.update(name=name, worker=worker, queue=queue, retries=retries)
-            meta.update(decode(payload._replace(body=payload.extra)))
-        if revive is not None and state in EXCEPTION_STATES:
-            meta["result"] = revive(meta["result"])
-        if task_id is not None:
-            meta["task_id"] = task_id
-        return meta
+def read_meta(
+    data: bytes | None,
+    decode: Callable[[Sequence[Any]], Any],
+    revive: Callable[[Any], Any] | None = None,
+    task_id: str | None = None,
+    wanted: frozenset[str] | None = None,
+) -> dict[str, Any] | None:
+    """Return the meta in the bytes of a record: what `TaskRecord.from_meta` was given.
+
+    Return None, and decode nothing, if there is no record (None), or its state is not ``wanted`` (None: any is).
+    ``decode(payload)`` returns the value in the body of a payload, a sequence of the fields of `Payload`, and
+    ``revive(stored)`` an exception for the result of a failure. The record does not hold ``task_id``, which its key
+    does. A caller that keeps no reference to the bytes lets their memory be used again. Raises as `TaskRecord.unpack`.
+    """
+    if data is None:
+        return None
+    fields = _fields(data)
+    del data  # of a large result there are three copies by now; with more, the system gives and takes memory each time
+    _, state, done, name, worker, queue, retries, group_id, parent_id, children, traceback, payload = fields
+    if wanted is not None and state not in wanted:
+        return None
+    result = decode(payload)
+    meta = {"status": state, "result": result, "traceback": traceback, "children": children, "date_done": done}
+    if group_id is not None:
+        meta["group_id"] = group_id
+    if parent_id is not None:
+        meta["parent_id"] = parent_id
+    if payload[4] is not None:  # the extended form of a meta
+        meta.update(name=name, worker=worker, queue=queue, retries=retries)
+        meta.update(decode((*payload[:3], payload[4], None)))
+    if revive is not None and state in EXCEPTION_STATES:
+        meta["result"] = revive(result)
+    if task_id is not None:
+        meta["task_id"] = task_id
+    return meta
 
 
 class TaskHead(NamedTuple):
@@ -248,6 +246,26 @@ _new_tuple = tuple.__new__
 _unpackb = msgpack.unpackb
 
 
+def _fields(data: bytes) -> list[Any]:
+    """Return the fields of a task record; the last is a list of those of the payload. Raises as `TaskRecord.unpack`."""
+    try:
+        fields: list[Any] = _unpackb(data)
+        content_type, encoding, compression, body, extra = fields[-1]
+        if (
+            data.startswith(_BEGINNING)
+            and type(fields[1]) is str
+            and type(body) is bytes
+            and type(content_type) is str
+            and type(encoding) is str
+            and (compression is None or type(compression) is str)
+            and (extra is None or type(extra) is bytes)
+        ):
+            return fields
+    except Exception:  # noqa: S110 - of many kinds; the slow way distinguishes them, and reads what is merely unusual
+        pass
+    return _verified_fields(data)
+
+
 def _verified_fields(data: bytes) -> list[Any]:
     """Return the fields of a task record, checked one by one. Raises `DecodeError` or `NewerFormat`."""
     fields = _unpack(data)
@@ -255,7 +273,7 @@ def _verified_fields(data: bytes) -> list[Any]:
         raise _not_a_record(f"it has {len(fields)} fields")
     if type(fields[1]) is not str:
         raise _not_a_record("a field has the wrong type")
-    fields[-1] = _payload(fields[-1])
+    _payload(fields[-1])
     return fields
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmdbresults.record import (
     Payload,
     TaskRecord,
     pack_payload,
+    read_meta,
     unpack_payload,
 )
 
@@ -137,14 +139,14 @@ def test_a_meta_comes_back_from_its_record():
     def encode(result: object, rest: object) -> Payload:
         return Payload("", "", None, repr(result).encode(), repr(rest).encode() if rest else None)
 
-    def decode(payload: Payload) -> Any:
-        return ast.literal_eval(payload.body.decode())
+    def decode(payload: Sequence[Any]) -> Any:
+        return ast.literal_eval(payload[3].decode())
 
     meta = {"status": "FAILURE", "result": [1], "traceback": "tb", "children": [], "date_done": "today"}
     ids = {"group_id": "g", "parent_id": "p"}
     extended = {"name": "n", "worker": "w", "queue": "q", "retries": 2, "args": [3], "kwargs": {}}
     for whole in (meta, meta | ids, meta | extended, meta | ids | extended):
-        assert TaskRecord.unpack(TaskRecord.from_meta(whole, encode).pack()).to_meta(decode) == whole
+        assert read_meta(TaskRecord.from_meta(whole, encode).pack(), decode) == whole
 
 
 # -- bytes that are not a record ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Results on their way into and out of the store: values, exceptions, payloads."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lmdbresults import serialization, states
@@ -40,6 +40,7 @@ class Codec:
         #: Content types that are decoded.
         self.accept = serialization.accepted_types(accept)
         self._coder = serialization.serializers()[serializer]
+        self._decode = self._coder.decode
         #: The content type of this serializer, if it is accepted.
         self._own_type = self._coder.content_type if self._coder.content_type in self.accept else None
         self.compression = compression
@@ -101,15 +102,15 @@ class Codec:
         payload = serialization.dumps(data, self.serializer, self.compression)
         return payload if extra is None else payload._replace(extra=self._extra_body(extra))
 
-    def value(self, payload: Payload) -> Any:
-        """Return the data in a payload. Raises `ContentDisallowed` or `DecodeError`."""
+    def value(self, payload: Sequence[Any]) -> Any:
+        """Return the data in a payload, or in its fields. Raises `ContentDisallowed` or `DecodeError`."""
         content_type, _, compression, body, _ = payload
         if content_type == self._own_type and compression is None:
             try:
-                return self._coder.decode(body)
+                return self._decode(body)
             except Exception:  # noqa: S110 - loads() fails as well, and says why
                 pass
-        return serialization.loads(payload, self.accept, self.max_bytes)
+        return serialization.loads(new_payload(payload), self.accept, self.max_bytes)
 
     def _extra_body(self, extra: Mapping[str, Any]) -> bytes:
         def encode(value: Any) -> bytes:

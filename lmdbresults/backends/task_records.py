@@ -1,12 +1,12 @@
 """Task records in a store: their keys, how they are stored, and metas made of them. The Celery plugin has them, too."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lmdbresults import states
 from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta
-from lmdbresults.record import SUCCESS_PREFIX, Payload, TaskRecord
+from lmdbresults.record import SUCCESS_PREFIX, read_meta
 from lmdbresults.store.base import ReadTransaction, WriteTransaction
 from lmdbresults.store.chords import ResultRecord
 
@@ -25,7 +25,7 @@ class TaskRecords:
         self,
         prefix: bytes | None,
         unusual_key: Callable[[Any], bytes],
-        value: Callable[[Payload], Any],
+        value: Callable[[Sequence[Any]], Any],
         exception: Callable[[Any], Any],
     ) -> None:
         self._prefix = prefix or b""
@@ -76,21 +76,16 @@ class TaskRecords:
             key, text = self._prefix + task_id.encode(), task_id
         else:
             key, text = self._unusual_key(task_id), id_text(task_id)
-        data = store.get(key)
-        if data is None:
-            return {"status": states.PENDING, "result": None}
-        return TaskRecord.unpack(data).to_meta(self._value, self._exception, text)
+        meta = read_meta(store.get(key), self._value, self._exception, text)
+        return {"status": states.PENDING, "result": None} if meta is None else meta
 
     def read(self, task_id: str, data: bytes, wanted: frozenset[str] | None) -> Meta | None:
         """Return the meta in the bytes of a record, or None if the task is in no wanted state (None: any is wanted)."""
-        record = TaskRecord.unpack(data)
-        if wanted is not None and record.state not in wanted:
-            return None
-        return record.to_meta(self._value, self._exception, task_id)
+        return read_meta(data, self._value, self._exception, task_id, wanted)
 
     def decode(self, data: bytes) -> Meta:
         """Return the meta in the bytes of a record, without the id."""
-        return TaskRecord.unpack(data).to_meta(self._value, self._exception)
+        return read_meta(data, self._value, self._exception)  # type: ignore[return-value]  # any state is wanted
 
     def metas(
         self, values: Iterable[tuple[Any, bytes | None]], ready_states: frozenset[str] | None = states.READY_STATES

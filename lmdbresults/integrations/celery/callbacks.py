@@ -56,10 +56,10 @@ class Callbacks:
         self._fulfil = fulfil
         #: Held while results are asked. `discard` does not take it, and no callback runs while it is held.
         self._lock = threading.RLock()
-        #: Functions that return the results, by `id`, or None for one that was collected: of those that were not asked
-        #: yet, and of those that had no callback, which are not held here.
-        self._new: dict[int, Callable[[], Any]] = {}
-        self._idle: dict[int, Callable[[], Any]] = {}
+        #: Results by `id`: those that were not asked yet, some of them by a weak reference; and weak references to
+        #: those that had no callback.
+        self._new: dict[int, Any] = {}
+        self._idle: dict[int, Any] = {}
         #: Those that have a callback, and those of them that have changed or were discarded.
         self._followed: dict[int, CallbackFollower] = {}
         self._ready: deque[CallbackFollower] = deque()
@@ -71,12 +71,13 @@ class Callbacks:
 
     def add(self, result: Any, weak: bool) -> None:
         """Note a result, and hold it unless told to note it ``weak``."""
-        self._new[id(result)] = weakref.ref(result) if weak else lambda: result
+        self._new[id(result)] = weakref.ref(result) if weak else result
         if len(self._new) >= self._few:
             self._ask(follow=False)
             self._few = max(_FEW, 2 * len(self._new))
-        for follower in list(self._followed.values())[:1]:
-            follower.hub.interrupt()
+        if self._followed:
+            for follower in list(self._followed.values())[:1]:
+                follower.hub.interrupt()
 
     def discard(self, result: Any) -> None:
         """Forget a result. Called from anywhere, a garbage collection included, so it takes no lock."""
@@ -92,7 +93,8 @@ class Callbacks:
         """Follow nothing, until `run`."""
         with self._lock:
             for number in list(self._followed):
-                self._new[number] = self._followed.pop(number).get
+                if (result := self._followed.pop(number).get()) is not None:
+                    self._new[number] = result
 
     def run(self) -> None:
         """Call the callbacks of results that have ended; what one of them raises leaves the others to the next call."""
@@ -113,20 +115,26 @@ class Callbacks:
                 self._ask_at = time.monotonic() + _ASK_AGAIN
                 notes.append(self._idle)
             for noted in notes:
-                for number in list(noted):
-                    get = noted.get(number, _nothing)
-                    result = get()
-                    calls = result is not None and may_end(result) and _may_call_back(result.on_ready)
-                    if calls and not follow:
-                        continue
-                    noted.pop(number, None)
-                    if calls:
-                        self._follow(number, get, result)
-                    elif result is not None and may_end(result):  # a group has it, so it need not be held here
-                        self._idle[number] = weakref.ref(result)
+                self._ask_each(noted, follow)
 
-    def _follow(self, number: int, get: Callable[[], Any], result: Any) -> None:
+    def _ask_each(self, noted: dict[int, Any], follow: bool) -> None:
+        groups: dict[Any, bool] = {}
+        for number in list(noted):
+            held = noted.get(number)
+            result = held() if type(held) is weakref.ref else held
+            if result is None or not may_end(result):
+                noted.pop(number, None)
+            elif not _may_call_back(result.on_ready, groups):  # a group has it, so it need not be held here
+                self._idle[number] = held if held is not result else weakref.ref(result)
+                if noted is self._new:
+                    noted.pop(number, None)
+            elif follow:
+                noted.pop(number, None)
+                self._follow(number, held, result)
+
+    def _follow(self, number: int, held: Any, result: Any) -> None:
         hub, key = self._hub(), self._backend.get_key_for_task(result.id)
+        get = (lambda: result) if held is result else held
         follower = self._followed[number] = CallbackFollower(hub, get, self._ready)
         value = hub.follow(follower, [key])[key]
         if value is not None:
@@ -150,10 +158,18 @@ def _nothing() -> None:
     """Return None, for a result that was discarded."""
 
 
-def _may_call_back(promised: Any) -> bool:
-    """Return whether a result has a callback, perhaps through the barrier of a group; or will get the first one now."""
+def _may_call_back(promised: Any, groups: dict[Any, bool]) -> bool:
+    """Return whether a result has a callback, perhaps through the barrier of a group; or will get the first one now.
+
+    ``groups`` remembers the answers for barriers: a group may have thousands of members.
+    """
     listeners = _listeners(promised)
-    return not listeners or any(map(_is_callback, listeners))
+    if len(listeners) != 1 or type(listener := listeners[0]) is not barrier:
+        return not listeners or any(map(_is_callback, listeners))
+    known = groups.get(listener)
+    if known is None:
+        known = groups[listener] = _is_callback(listener)
+    return known
 
 
 def _is_callback(listener: Any) -> bool:

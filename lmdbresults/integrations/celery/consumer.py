@@ -159,6 +159,8 @@ class ResultConsumer(BaseResultConsumer):
     @property
     def drainer(self) -> Any:
         """What calls the callbacks under gevent and eventlet; another one after a fork."""
+        if self._drainer is not None:
+            return self._drainer
         with self._lock:
             if self._drainer is None:
                 self._drainer = _drainer_class(detect_environment())(self)

@@ -1,6 +1,6 @@
 """Payloads by Celery's serializers. They name their encoding, so a reader need not be configured like the worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from celery.utils.serialization import get_pickled_exception
@@ -49,8 +49,8 @@ class KombuCodec:
             extra_body = extra_body and kombu_compression.compress(extra_body, method)[0]
         return Payload(content_type, content_encoding, compression, body, extra_body)
 
-    def value(self, payload: Payload) -> Any:
-        """Return the data in a payload, if the backend accepts its content type."""
+    def value(self, payload: Sequence[Any]) -> Any:
+        """Return the data in a payload, or in its fields, if the backend accepts its content type."""
         content_type, content_encoding, compression, body, _ = payload
         if compression:
             body = self._decompressed(body, compression)

@@ -26,7 +26,7 @@ from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.integrations.celery.stepwise import StepwiseEffects
 from lmdbresults.integrations.transport_options import store_options
 from lmdbresults.options import parse_size, require_expiry
-from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, unpack_payload
+from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, read_meta, unpack_payload
 from lmdbresults.store import Store, WriteTransaction
 
 __all__ = ["StoreBackend"]
@@ -309,7 +309,7 @@ class StoreBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
             return None
         if TaskRecord.is_one(payload):
             task_id = payload.task_id if isinstance(payload, RecordWithId) else None
-            return TaskRecord.unpack(payload).to_meta(self.codec.value, task_id=task_id)
+            return read_meta(payload, self.codec.value, task_id=task_id)
         return self.codec.value(unpack_payload(payload))
 
 
