@@ -13,7 +13,7 @@ import msgpack
 
 from lmdbresults import serialization
 from lmdbresults.errors import DecodeError
-from lmdbresults.record import Payload, TaskRecord, pack_payload, unpack_payload
+from lmdbresults.record import Payload, TaskRecord, pack_payload, read_meta, unpack_payload
 
 __all__ = ["JSON", "MSGPACK", "PICKLE", "YAML", "CeleryMetas", "looks_pickled"]
 
@@ -148,7 +148,8 @@ class CeleryMetas:
 
 def _meta(record: TaskRecord, result: Any, extra: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
     """Return Celery's meta of a record, in Celery's order."""
-    plain = record._replace(payload=record.payload._replace(extra=None)).to_meta(lambda _: result)
+    plain = read_meta(record._replace(payload=record.payload._replace(extra=None)).pack(), lambda _: result)
+    assert plain is not None, "any state is wanted"
     if extra is not None:
         plain.update({name: getattr(record, name) for name in _CALL})
         plain.update(extra)
