@@ -32,7 +32,7 @@ from benchmarks.peers.bare import Pair
 from benchmarks.peers.base import Client, Peer
 from benchmarks.rows import LOOKS, OWN, Row, with_ratios
 from lmdbresults.integrations.celery import LMDBBackend
-from lmdbresults.store import LMDBStore, open_store
+from lmdbresults.store.lmdb import LMDBStore, open_store
 
 #: Seconds between two stores, by the clock of lmdbresults and bare LMDB.
 TICK = 0.001

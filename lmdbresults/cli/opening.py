@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import Final
 
-from lmdbresults.errors import ConfigurationError, FolderMissing
+from lmdbresults.errors import FolderMissing
 from lmdbresults.monitoring import Monitor
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import Store, open_store
+from lmdbresults.store.opening import is_on_server, open_as_it_is
 
 __all__ = ["existing", "monitored", "opened"]
 
@@ -21,16 +22,17 @@ def existing(path_or_url: str | Options) -> Options:
     return options
 
 
-def opened(options: Options) -> LMDBStore:
-    """Open a store with the durability that other processes use for it."""
-    try:
-        return LMDBStore(options)
-    except ConfigurationError:
-        return LMDBStore(replace(options, durability="none"))
+#: Opens a file with the durability that other processes use for it.
+opened: Final = open_as_it_is
 
 
 @contextmanager
 def monitored(path_or_url: str | Options) -> Iterator[Monitor]:
-    """Open a store and show it."""
-    with opened(existing(path_or_url)) as store:
+    """Open a store, of a file or on a server, and show it."""
+    store: Store
+    if isinstance(path_or_url, str) and is_on_server(path_or_url):
+        store = open_store(path_or_url)
+    else:
+        store = opened(existing(path_or_url))
+    with store:
         yield Monitor(store)

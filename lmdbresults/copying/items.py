@@ -11,7 +11,7 @@ from lmdbresults.backends.chords import CLAIMS_KEY
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
 from lmdbresults.errors import SerializationError
 from lmdbresults.record import TaskRecord
-from lmdbresults.store.chords import Part
+from lmdbresults.store.chords import Run
 
 __all__ = [
     "CHORD_PREFIX",
@@ -75,15 +75,13 @@ class OpenChord(NamedTuple):
     id: bytes
     size: int | None
     """How many parts it waits for, with those of results that were added to it; None: not known yet."""
-    parts: list[Part]
-    """Those that have returned, in the order in which they did."""
-    body: bytes | None
-    header: bytes | None
+    run: Run
+    """Body, header, and the parts that have returned."""
     deadline: float
 
     def __str__(self) -> str:
         size = "?" if self.size is None else self.size
-        return f"chord {self.id.decode(errors='backslashreplace')}: {len(self.parts)} of {size} parts have returned"
+        return f"chord {self.id.decode(errors='backslashreplace')}: {len(self.run.parts)} of {size} parts have returned"
 
 
 def same_deadline(one: float, other: float) -> bool:

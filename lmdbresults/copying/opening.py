@@ -1,8 +1,6 @@
 """The sides of a copy by their URLs and layouts."""
 
-import os
 from collections.abc import Collection
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -12,9 +10,10 @@ from lmdbresults.copying.celery_others import CeleryFolder, CelerySqlite
 from lmdbresults.copying.celery_redis import CeleryRedis
 from lmdbresults.copying.sides import Source, Target
 from lmdbresults.copying.stores import StoreSource, StoreTarget
-from lmdbresults.errors import ConfigurationError, FolderMissing
+from lmdbresults.errors import ConfigurationError
 from lmdbresults.options import options_from_url
-from lmdbresults.store import LMDBStore, Store
+from lmdbresults.store import Store, open_existing, open_store
+from lmdbresults.store.opening import is_on_server, open_as_it_is
 
 __all__ = ["LAYOUTS", "open_source", "open_target"]
 
@@ -49,7 +48,7 @@ def open_source(
         return CelerySqlite(url.removeprefix("db+sqlite:///"), metas, expires, serializer)
     if layout == "celery":
         return _celery_redis(url, metas, keyprefix)
-    return StoreSource(_opened(url, is_source=True))
+    return StoreSource(open_existing(url))
 
 
 def open_target(
@@ -68,7 +67,7 @@ def open_target(
         return _celery_redis(url, CeleryMetas(accept, serializer), keyprefix)
     if url.startswith(("file://", "db+")):
         raise ConfigurationError(f"{url!r} can be copied from, but not to: use lmdb:// or redis://.")
-    return StoreTarget(_opened(url))
+    return StoreTarget(_made(url))
 
 
 def _celery_redis(url: str, metas: CeleryMetas, keyprefix: str) -> CeleryRedis:
@@ -81,12 +80,7 @@ def _celery_redis(url: str, metas: CeleryMetas, keyprefix: str) -> CeleryRedis:
     return CeleryRedis(client.Redis.from_url(url), metas, keyprefix)
 
 
-def _opened(url: str, *, is_source: bool = False) -> Store:
-    """Open a store of lmdbresults, a file with the durability that other processes use for it."""
-    options = options_from_url(url)
-    if is_source and not os.path.lexists(options.path):
-        raise FolderMissing(f"{options.path} does not exist. Check the spelling of the path.")
-    try:
-        return LMDBStore(options)
-    except ConfigurationError:
-        return LMDBStore(replace(options, durability="none"))
+def _made(url: str) -> Store:
+    """Open a store, and make the file of one that does not exist."""
+    store: Store = open_store(url) if is_on_server(url) else open_as_it_is(options_from_url(url))
+    return store

@@ -22,7 +22,7 @@ from lmdbresults.copying.sides import Merged, Source, Target, batched
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.base import Measurable, Replacing, Store, WriteTransaction
 from lmdbresults.store.chord_records import CLAIMED, OPEN
-from lmdbresults.store.chords import Claim
+from lmdbresults.store.chords import Claim, hand_over
 
 __all__ = ["StoreSource", "StoreTarget"]
 
@@ -40,7 +40,9 @@ class StoreSource(Source):
         self._store = store
 
     def estimate(self) -> int | None:
-        return int(self._store.stats().records) if isinstance(self._store, Measurable) else None
+        stats = self._store.stats() if isinstance(self._store, Measurable) else None
+        count = getattr(stats, "records", None) or getattr(stats, "keys", None)  # a server counts keys of all kinds
+        return None if count is None else int(count)
 
     def batches(self, size: int) -> Iterator[list[Item]]:
         for keys in batched(self._keys(), size):
@@ -67,7 +69,7 @@ class StoreSource(Source):
             if head.state == OPEN and ttl is not None:
                 run = chords.read_run(Claim(key, head.run, ""))
                 size = None if head.size is None else head.size + head.added
-                yield OpenChord(key[len(CHORD_PREFIX) :], size, run.parts, run.body, run.header, time.time() + ttl)
+                yield OpenChord(key[len(CHORD_PREFIX) :], size, run, time.time() + ttl)
             elif head.state == CLAIMED:
                 name = key[len(CHORD_PREFIX) :].decode(errors="backslashreplace")
                 self.left_out.append(f"chord {name} is complete: a worker of the source sends its body. Let it.")
@@ -111,18 +113,8 @@ class StoreTarget(Target):
         ]
 
     def add_chord(self, chord: OpenChord) -> bool:
-        key, ttl, counted = CHORD_PREFIX + chord.id, None, 0
-        if chord.deadline != math.inf:
-            ttl = max(chord.deadline - time.time(), 1.0)
-        chords = self._store.chords
-        is_new = chords.adopt(key, ttl, size=chord.size, body=chord.body, header=chord.header)
-        for part in chord.parts:
-            outcome = chords.return_part(key, part, ttl, CLAIMS, size=chord.size)
-            if outcome is not None:
-                counted += outcome.counts
-                if outcome.claim is not None:  # complete: any worker of this side sends the body
-                    chords.release(outcome.claim)
-        return is_new or counted > 0
+        ttl = None if chord.deadline == math.inf else max(chord.deadline - time.time(), 1.0)
+        return hand_over(self._store.chords, CHORD_PREFIX + chord.id, chord.run, chord.size, ttl, CLAIMS)
 
     def close(self) -> None:
         self._store.close()

@@ -53,7 +53,7 @@ def store_options(
             unknown.append(name)
     if unknown:
         warnings.warn(
-            f"{setting} has {', '.join(unknown)}, which the store in LMDB ignores. Its options are {', '.join(known)}.",
+            f"{setting} has {', '.join(unknown)}, which the store ignores. Its options are {', '.join(known)}.",
             stacklevel=3,
         )
     return found

@@ -9,7 +9,7 @@ from lmdbresults.store.chord_records import HEAD_BYTES, Head, Part, is_head, rea
 from lmdbresults.store.chord_steps import Claim, Liveness, PartOutcome, ResultRecord, Run
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
-__all__ = ["Claim", "Part", "PartOutcome", "ResultRecord", "Run", "TransactionalChords"]
+__all__ = ["Claim", "Part", "PartOutcome", "ResultRecord", "Run", "TransactionalChords", "hand_over"]
 
 Result = TypeVar("Result")
 #: What a caller does in the transaction of an operation.
@@ -162,6 +162,23 @@ class TransactionalChords:
     def has_ended(self, key: bytes) -> bool:
         """Return whether a chord has ended, and its head has not expired since."""
         return self._store.view(lambda txn: steps.has_ended(txn, key))
+
+
+def hand_over(
+    chords: TransactionalChords, key: bytes, run: Run, size: int | None, ttl: float | None, claims_key: bytes
+) -> bool:
+    """Give to the chords of one store an open chord of another; return whether they lacked it, or any of its parts.
+
+    If that completes it, the claim is released: a worker finds it and sends the body.
+    """
+    counted, is_new = 0, chords.adopt(key, ttl, size=size, body=run.body, header=run.header)
+    for part in run.parts:
+        outcome = chords.return_part(key, part, ttl, claims_key, size=size)
+        if outcome is not None:
+            counted += outcome.counts
+            if outcome.claim is not None:
+                chords.release(outcome.claim)
+    return is_new or counted > 0
 
 
 def _with(txn: WriteTransaction, is_done: bool, also: Step | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lmdbresults import open_store
+from tests.support.redis_server import server
 
 if find_spec("celery") is None and os.environ.get("CI") != "true":
     collect_ignore_glob = ["test_*.py"]
@@ -17,8 +18,41 @@ if find_spec("celery") is None and os.environ.get("CI") != "true":
         return "tests/celery is left out: Celery is not installed (pip install lmdbresults[celery])"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module with the mark ``any_engine`` over a file and over Redis, but those ``of_a_file``."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "any_engine" in marks and "of_a_file" not in marks and "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", ["lmdb", "redis"], indirect=True)
+
+
 @pytest.fixture
-def application(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """What keeps the results."""
+    return str(getattr(request, "param", "lmdb"))
+
+
+@pytest.fixture(scope="session")
+def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a Redis server."""
+    with server(tmp_path_factory.mktemp("redis")) as path:
+        yield path
+
+
+@pytest.fixture
+def result_backend(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty result backend."""
+    if engine == "lmdb":
+        return f"lmdb://{tmp_path}/results.lmdb?durability=none"
+    import redis
+
+    socket = request.getfixturevalue("redis_socket")
+    with redis.Redis(unix_socket_path=str(socket)) as client:
+        client.flushall()
+    return f"lmdbresults+unix://{socket}"
+
+
+@pytest.fixture
+def application(engine: str, result_backend: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Makes applications that keep their results in one file; the latest is the current one. The file ends sound."""
     from celery import current_app
 
@@ -27,7 +61,7 @@ def application(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     former, made = current_app._get_current_object(), []
 
     def make(**settings: Any) -> Any:
-        app = make_app(settings_for(tmp_path, **settings))
+        app = make_app(settings_for(tmp_path, **{"result_backend": result_backend, **settings}))
         app.set_current()
         made.append(app)
         return app
@@ -37,8 +71,9 @@ def application(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     for app in made:
         app.backend.store.close()
         app.close()
-    with open_store(tmp_path / "results.lmdb") as store:
-        assert store.check() == []
+    if engine == "lmdb":
+        with open_store(tmp_path / "results.lmdb") as store:
+            assert store.check() == []
 
 
 @pytest.fixture

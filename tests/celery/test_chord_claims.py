@@ -17,7 +17,7 @@ from tests.support.celery_workers import wait_for
 from tests.support.chord_keys import leftovers
 from tests.support.processes import FORKS_WITH_THREADS, child, run_script
 
-pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.any_engine]
 
 
 class Stop(BaseException):

@@ -9,6 +9,7 @@ from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ChordError
 
 from lmdbresults import open_store
+from lmdbresults.store.chord_records import ENDED
 from tests.support.celery_needed import needs_group_errors
 from tests.support.celery_tasks import (
     OwnError,
@@ -29,15 +30,22 @@ from tests.support.chord_keys import leftovers
 PATIENT: dict[str, float] = {"timeout": PATIENCE, "interval": 0.01}
 
 
-@pytest.fixture(scope="module", params=["threads", "prefork"])
+@pytest.fixture(scope="module", params=["threads", "prefork", "prefork over Redis"])
 def client(request: Any, tmp_path_factory: Any) -> Iterator[Celery]:
     """The current application, with a worker at its service; no chord leaves anything behind."""
-    folder = tmp_path_factory.mktemp(request.param)
-    with running_worker(folder, settings_for(folder), request.param) as app:
+    folder, (pool, _, engine) = tmp_path_factory.mktemp("worker"), request.param.partition(" over ")
+    settings = settings_for(folder)
+    if engine:
+        settings["result_backend"] = f"lmdbresults+unix://{request.getfixturevalue('redis_socket')}"
+    with running_worker(folder, settings, pool) as app:
         yield app
-    with open_store(folder / "results.lmdb") as store:
-        assert store.check() == []
-        assert leftovers(store) == []
+    if engine:
+        with open_store(settings["result_backend"].removeprefix("lmdbresults+")) as store:
+            assert {head.state for _, head in store.chords.in_flight(b"chord-unlock-")} == {ENDED}
+    else:
+        with open_store(folder / "results.lmdb") as store:
+            assert store.check() == []
+            assert leftovers(store) == []
 
 
 SHAPES: dict[str, tuple[Callable[[], Any], Any]] = {

@@ -14,11 +14,12 @@ from tests.support.celery_tasks import OwnError
 from tests.support.chord_keys import leftovers
 from tests.support.processes import FORKS_WITH_THREADS
 
-pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.any_engine]
 
 # -- rows 1 to 5: parts --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.of_a_file
 def test_a_part_and_its_result_are_one_transaction(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chord, store, steps = Chord(eager, "a", "b"), eager.backend.store, []
     for name in ("update", "set"):
@@ -29,6 +30,7 @@ def test_a_part_and_its_result_are_one_transaction(eager: Any, monkeypatch: pyte
     assert eager.AsyncResult("a").get(timeout=0) == 1
 
 
+@pytest.mark.of_a_file
 def test_a_part_that_cannot_be_counted_stores_no_result(eager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chord = Chord(eager, "a")
     with monkeypatch.context() as patch:
@@ -241,6 +243,7 @@ def test_result_chord_expires_is_for_the_bookkeeping_and_is_extended_by_each_par
     assert 40 < store.ttl(app.backend.get_key_for_task("a")) <= 50
 
 
+@pytest.mark.of_a_file
 @pytest.mark.parametrize("never", [0, None])
 def test_chords_of_results_that_never_expire_stay_for_a_year_after_each_part(application: Any, never: Any) -> None:
     app = application(result_expires=never)

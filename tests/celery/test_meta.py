@@ -16,6 +16,8 @@ from kombu.utils.json import register_type
 from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS
 from tests.support.celery_tasks import OwnError, make_app
 
+pytestmark = pytest.mark.any_engine
+
 
 class Place:
     """What json can write once kombu has been told how."""

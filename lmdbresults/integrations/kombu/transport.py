@@ -15,7 +15,7 @@ from lmdbresults.integrations.kombu.event_loop import LoopDriver
 from lmdbresults.integrations.kombu.receiver import Receiver
 from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
 from lmdbresults.options import DEDUPE, is_deduplicating
-from lmdbresults.store import LMDBStore, open_store
+from lmdbresults.store.lmdb import LMDBStore, open_store
 
 __all__ = ["Transport", "identity_of"]
 

@@ -253,13 +253,10 @@ class RedisStore(Store):
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
-    def infos(self) -> list[dict[str, str]]:
-        """Return what each master says of itself (INFO)."""
-        return [_info(self._server.call_at(node, "INFO")) for node in self._ready().masters()]
-
     def stats(self) -> RedisStats:
         """Return figures about the servers."""
-        nodes, infos = self._ready().masters(), self.infos()
+        nodes = self._ready().masters()
+        infos = [_info(self._server.call_at(node, "INFO", "memory")) for node in nodes]
         return RedisStats(
             address=self.options.address(),
             masters=len(nodes),
