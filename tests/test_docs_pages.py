@@ -12,7 +12,12 @@ pytest.importorskip("celery")
 DOCS = ROOT / "docs"
 #: Pages with a test of their own, or without commands.
 ELSEWHERE = {"guides/testing.md", "guides/systemd.md", "guides/containers.md"}
-PAGES = [ROOT / "README.md", *sorted((DOCS / "start").glob("*.md")), *sorted((DOCS / "guides").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    DOCS / "cli.md",
+    *sorted((DOCS / "start").glob("*.md")),
+    *sorted((DOCS / "guides").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize(

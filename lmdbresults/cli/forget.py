@@ -32,7 +32,7 @@ def forget(path: Any, ids: tuple[str, ...], yes: bool, as_json: bool, **chosen: 
     with monitored(path) as monitor:
         wanted = list(ids) if ids else [row.id for row in monitor.matching(filters)]
         if not yes and wanted:
-            click.confirm(f"Delete {len(wanted)} results?", abort=True, err=True)
+            click.confirm(f"Results to delete: {len(wanted)}. Delete them?", abort=True, err=True)
         deleted = 0
         with progress("deleting") as report:
             for start in range(0, len(wanted), _STEP):
@@ -42,5 +42,5 @@ def forget(path: Any, ids: tuple[str, ...], yes: bool, as_json: bool, **chosen: 
     if as_json:
         say_json({"deleted": deleted})
     else:
-        say(f"{deleted} results deleted.")
+        say(f"Results deleted: {deleted}")
     click.get_current_context().exit(0 if deleted else 1)

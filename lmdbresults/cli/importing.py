@@ -47,7 +47,7 @@ def import_(path: Any, file: TextIO, form: str, as_json: bool) -> None:
     if as_json:
         say_json({"stored": stored, "expired": expired, "kept": kept})
     else:
-        say(f"{stored} results stored, {expired} had expired, {kept} were there and had succeeded.")
+        say(f"Stored: {stored}. Expired since: {expired}. Kept, because they have succeeded: {kept}.")
 
 
 def _store(monitor: Monitor, rows: Iterable[dict[str, Any]]) -> tuple[int, int, int]:

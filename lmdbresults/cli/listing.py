@@ -35,7 +35,7 @@ def list_(path: Any, limit: int, after: str | None, as_json: bool, **chosen: Any
         "No task matches." if filters != Filters() else "No task is stored.",
     )
     if page.damaged:
-        say(f"{page.damaged} records cannot be read: `lmdbresults check` lists them.", err=True)
+        say(f"Records that cannot be read: {page.damaged}. `lmdbresults check` lists them.", err=True)
     if page.next is not None:
         say(f"There are more: --after {page.next}", err=True)
 

@@ -101,4 +101,4 @@ def _remove(context: click.Context, monitor: Monitor, queue: str, tag: str) -> N
     if not monitor.store.queues.remove(queue, tag):
         say(f"No message {tag} waits in the queue {queue!r}: it may have been delivered.", err=True)
         context.exit(1)
-    say("1 message deleted.")
+    say("Messages deleted: 1")

@@ -24,4 +24,4 @@ def sweep(path: Any, as_json: bool) -> None:
     if as_json:
         say_json({"deleted": deleted})
     else:
-        say(f"{deleted} expired records deleted.")
+        say(f"Expired records deleted: {deleted}")

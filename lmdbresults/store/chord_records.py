@@ -6,7 +6,8 @@ Beside the head, under the chord's key, lie
     <key>.<run>.body                what the opener wants to be remembered of the body
     <key>.<run>.header              and of the header
     <key>.<run>.more.<id>           an addition to the running chord: its number, how many parts, the id of the result
-    <key>.<run>.renewed             empty; it expires when the deadlines of the others must be put off
+    <key>.<run>.renewed             when the chord was opened; it expires when the deadlines of the others must be put
+                                    off, and is empty afterwards
 
 Opening a chord again starts a new run. All records of a chord have a deadline, so that what an abandoned run leaves
 behind expires. The chords that are claimed are listed under one key, so that finding orphaned claims is one read.
@@ -14,6 +15,7 @@ behind expires. The chords that are claimed are listed under one key, so that fi
 
 import math
 import os
+from struct import Struct
 from typing import Final, NamedTuple
 
 import msgpack
@@ -34,15 +36,18 @@ __all__ = [
     "name_of",
     "new_head",
     "order_of",
+    "pack_time",
     "part_name",
     "read_claims",
     "read_head",
+    "read_time",
     "record_ttl",
     "remove_claim",
     "write_head",
 ]
 
 OPEN, CLAIMED, ENDED = "open", "claimed", "ended"
+_TIME: Final = Struct(">d")
 #: Sorts parts without a place behind all others.
 _NO_PLACE: Final = 1 << 63
 #: Seconds after the last sign of life until a chord is dropped whose results never expire: a year.
@@ -166,3 +171,14 @@ def order_of(place: int | None) -> int:
 def name_of(key: bytes, run: str, what: str) -> bytes:
     """Return the key of a record that belongs to a run."""
     return b"%b.%b.%b" % (key, run.encode(), what.encode())
+
+
+def pack_time(moment: float) -> bytes:
+    """Return a time as the value of a record."""
+    return _TIME.pack(moment)
+
+
+def read_time(data: bytes | None) -> float | None:
+    """Return the time that `pack_time` packed; None if there is none."""
+    moment: float | None = _TIME.unpack(data)[0] if data is not None and len(data) == _TIME.size else None
+    return moment

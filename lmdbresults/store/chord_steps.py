@@ -21,6 +21,7 @@ from lmdbresults.store.chord_records import (
     name_of,
     new_head,
     order_of,
+    pack_time,
     part_name,
     read_claims,
     read_head,
@@ -125,7 +126,7 @@ def open_chord(
         for name, _ in list(txn.scan(name_of(key, former.run, ""), head=0)):
             txn.delete(name)
     write_head(txn, key, head, ttl)
-    for what, value in (("body", body), ("header", header), ("renewed", b"")):
+    for what, value in (("body", body), ("header", header), ("renewed", pack_time(txn.now()))):
         if value is not None:
             txn.set(name_of(key, head.run, what), value, record_ttl(ttl))
 

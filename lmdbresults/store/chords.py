@@ -72,11 +72,15 @@ class TransactionalChords:
             lambda txn: steps.adopt(txn, self._store, key, ttl, size=size, body=body, header=header)
         )
 
+    def head(self, key: bytes) -> Head | None:
+        """Return the state of a chord, or None if there is no such chord."""
+        return self._store.view(partial(read_head, key=key))
+
     def in_flight(self, prefix: bytes) -> Iterator[tuple[bytes, Head]]:
         """Yield the keys that begin with ``prefix`` and belong to chords, with their heads: of ended ones as well."""
         for key, beginning in self._store.scan(prefix, head=HEAD_BYTES):
             if is_head(beginning):
-                head = self._store.view(partial(read_head, key=key))
+                head = self.head(key)
                 if head is not None:
                     yield key, head
 

@@ -59,7 +59,7 @@ def test_the_holder_of_a_message_may_have_ended(file: Path, run: Any):
 
 def test_a_waiting_message_is_deleted_by_its_tag(file: Path, run: Any):
     tag = json.loads(run("queues", file, "tasks", "--json").stdout)["messages"][0]["tag"]
-    assert run("queues", file, "tasks", "--remove", tag).stdout == "1 message deleted.\n"
+    assert run("queues", file, "tasks", "--remove", tag).stdout == "Messages deleted: 1\n"
     assert "may have been delivered" in run("queues", file, "tasks", "--remove", tag, code=1).stderr
 
 

@@ -214,10 +214,10 @@ def test_results_are_forgotten_by_id_or_by_filter_after_asking(backend, file, ru
     for task_id, state in (("a", "SUCCESS"), ("b", "FAILURE"), ("c", "FAILURE"), ("d", "SUCCESS")):
         end(backend, task_id, state=state)
     assert "Give the ids" in run("forget", file, code=2).stderr
-    assert "Delete 2 results?" in run("forget", file, "--state", "failure", given="n\n", code=1).stderr
-    assert run("forget", file, "--state", "failure", "--older-than", "1h", code=1).stdout == "0 results deleted.\n"
+    assert "Results to delete: 2. Delete them?" in run("forget", file, "--state", "failure", given="n\n", code=1).stderr
+    assert run("forget", file, "--state", "failure", "--older-than", "1h", code=1).stdout == "Results deleted: 0\n"
     assert json.loads(run("forget", file, "--state", "failure", "--yes", "--json").stdout) == {"deleted": 2}
-    assert run("forget", file, "a", "unknown", given="y\n").stdout == "1 results deleted.\n"
+    assert run("forget", file, "a", "unknown", given="y\n").stdout == "Results deleted: 1\n"
     assert [row["id"] for row in json.loads(run("list", file, "--json").stdout)["rows"]] == ["d"]
 
 
@@ -226,7 +226,7 @@ def test_expired_records_are_swept(tmp_path, run):
     backend = open_backend(path, expires=10, clock=lambda: 1_000_000_000.0)
     backend.store_result("one", 1, "SUCCESS")
     backend.process_cleanup()
-    assert run("sweep", path).stdout == "1 expired records deleted.\n"
+    assert run("sweep", path).stdout == "Expired records deleted: 1\n"
 
 
 # -- export and import -------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_a_chord_in_flight_is_shown_with_what_is_missing(monitor, clock):
     (chord,) = monitor.chords()
     assert (chord.id, chord.state, chord.size, chord.returned, chord.failed) == ("header", "open", 3, 1, 1)
     assert (chord.missing, chord.returned_ids) == ([0, 2], ["part-1"])
-    assert chord.last == at(clock.now)
+    assert (chord.opened, chord.last) == (at(clock.now - 5), at(clock.now))
     assert chord.expires == at(clock.now + 3600)
     assert (chord.owner_pid, chord.owner_alive) == (None, None)
 

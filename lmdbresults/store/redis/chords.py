@@ -258,6 +258,10 @@ class RedisChords:
         run, state = answer
         return Claim(key, run.decode(), token, is_inherited=True, has_ended=state == b"ended")
 
+    def head(self, key: bytes) -> Head | None:
+        """Return the state of a chord, or None if there is no such chord."""
+        return self._heads([key])[0]
+
     def in_flight(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Head]]:
         """Yield key and head of all chords under a prefix, ended ones included, in no promised order."""
         for keys in scan_keys(self._server(), self._layout, prefix, "hash"):
