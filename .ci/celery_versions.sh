@@ -1,21 +1,30 @@
 #!/usr/bin/env bash
 # Runs the tests of both integrations with each supported minor version of Celery, or with the versions given:
 #   .ci/celery_versions.sh 5.3.6 5.7.0
-# Each version has a virtual environment under build/, which is updated when setup.cfg has changed.
+#   TESTS=tests/kombu .ci/celery_versions.sh
+# Each version is in a folder under build/, which comes before the environment of the other tests in Python's path.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 [ $# -gt 0 ] || set -- '5.3.*' '5.4.*' '5.5.*' '5.6.*' '5.7.*'
+make --no-print-directory .venv/.for-dev
+python=$PWD/.venv/bin/python
+tests=${TESTS:-tests/celery tests/kombu}
 failed=()
 for version; do
-    venv="build/celery-${version//\*/x}"
+    folder="$PWD/build/celery-${version//\*/x}"
     printf '\n== Celery %s\n' "$version"
-    if [ ! "$venv/.ready" -nt setup.cfg ]; then
-        "${PYTHON:-python3}" -m venv "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "celery==$version"
-        touch "$venv/.ready"
+    if [ ! -e "$folder/.ready" ]; then
+        rm -rf "$folder"
+        "$python" -m pip install --quiet --disable-pip-version-check --target "$folder" "celery==$version"
+        touch "$folder/.ready"
     fi
-    "$venv/bin/python" -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile tests/celery tests/kombu \
+    PYTHONPATH=$folder "$python" -c "
+import fnmatch, celery, kombu
+assert fnmatch.fnmatch(celery.__version__, '$version'), celery.__version__
+print('celery', celery.__version__, 'kombu', kombu.__version__)"
+    # shellcheck disable=SC2086 # several paths
+    PYTHONPATH=$folder "$python" -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile $tests \
         || failed+=("$version")
 done
 
