@@ -228,11 +228,9 @@ class Channel(StdChannel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Message | None:
         """Take a message; return None if there is none."""
-        (taken,) = self._queues.turn((), [((queue,), 1)])
+        (taken,) = self._queues.turn((), [((queue,), 1)], (queue,) if no_ack else ())
         for delivery in taken.deliveries:
-            if no_ack:
-                self._settle(queues.ACKNOWLEDGE, delivery.tag)
-            else:
+            if not no_ack:
                 self.qos.unsettled[delivery.tag] = None
             return Message(delivery, self)
         return None
@@ -247,15 +245,16 @@ class Channel(StdChannel):
             if consumer.queue == delivery.queue:
                 break
         else:  # it was cancelled meanwhile
-            self.give_back([delivery.tag])
+            self.give_back([delivery.tag] if delivery.tag else ())
             return
         try:
             message = Message(delivery, self)
         except (ValueError, TypeError, msgpack.UnpackException):
             logger.exception("A message in queue %r cannot be decoded: it goes to the dead letters.", delivery.queue)
-            self._settle(queues.REJECT, delivery.tag)
+            if delivery.tag:
+                self._settle(queues.REJECT, delivery.tag)
             return
-        if consumer.no_ack:
+        if consumer.no_ack and delivery.tag:
             self._settle(queues.ACKNOWLEDGE, delivery.tag)
         consumer.callback(message)
 

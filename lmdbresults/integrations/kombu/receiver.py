@@ -138,7 +138,7 @@ class Receiver:
     def _return_taken(self, channel: Any) -> None:
         """Return to their queues what a channel has not delivered yet."""
         kept = [pair for pair in self._taken if pair[0] is not channel]
-        tags = [delivery.tag for of, delivery in self._taken if of is channel]
+        tags = [delivery.tag for of, delivery in self._taken if of is channel and delivery.tag]
         self._taken = deque(kept)
         channel.give_back(tags)
 
@@ -216,7 +216,7 @@ class Receiver:
         if not wants and not settlements:
             return
         try:
-            found = self._queues.turn(settlements, wants)
+            found = self._queues.turn(settlements, wants, self._settled())
         except BaseException:
             self._pending.extendleft(reversed(settlements))
             self._woken = None
@@ -224,6 +224,12 @@ class Receiver:
         for (channel, limit, wanted), taken in zip(asking, found, strict=True):
             self._receive(channel, limit, wanted, taken)
         self._stop_following(self._followed - self._wanted())
+
+    def _settled(self) -> set[str]:
+        """Return the queues of which no consumer acknowledges messages."""
+        consumers = [consumer for channel in self.channels for consumer in channel.consumers.values()]
+        acknowledging = {consumer.queue for consumer in consumers if not consumer.no_ack}
+        return {consumer.queue for consumer in consumers if consumer.no_ack} - acknowledging
 
     def _must_look_at(self, queue: str, woken: set[str] | None) -> bool:
         return woken is None or queue in woken or queue not in self._followed
@@ -239,7 +245,8 @@ class Receiver:
     def _receive(self, channel: Any, limit: int, wanted: list[str], taken: Taken) -> None:
         """Keep what was taken for a channel, and follow its queues if they are empty."""
         for delivery in taken.deliveries:
-            channel.qos.unsettled[delivery.tag] = None
+            if delivery.tag:
+                channel.qos.unsettled[delivery.tag] = None
             self._taken.append((channel, delivery))
         if taken.next_due is not None:
             self.next_due = taken.next_due if self.next_due is None else min(taken.next_due, self.next_due)

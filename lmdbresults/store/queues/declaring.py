@@ -145,7 +145,7 @@ def purge_some(txn: WriteTransaction, queue: str, limit: int) -> int:
 def delete_head(txn: WriteTransaction, queue: str) -> tuple[int, bytes] | None:
     """Delete a queue but its messages, which `clear` deletes; return how many are ready, and the id of the queue.
 
-    Returns None if there is no such queue. Works in a full store.
+    The id is empty if there are no messages to clear. Returns None if there is no such queue. Works in a full store.
     """
     head = read_head(txn, queue)
     if head is None:
@@ -155,6 +155,9 @@ def delete_head(txn: WriteTransaction, queue: str) -> tuple[int, bytes] | None:
     txn.delete(UNUSED + name)
     if head.is_owned:
         txn.delete(OWNED + head.owner + name)
+    if not head.ready and not head.delayed:
+        txn.delete(HEAD + name)
+        return 0, b""
     txn.move(HEAD + name, DOOMED + id_, b"")
     return head.ready, id_
 

@@ -2,14 +2,14 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import msgpack
 
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.queues.heads import Heads, read_head, sound
-from lmdbresults.store.queues.publishing import bury
+from lmdbresults.store.queues.publishing import bury, forget
 from lmdbresults.store.queues.records import (
     DELAYED,
     DUE,
@@ -59,8 +59,11 @@ def take(txn: WriteTransaction, owner: Owner, queues: Sequence[str], limit: int)
     return taken
 
 
-def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> Taken:
-    """Take as `take` does, as a part of a step: the caller writes the heads."""
+def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int, settled: Collection[str] = ()) -> Taken:
+    """Take as `take` does, as a part of a step: the caller writes the heads.
+
+    What is taken from the queues ``settled`` is acknowledged at once, and its tag is empty.
+    """
     found: list[Delivery] = []
     waiting: list[tuple[str, Head]] = []
     next_due = None
@@ -76,10 +79,10 @@ def take_from(heads: Heads, owner: Owner, queues: Sequence[str], limit: int) -> 
     if waiting and limit > 0:
         register(heads.txn, owner)
         id_, share = owner_id(owner), limit // len(waiting) or 1
-        for queue, head in waiting:
-            _take_some(heads, id_, queue, head, min(share, limit - len(found)), found)
-        for queue, head in waiting if len(found) < limit else ():
-            _take_some(heads, id_, queue, head, limit - len(found), found)
+        for most in (share, limit):
+            for queue, head in waiting if len(found) < limit else ():
+                holder = None if queue in settled else id_
+                _take_some(heads, holder, queue, head, min(most, limit - len(found)), found)
     for queue, head in waiting:
         if head.ready:
             heads.wake(queue)
@@ -155,8 +158,11 @@ def _make_ready(heads: Heads, head: Head) -> None:
 # -- taking ------------------------------------------------------------------------------------------------------------
 
 
-def _take_some(heads: Heads, owner: bytes, queue: str, head: Head, limit: int, found: list[Delivery]) -> None:
-    """Move up to ``limit`` messages to the owner, and add them to ``found``. Drop those that have expired."""
+def _take_some(heads: Heads, owner: bytes | None, queue: str, head: Head, limit: int, found: list[Delivery]) -> None:
+    """Move up to ``limit`` messages to the owner, and add them to ``found``. Drop those that have expired.
+
+    Without an owner they are deleted.
+    """
     until, dropped = len(found) + limit, 0
     while head.ready and dropped < _MAX_MOVES and (wanted := until - len(found)) > 0:
         pairs = list(sound(heads.txn.range(READY + QUEUE_ID.pack(head.id), limit=wanted)))
@@ -173,11 +179,11 @@ def _take_some(heads: Heads, owner: bytes, queue: str, head: Head, limit: int, f
             head.ready = head.size = 0
 
 
-def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes, about: tuple[Any, ...]) -> Delivery:
+def _deliver(
+    heads: Heads, owner: bytes | None, queue: str, key: bytes, record: bytes, about: tuple[Any, ...]
+) -> Delivery:
     _, published, deliveries, _, flags = about
-    place = key[_START:]
-    target = unacked_key(owner, next(_numbers), flags)
-    heads.txn.move(key, target, pack_unacked(place, heads.now, queue.encode(), record))
+    place, tag = key[_START:], ""
     deaths: tuple[Death, ...] = ()
     if flags & NOTED:
         _, deaths, body = read_message(record)
@@ -185,5 +191,11 @@ def _deliver(heads: Heads, owner: bytes, queue: str, key: bytes, record: bytes, 
         body = record[MESSAGE.size :]
     if flags & LARGE:
         body = heads.txn.get(body_key(record)) or b""
-    tag, priority = target[len(UNACKED) :].hex(), PRIORITIES - 1 - place[4]
+    if owner is None:
+        forget(heads.txn, key, record)
+    else:
+        target = unacked_key(owner, next(_numbers), flags)
+        heads.txn.move(key, target, pack_unacked(place, heads.now, queue.encode(), record))
+        tag = target[len(UNACKED) :].hex()
+    priority = PRIORITIES - 1 - place[4]
     return Delivery(tag, queue, body, flags & REDELIVERED != 0, deliveries, deaths, priority, published)

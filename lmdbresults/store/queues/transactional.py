@@ -1,7 +1,7 @@
 """The queues of a store: each method is a transaction of its own, or several for what may be large."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from lmdbresults.errors import StoreFull
@@ -112,7 +112,8 @@ class TransactionalQueues:
         if deleted is None:
             return 0
         count, id_ = deleted
-        self._clear(id_)
+        if id_:
+            self._clear(id_)
         return count
 
     def _clear(self, id_: bytes) -> None:
@@ -180,22 +181,25 @@ class TransactionalQueues:
         """Take up to ``limit`` messages, about as many from each queue; later queues fill what is left."""
         return self.turn((), [(queues, limit)])[0]
 
-    def turn(self, settlements: Iterable[Settlement], wants: Sequence[Want]) -> list[Taken]:
+    def turn(
+        self, settlements: Iterable[Settlement], wants: Sequence[Want], settled: Collection[str] = ()
+    ) -> list[Taken]:
         """Settle deliveries, then take messages, in one transaction; return what each of the ``wants`` gets.
 
-        If there is nothing to do, nothing is written.
+        What is taken from the queues ``settled`` is acknowledged at once, and its tag is empty. If there is nothing to
+        do, nothing is written.
         """
         settling_now = list(settlements)
         if not settling_now and (found := self._store.view(lambda txn: _survey(txn, wants))) is not None:
             return found
         owner = self._owner()
         try:
-            return self._store.update(lambda txn: _turn(txn, owner, settling_now, wants))
+            return self._store.update(lambda txn: _turn(txn, owner, settling_now, wants, settled))
         except StoreFull:  # it was too much at once for the space that is left
             for settlement in settling_now:
                 self._store.update(functools.partial(settling.settle, settlements=[settlement]))
             fewer = [(queues, min(limit, 1)) for queues, limit in wants]
-            return self._store.update(lambda txn: _turn(txn, owner, (), fewer))
+            return self._store.update(lambda txn: _turn(txn, owner, (), fewer, settled))
 
     def acknowledge(self, tag: str) -> bool:
         """Delete a message that was taken; return False if the delivery is no longer its owner's."""
@@ -283,7 +287,7 @@ class TransactionalQueues:
         deleted = self._store.update(
             lambda txn: declaring.delete_head(txn, queue) if recovering.is_unused(txn, queue, is_alive) else None
         )
-        if deleted is not None:
+        if deleted is not None and deleted[1]:
             self._clear(deleted[1])
         return deleted is not None
 
@@ -299,9 +303,15 @@ def _survey(txn: ReadTransaction, wants: Iterable[Want]) -> list[Taken] | None:
     return found
 
 
-def _turn(txn: WriteTransaction, owner: Owner, settlements: Iterable[Settlement], wants: Iterable[Want]) -> list[Taken]:
+def _turn(
+    txn: WriteTransaction,
+    owner: Owner,
+    settlements: Iterable[Settlement],
+    wants: Iterable[Want],
+    settled: Collection[str],
+) -> list[Taken]:
     heads = Heads(txn)
     settling.settle_in(heads, settlements)
-    found = [delivering.take_from(heads, owner, queues, limit) for queues, limit in wants]
+    found = [delivering.take_from(heads, owner, queues, limit, settled) for queues, limit in wants]
     heads.write()
     return found

@@ -94,6 +94,7 @@ class Delivery(NamedTuple):
     """A message that was taken. Its owner settles it by its tag."""
 
     tag: str
+    """Empty if it was settled when it was taken."""
     queue: str
     body: bytes
     redelivered: bool
