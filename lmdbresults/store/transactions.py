@@ -85,6 +85,13 @@ class WriteTransaction(ReadTransaction):
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         """Store a value if the key has none; return whether it was stored."""
 
+    def insert(self, key: bytes, value: bytes) -> None:
+        """Store a value that never expires under a key that has none. Subscribers need not be notified.
+
+        Raises `StoreFull`.
+        """
+        self.set(key, value)
+
     @abstractmethod
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it existed. Works in a full store."""

@@ -77,6 +77,17 @@ class Queues(QueueHooks):
             broker.queues.publish([Message(b"1", "q"), Message(b"2", "q", priority=priority)])
         assert take(broker) == []
 
+    def test_what_needs_no_acknowledgement_is_gone_when_it_is_taken(self, broker: Store) -> None:
+        broker.queues.declare("other")
+        publish(broker, b"1", LARGE_BODY)
+        publish(broker, b"2", queue="other")
+        (taken,) = broker.queues.turn((), [(("q", "other"), 10)], ["q"])
+        assert bodies(taken.deliveries) == [b"1", LARGE_BODY, b"2"]
+        assert [bool(each.tag) for each in taken.deliveries] == [False, False, True]
+        assert [each.queue for each in broker.queues.unacknowledged()] == ["other"]
+        assert broker.queues.turn((), [(("q",), 10)], ["q"], is_woken=True)[0].deliveries == []
+        assert list(broker.scan(b"queue-body-")) == []
+
     def test_a_unique_message_is_added_again_once_it_is_settled(self, broker: Store) -> None:
         broker.queues.declare("other")
         message = Message(b"1", "q", unique="nightly")

@@ -222,7 +222,8 @@ class Channel(StdChannel):
         if consumer.queue in self.queues():
             return
         if consumer.queue in self._auto_deleted:
-            self.queue_delete(consumer.queue)
+            self._auto_deleted.discard(consumer.queue)
+            self._queues.delete(consumer.queue)
         else:
             self._queues.leave(consumer.queue)
 

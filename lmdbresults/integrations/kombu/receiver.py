@@ -93,8 +93,11 @@ class Receiver:
         #: What the next turn settles.
         self._pending: deque[Settlement] = deque()
         self._followed: set[str] = set()
+        self._follows_owners = False
         #: Followed queues that must be looked at. None: all of them.
         self._woken: set[str] | None = set()
+        #: Whether a publisher has named a queue since the last turn.
+        self._is_named = False
         #: Whether a turn may find something to do.
         self.is_due = False
         self._look_at = 0.0
@@ -122,8 +125,10 @@ class Receiver:
         """Take note that a channel consumes from other queues than before, or may take more messages."""
         if channel.consumers and channel not in self.channels:
             self._pending.extend(_left_behind.pop(self._key, ()))
-            self.subscription.add([queues.OWNERS_TOPIC])
-            self.owners.refresh()
+            if not self._follows_owners:
+                self._follows_owners = True
+                self.subscription.add([queues.OWNERS_TOPIC])
+                self.owners.refresh()
             self.channels.insert(0, channel)
         elif not channel.consumers and channel in self.channels:
             self.channels.remove(channel)
@@ -187,7 +192,9 @@ class Receiver:
         if changed is None:
             self._woken = None
         elif self._woken is not None:
-            self._woken.update(queue for queue in self._followed if queues.topic(queue) in changed)
+            named = {queue for queue in self._followed if queues.topic(queue) in changed}
+            self._is_named |= bool(named)
+            self._woken |= named
         if changed is None or queues.OWNERS_TOPIC in changed:
             self.owners.refresh()
         self.is_due = True
@@ -203,6 +210,7 @@ class Receiver:
         """Settle what is pending, and take what the channels may take. Repeat it until `is_due` is False."""
         self.is_due = False
         woken, self._woken = self._woken, set()
+        is_named, self._is_named = self._is_named, False
         asking, wants = [], []
         for channel in self.channels:
             wanted = [queue for queue in channel.queues() if self._must_look_at(queue, woken)]
@@ -216,7 +224,7 @@ class Receiver:
         if not wants and not settlements:
             return
         try:
-            found = self._queues.turn(settlements, wants, self._settled())
+            found = self._queues.turn(settlements, wants, self._settled(), is_woken=is_named)
         except BaseException:
             self._pending.extendleft(reversed(settlements))
             self._woken = None

@@ -124,6 +124,13 @@ class Writing(Reading, WriteTransaction):
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
         return put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
 
+    def insert(self, key: bytes, value: bytes) -> None:
+        scope = self._scope
+        key = scope.prefix + key
+        scope.space.reserve(self._raw, len(key) + len(value) + _RECORD_COST)
+        scope.keeper.owed += 1
+        records.put(self._raw, key, value, NEVER, NEVER)
+
     def delete(self, key: bytes) -> bool:
         return remove(self._raw, self._scope, self.changes, key)
 

@@ -25,7 +25,7 @@ from lmdbresults.store.queues.records import (
     unique_body_id,
 )
 from lmdbresults.store.queues.routing import route
-from lmdbresults.store.queues.values import PRIORITIES, Death, Message, Reason
+from lmdbresults.store.queues.values import PRIORITIES, Arguments, Death, Message, Reason
 from lmdbresults.store.transactions import ReadTransaction, WriteTransaction
 
 __all__ = ["arrives", "bury", "forget", "publish"]
@@ -71,39 +71,50 @@ def _publish(heads: Heads, message: Message) -> int:
 def _append(heads: Heads, queue: str, head: Head, message: Message) -> None:
     """Add a message to a queue, unless it is unique and the queue has it: its body is there then."""
     body, _, _, priority, ttl, due, unique = message
-    txn, now, size = heads.txn, heads.now, len(body)
-    arguments = head.arguments
-    if arguments.message_ttl is not None and (ttl is None or arguments.message_ttl < ttl):
-        ttl = arguments.message_ttl
-    id_ = b"" if unique is None or ttl is not None else unique_body_id(head.id, unique)
-    if id_ and txn.get(BODY + id_) is not None:
-        return
-    _make_room(heads, queue, head, size)
-    sequence = head.next
-    head.next = sequence + 1
-    place = PLACE.pack(head.id, PRIORITIES - 1 - priority, sequence)
-    flags = 0
+    txn, now, size, id_, takes_reserve = heads.txn, heads.now, len(body), b"", False
+    is_plain = head.is_plain
+    if not is_plain:
+        ttl = _ttl_in(head.arguments, ttl)
+        takes_reserve = head.is_temporary and head.size + size <= _MOST_FROM_RESERVE
+    if unique is not None and ttl is None:
+        id_ = unique_body_id(head.id, unique)
+        if txn.get(BODY + id_) is not None:
+            return
+    if not is_plain:
+        _make_room(heads, queue, head, size)
+    place, flags = PLACE.pack(head.id, PRIORITIES - 1 - priority, head.next), 0
+    head.next += 1
     if id_ or size > LARGEST_INLINE:
         flags, id_ = LARGE, id_ or body_id(place)
         txn.set(BODY + id_, body)
         body = id_
-    start = now if due is None else max(due, now)
+    start = now if due is None or due <= now else due
     record = MESSAGE.pack(0.0 if ttl is None else start + ttl, now, 0, size, flags) + body
     if start > now:
-        txn.set(DELAYED + place[:4] + DUE.pack(start) + place[4:], record)
-        if not head.delayed or start < head.due:
-            head.due = start
-            heads.wake(queue, everyone=True)  # each sleeps no longer than until the first message is due
-        head.delayed += 1
+        _add_delayed(heads, queue, head, place, start, record)
+        return
+    key = READY + place
+    if takes_reserve:
+        txn.move(key, key, record)
     else:
-        key = READY + place
-        if head.size + size <= _MOST_FROM_RESERVE and (head.is_owned or arguments.expires is not None):
-            txn.move(key, key, record)
-        else:
-            txn.set(key, record)
-        head.ready += 1
-        head.size += size
-        heads.wake(queue)
+        txn.insert(key, record)
+    head.ready += 1
+    head.size += size
+    heads.wake(queue)
+
+
+def _ttl_in(arguments: Arguments, ttl: float | None) -> float | None:
+    """Return the seconds until a message expires, by its own time to live and that of its queue."""
+    most = arguments.message_ttl
+    return most if ttl is None or (most is not None and most < ttl) else ttl
+
+
+def _add_delayed(heads: Heads, queue: str, head: Head, place: bytes, start: float, record: bytes) -> None:
+    heads.txn.insert(DELAYED + place[:4] + DUE.pack(start) + place[4:], record)
+    if not head.delayed or start < head.due:
+        head.due = start
+        heads.wake(queue, everyone=True)  # each sleeps no longer than until the first message is due
+    head.delayed += 1
 
 
 # -- full queues -------------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ class Head:
     def __init__(self, data: bytes) -> None:
         #: The value of the record, to see whether it must be written.
         self.stored = data
+        self.owner: bytes
         counts = _HEAD.unpack_from(data)
         (self.id, self.next, self.ready, self.size, self.delayed, self.due, self.used, self.owner, self.user) = counts
         self._arguments = data[_HEAD.size :]
@@ -146,9 +147,19 @@ class Head:
         self._arguments = b"" if arguments == NO_ARGUMENTS else msgpack.packb(arguments)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the queue has no arguments and no owner."""
+        return not self._arguments and self.owner == NO_ID
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the queue dies with a process, or when it is not used."""
+        return self.owner != NO_ID or self.arguments.expires is not None
+
+    @property
     def is_owned(self) -> bool:
         """Whether the queue dies with a process."""
-        return bool(self.owner != NO_ID)
+        return self.owner != NO_ID
 
 
 @lru_cache(256)

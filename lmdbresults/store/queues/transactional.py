@@ -182,15 +182,20 @@ class TransactionalQueues:
         return self.turn((), [(queues, limit)])[0]
 
     def turn(
-        self, settlements: Iterable[Settlement], wants: Sequence[Want], settled: Collection[str] = ()
+        self,
+        settlements: Iterable[Settlement],
+        wants: Sequence[Want],
+        settled: Collection[str] = (),
+        *,
+        is_woken: bool = False,
     ) -> list[Taken]:
         """Settle deliveries, then take messages, in one transaction; return what each of the ``wants`` gets.
 
         What is taken from the queues ``settled`` is acknowledged at once, and its tag is empty. If there is nothing to
-        do, nothing is written.
+        do, nothing is written. ``is_woken``: a publisher has woken the caller, so there is, and no look comes first.
         """
         settling_now = list(settlements)
-        if not settling_now and (found := self._store.view(lambda txn: _survey(txn, wants))) is not None:
+        if not (settling_now or is_woken) and (found := self._store.view(lambda txn: _survey(txn, wants))) is not None:
             return found
         owner = self._owner()
         try:
