@@ -9,7 +9,10 @@ import click
 
 from lmdbresults.cli.output import say
 from lmdbresults.options import options_from_url
-from lmdbresults.store.lmdb.doctor import OK, Finding, examine
+from lmdbresults.store.findings import OK, Finding
+from lmdbresults.store.lmdb.doctor import examine as examine_file
+from lmdbresults.store.redis import is_redis_url, redis_options_from_url
+from lmdbresults.store.redis.doctor import examine as examine_server
 
 __all__ = ["doctor"]
 
@@ -25,17 +28,25 @@ def doctor(context: click.Context, path: str, as_json: bool) -> None:
     """Say what could go wrong with a file here, and the cure.
 
     Looks at the file system, cleanup jobs, permissions, space, the file and its checkpoint, the processes that have it
-    open, limits and versions. Changes nothing. The file may be in use, or missing. Give the URL that your application
-    uses, with its options. Exit status 1: there is an error or a warning.
+    open, limits and versions; of a Redis server, at its answer, durability and memory. Changes nothing. The file may be
+    in use, or missing. Give the URL that your application uses, with its options. Exit status 1: there is an error or a
+    warning.
     """
-    options = options_from_url(path)
-    findings = list(examine(options))
+    name, findings = _examine(path)
     if as_json:
-        say(json.dumps({"path": options.path, "findings": [one._asdict() for one in findings]}, indent=2))
+        say(json.dumps({"path": name, "findings": [one._asdict() for one in findings]}, indent=2))
     else:
-        _say_all(options.path, findings)
+        _say_all(name, findings)
     if any(one.level != OK for one in findings):
         context.exit(1)
+
+
+def _examine(path: str) -> tuple[str, list[Finding]]:
+    if is_redis_url(path):
+        server = redis_options_from_url(path)
+        return server.address(), list(examine_server(server))
+    options = options_from_url(path)
+    return options.path, list(examine_file(options))
 
 
 def _say_all(path: str, findings: Sequence[Finding]) -> None:

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import run
+from tests.support.redis_servers import redis_server
 from tests.support.stores import filled
 
 
@@ -26,3 +29,15 @@ def test_doctor_prints_json_for_programs(tmp_path: Path):
 
 def test_doctor_refuses_a_url_that_the_application_could_not_use(tmp_path: Path):
     assert "durabilty" in run("doctor", f"lmdb://{tmp_path}/x.lmdb?durabilty=none", code=2).stderr
+
+
+def test_doctor_examines_a_server(tmp_path: Path):
+    pytest.importorskip("redis")
+    with redis_server(tmp_path, "--appendonly", "yes") as server:
+        assert "Nothing is wrong here." in run("doctor", server.url).stdout
+        server.call("CONFIG", "SET", "appendonly", "no")
+        server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        done = run("doctor", server.url, code=1).stdout
+        assert "appendonly yes" in done
+        assert "noeviction" in done
+    assert "error" in run("doctor", server.url, code=1).stdout

@@ -253,10 +253,13 @@ class RedisStore(Store):
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
+    def infos(self) -> list[dict[str, str]]:
+        """Return what each master says of itself (INFO)."""
+        return [_info(self._server.call_at(node, "INFO")) for node in self._ready().masters()]
+
     def stats(self) -> RedisStats:
         """Return figures about the servers."""
-        nodes = self._ready().masters()
-        infos = [_info(self._server.call_at(node, "INFO", "memory")) for node in nodes]
+        nodes, infos = self._ready().masters(), self.infos()
         return RedisStats(
             address=self.options.address(),
             masters=len(nodes),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
+from lmdbresults.store.findings import ERROR, Finding
 from lmdbresults.store.lmdb.doctor import machine, place, processes, state
-from lmdbresults.store.lmdb.doctor.finding import ERROR, Finding
 from lmdbresults.store.lmdb.file import paths
 
 __all__ = ["examine"]

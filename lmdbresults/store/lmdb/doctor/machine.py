@@ -12,7 +12,7 @@ from typing import Final
 import lmdb
 
 from lmdbresults.options import Options
-from lmdbresults.store.lmdb.doctor.finding import OK, WARNING, Finding
+from lmdbresults.store.findings import OK, WARNING, Finding
 
 __all__ = ["limits", "versions"]
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
-from lmdbresults.store.lmdb.doctor.finding import ERROR, OK, WARNING, Finding
+from lmdbresults.store.findings import ERROR, OK, WARNING, Finding
 from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.notify.folder import FOLDER_SUFFIX
 

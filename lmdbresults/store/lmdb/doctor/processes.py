@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from lmdbresults.options import Options
 from lmdbresults.process.identity import describe
-from lmdbresults.store.lmdb.doctor.finding import ERROR, OK, WARNING, Finding
+from lmdbresults.store.findings import ERROR, OK, WARNING, Finding
 from lmdbresults.store.lmdb.doctor.state import Seen
 from lmdbresults.store.lmdb.file.lock_file import read_unopened
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.process import boot
-from lmdbresults.store.lmdb.doctor.finding import ERROR, OK, WARNING, Finding, Level
+from lmdbresults.store.findings import ERROR, OK, WARNING, Finding, Level
 from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar, SidecarState
 from lmdbresults.store.lmdb.engine.opening import look_inside

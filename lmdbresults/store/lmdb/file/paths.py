@@ -163,8 +163,8 @@ def _create_folder(folder: str, options: Options) -> None:
         _create_folder(parent, options)
     if not options.create_folder:
         raise FolderMissing(
-            f"{options.path}: the folder {folder} does not exist. Check the path, and create the folder or open the "
-            "store with create_folder=1."
+            f"{options.path}: the folder {folder} does not exist. Check the path, and create the folder; or set "
+            "create_folder=1, in a URL by ?create_folder=1."
         )
     try:
         os.mkdir(folder, 0o700)

@@ -16,7 +16,8 @@ import pytest
 
 from lmdbresults import open_store
 from lmdbresults.options import options_from_url
-from lmdbresults.store.lmdb.doctor import ERROR, OK, WARNING, Finding, examination, examine, machine, place, state
+from lmdbresults.store.findings import ERROR, OK, WARNING, Finding
+from lmdbresults.store.lmdb.doctor import examination, examine, machine, place, state
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
 from tests.support.boots import in_boot, left_to_go_back

@@ -13,7 +13,7 @@ ERROR: Final = "error"
 
 
 class Finding(NamedTuple):
-    """A fact about a store, its file or its machine."""
+    """A fact about a store, its file or its server, or its machine."""
 
     subject: str
     """One or two words, such as "file system"."""
