@@ -90,12 +90,12 @@ class Live:
             try:
                 state: object = self._source.monitor()
                 if state is not last:
-                    self._tell_all()
+                    self.tell_all()
                     last = state
                 self._follow(state)
             except ResultError as error:  # there is no file, say
                 if last != str(error):
-                    self._tell_all()
+                    self.tell_all()
                 last = str(error)
                 time.sleep(_LOOK_EVERY)
 
@@ -111,9 +111,10 @@ class Live:
         with current.changes() as changes:
             while self._pages and self._source.monitor() is current:
                 if changes.wait(_LOOK_EVERY):
-                    self._tell_all()
+                    self.tell_all()
                     time.sleep(_PAUSE)
 
-    def _tell_all(self) -> None:
+    def tell_all(self) -> None:
+        """Tell all pages that something has changed."""
         for page in list(self._pages):
             page.tell()

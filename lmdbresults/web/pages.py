@@ -14,7 +14,7 @@ from lmdbresults.monitoring import Monitor, Overview
 from lmdbresults.web.forms import Query, form_of
 from lmdbresults.web.guard import Sessions
 from lmdbresults.web.live import Live
-from lmdbresults.web.rendering import MOST_TEXT, Renderer, plain
+from lmdbresults.web.rendering import MOST_TEXT, plain, render
 from lmdbresults.web.settings import Settings
 from lmdbresults.web.source import Fresh, Source
 
@@ -46,15 +46,15 @@ class Pages:
         self._source = source
         self._settings = settings
         self._sessions = sessions
-        self._renderer = Renderer()
-        self._overview = Fresh(source, Monitor.overview)
         self._live = Live(source)
+        self._overview = Fresh(source, Monitor.overview, self._live.tell_all)
 
     # -- what is seen ----------------------------------------------------------------------------------------------
 
     async def overview(self, request: Request) -> Response:
         """What happens, on one page."""
-        return self.page(request, "overview.html", overview=cast(Overview, await self._overview.get()))
+        overview = cast(Overview, await self._overview.get())
+        return self.page(request, "overview.html", overview=overview, now=overview.at)
 
     async def tasks(self, request: Request) -> Response:
         """The tasks, newest first."""
@@ -135,15 +135,14 @@ class Pages:
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """Return a rendered page."""
         cookie, form_key = self._sessions.form_key(request.headers)
-        content = self._renderer.render(
+        content = render(
             template,
             request.scope.get("root_path", ""),
             settings=self._settings,
             form_key=form_key,
             source=self._source.name,
             version=__version__,
-            now=datetime.now(timezone.utc),
-            **values,
+            **{"now": datetime.now(timezone.utc), **values},
         )
         response = Response(content, status, media_type="text/html")
         if self._settings.allow_actions:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from functools import partial
+from functools import cache, partial
 from pprint import pformat
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from lmdbresults.web.charts import bars, kind_of, ranges
 from lmdbresults.web.picture import draw
 
-__all__ = ["MOST_TEXT", "Renderer", "link", "plain", "visible"]
+__all__ = ["MOST_TEXT", "link", "plain", "render", "visible"]
 
 #: Characters of a traceback or a value that are shown.
 MOST_TEXT: Final = 50_000
@@ -100,32 +100,32 @@ def traceback(text: str) -> Iterator[tuple[str, str]]:
         yield ("frame" if is_frame else "code" if line.startswith(" ") else "error"), line
 
 
-class Renderer:
-    """Renders the templates of the package."""
+@cache
+def _environment() -> Environment:
+    """Return the templates of the package, compiled once for all applications of the process."""
+    environment = Environment(
+        loader=PackageLoader("lmdbresults.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        seconds=seconds, bytes=size, number=number, when=when, visible=visible, name=name, kind=kind_of
+    )
+    environment.globals.update(
+        bars=bars,
+        ranges=ranges,
+        draw=draw,
+        traceback=traceback,
+        duration=lambda seconds: timedelta(seconds=seconds),
+    )
+    return environment
 
-    def __init__(self) -> None:
-        self._environment = Environment(
-            loader=PackageLoader("lmdbresults.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters.update(
-            seconds=seconds, bytes=size, number=number, when=when, visible=visible, name=name, kind=kind_of
-        )
-        self._environment.globals.update(
-            bars=bars,
-            ranges=ranges,
-            draw=draw,
-            traceback=traceback,
-            duration=lambda seconds: timedelta(seconds=seconds),
-        )
 
-    def render(self, template: str, base: str, **values: Any) -> bytes:
-        """Return a page. ``base`` is the path below which the page is mounted."""
-        here = partial(link, base)
-        return self._environment.get_template(template).render(base=base, link=here, **values).encode()
+def render(template: str, base: str, **values: Any) -> bytes:
+    """Return a page. ``base`` is the path below which the page is mounted."""
+    return _environment().get_template(template).render(base=base, link=partial(link, base), **values).encode()
 
 
 def link(base: str, page: str, **query: object) -> str:

@@ -3,10 +3,12 @@
 Reading blocks, so it happens in a few threads beside the event loop; what waits for one of them waits in the loop.
 """
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -14,7 +16,7 @@ from typing import Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from lmdbresults.errors import ConfigurationError, FileReplaced, FolderMissing, StoreClosed
+from lmdbresults.errors import ConfigurationError, FileReplaced, FolderMissing, ResultError, StoreClosed
 from lmdbresults.monitoring import Monitor
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import LMDBStore
@@ -29,6 +31,9 @@ _SHARE: Final = 0.05
 #: Seconds for which a figure is shown at most, because it ages by itself.
 _LONGEST: Final = 30.0
 _SHORTEST: Final = 0.25
+#: Seconds of work above which a visitor does not wait for a new figure, unless the last one is older than this.
+_SLOW: Final = 0.05
+_OLDEST: Final = 300.0
 
 Answer = TypeVar("Answer")
 
@@ -110,34 +115,63 @@ def _opened(options: Options) -> LMDBStore:
 
 
 class Fresh:
-    """One figure of a source, computed by one thread at a time, and kept in proportion to what it takes."""
+    """One figure of a source, computed by one thread at a time, and kept in proportion to what that takes.
 
-    def __init__(self, source: Source, question: Callable[[Monitor], object]) -> None:
+    If it takes long, a visitor sees the last one meanwhile, and ``on_renewed`` is called once there is another.
+    """
+
+    def __init__(
+        self, source: Source, question: Callable[[Monitor], Answer], on_renewed: Callable[[], object] = lambda: None
+    ) -> None:
         self._source = source
         self._question = question
+        self._on_renewed = on_renewed
         #: Held while the figure is computed, so that many visitors cost as much as one.
         self._lock = anyio.Lock()
         self._value: object = None
+        #: What it was computed by; None: there is no figure.
         self._monitor: Monitor | None = None
         self._moment: int | None = None
-        self._until = self._latest = 0.0
+        #: When it was computed and how long that took, in seconds of the monotonic clock.
+        self._done = self._took = 0.0
+        self._renewal: asyncio.Task[None] | None = None
 
     async def get(self) -> object:
-        """Return the figure, not older than it must be."""
-        async with self._lock:
-            return await self._source.ask(self._get)
+        """Return the figure."""
+        now = time.monotonic()
+        if self._monitor is None or self._took < _SLOW or now > self._done + _OLDEST:
+            return await self._computed()
+        if not await self._source.ask(lambda monitor: monitor is self._monitor):
+            return await self._computed()
+        if now > self._until() and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self._renew())
+        return self._value
 
-    def _get(self, monitor: Monitor) -> object:
-        began = time.monotonic()
-        moment = monitor.moment()
-        if monitor is self._monitor and (
-            began < self._until or (began < self._latest and moment is not None and moment == self._moment)
-        ):
-            return self._value
-        self._monitor = None  # if the figure cannot be computed, the last one is not shown
-        self._value = self._question(monitor)
-        done = time.monotonic()
-        self._until = done + min(max((done - began) / _SHARE, _SHORTEST), _LONGEST)
-        self._latest = done + _LONGEST
+    def _until(self) -> float:
+        """Return until when the figure is not computed again, whatever happens."""
+        return self._done + min(max(self._took / _SHARE, _SHORTEST), _LONGEST)
+
+    async def _renew(self) -> None:
+        with suppress(ResultError):  # which the next visitor sees
+            await self._computed()
+            self._on_renewed()
+
+    async def _computed(self) -> object:
+        async with self._lock:
+            return await self._source.ask(self._compute)
+
+    def _compute(self, monitor: Monitor) -> object:
+        began, moment = time.monotonic(), monitor.moment()
+        if monitor is self._monitor:
+            is_same = moment is not None and moment == self._moment and began < self._done + _LONGEST
+            if is_same or began < self._until():
+                return self._value
+        try:
+            self._value = self._question(monitor)
+        except BaseException:
+            self._monitor = None  # the last figure is not shown any more
+            raise
+        self._done = time.monotonic()
+        self._took = self._done - began
         self._moment, self._monitor = moment, monitor
         return self._value

@@ -1,0 +1,118 @@
+"""How often the store is read, and how open pages learn that it has changed."""
+
+import asyncio
+import threading
+
+import pytest
+
+from lmdbresults import LMDBStore
+from lmdbresults.monitoring import Monitor, changes
+from lmdbresults.web import live, source
+from lmdbresults.web.live import Live
+from lmdbresults.web.source import Fresh, Source
+
+
+class Figure:
+    """Counts how often it was computed, and how often at once."""
+
+    def __init__(self) -> None:
+        self.count = self._running = self.most = 0
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def __call__(self, monitor: Monitor) -> int:
+        self._running += 1
+        self.most = max(self.most, self._running)
+        assert self.may_end.wait(30)
+        self._running -= 1
+        self.count += 1
+        return self.count
+
+
+@pytest.fixture
+def figure() -> Figure:
+    return Figure()
+
+
+def test_a_figure_is_computed_once_until_something_has_changed(
+    store: LMDBStore, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_SHORTEST", 0.0)
+    monkeypatch.setattr(source, "_SHARE", 1e9)
+
+    async def ask() -> None:
+        fresh = Fresh(Source(store), figure)
+        assert [await fresh.get() for _ in range(3)] == [1, 1, 1]
+        store.set(b"key", b"value")
+        assert [await fresh.get() for _ in range(3)] == [2, 2, 2]
+
+    asyncio.run(ask())
+
+
+def test_many_visitors_at_once_cost_as_much_as_one(store: LMDBStore, figure: Figure) -> None:
+    async def ask() -> None:
+        fresh = Fresh(Source(store), figure)
+        assert await asyncio.gather(*(fresh.get() for _ in range(20))) == [1] * 20
+
+    asyncio.run(ask())
+    assert figure.most == 1
+
+
+def test_a_visitor_sees_the_last_figure_while_a_slow_one_is_computed(
+    store: LMDBStore, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_SLOW", 0.0)
+    monkeypatch.setattr(source, "_SHORTEST", 0.0)
+    monkeypatch.setattr(source, "_SHARE", 1e9)
+
+    async def ask() -> None:
+        renewed = asyncio.Event()
+        fresh = Fresh(Source(store), figure, renewed.set)
+        assert await fresh.get() == 1
+        store.set(b"key", b"value")
+        figure.may_end.clear()
+        assert [await fresh.get() for _ in range(3)] == [1, 1, 1]
+        figure.may_end.set()
+        await asyncio.wait_for(renewed.wait(), 30)
+        assert await fresh.get() == 2
+
+    asyncio.run(ask())
+
+
+def test_pages_are_told_by_wake_ups_of_writers(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (live, changes):  # a wake-up that is lost hangs
+        monkeypatch.setattr(module, "_LOOK_EVERY", 3600.0)
+
+    async def listen() -> None:
+        pages = Live(Source(store))
+        streams = [pages.stream() for _ in range(3)]
+        for stream in streams:
+            assert await anext(stream) == b"retry: 2000\n\n"
+        for _ in range(3):
+            told = [asyncio.ensure_future(anext(stream)) for stream in streams]
+            await asyncio.sleep(0)
+            while not all(each.done() for each in told):
+                store.set(b"key", b"value")
+                await asyncio.sleep(0.01)
+            assert {each.result() for each in told} == {b"event: changed\ndata:\n\n"}
+        for stream in streams:
+            await stream.aclose()
+        store.set(b"key", b"the thread ends")
+
+    asyncio.run(asyncio.wait_for(listen(), 60))
+
+
+def test_no_more_pages_are_open_than_the_server_can_tell(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_PAGES", 2)
+
+    async def listen() -> None:
+        pages = Live(Source(store))
+        streams = [pages.stream() for _ in range(2)]
+        for stream in streams:
+            await anext(stream)
+        assert pages.is_full()
+        for stream in streams:
+            await stream.aclose()
+        assert not pages.is_full()
+
+    asyncio.run(listen())
