@@ -194,6 +194,25 @@ def test_a_task_that_can_never_run_is_not_waited_for(app: Celery, threads: Any, 
     assert left_behind(app) == []
 
 
+@pytest.mark.parametrize("fails_before", [True, False])
+def test_a_group_that_can_never_run_is_not_waited_for(
+    app: Celery, threads: Any, store_elsewhere: Any, fails_before: bool
+) -> None:
+    first, second, *leaves = pending(app, 5)
+    second.parent = first
+    group = app.GroupResult("group", [leaves[0], app.GroupResult("inner", leaves[1:])], parent=second)
+    app.backend.mark_as_done(first.id, 1)
+    if fails_before:
+        store_elsewhere(second.id, "why", states.FAILURE)
+    raised, collected = threads.submit(group.get), threads.submit(group.get, propagate=False)
+    if not fails_before:
+        until_waited_for(app, second, *leaves)
+        store_elsewhere(second.id, "why", states.FAILURE)
+    with pytest.raises(OwnError, match="why"):
+        raised.result(PATIENCE)
+    assert [type(value) for value in collected.result(PATIENCE)] == [OwnError, OwnError]
+
+
 def test_a_chord_raises_what_its_header_has_raised(app: Celery, threads: Any) -> None:
     """As with Celery's Redis backend: the failure of the body is only a ChordError."""
     part, body = pending(app, 2)

@@ -73,7 +73,8 @@ class WaitingMixin(AsyncBackendMixin):
     ) -> Iterator[tuple[Any, Any]]:
         """Yield the id and the meta of the members of a set as they end; for a group among them its id and members.
 
-        A group is yielded once all that is in it has ended, so joining it needs no timeout.
+        A group is yielded once all that is in it has ended, so joining it needs no timeout. If a task before the set
+        in its chain fails, the set will not run: each member that is missing is yielded with that failure.
         """
         self._ensure_not_eager()
         ended: deque[Any] = deque()
@@ -86,12 +87,17 @@ class WaitingMixin(AsyncBackendMixin):
                 yield _outcome(node)
             for leaf in leaves:
                 waited.setdefault(id(leaf), []).append(node)
-        for _ in self.result_consumer.wait(_leaves(result), timeout, on_interval, on_message, ended.append):
+        before = _tasks_before(result)
+        parents = [node.id for node in before]
+        for _ in self.result_consumer.wait(_leaves(result), timeout, on_interval, on_message, ended.append, parents):
             while ended:
                 for node in waited.pop(id(ended.popleft()), ()):
                     missing[id(node)] -= 1
                     if not missing[id(node)]:
                         yield _outcome(node)
+            if (failure := _failure_of(before)) is not None:
+                yield from ((node.id, failure) for node in result.results if missing[id(node)])
+                return
 
     def wait_for(
         self,
@@ -309,6 +315,28 @@ def _outcome(node: Any) -> tuple[Any, Any]:
     if isinstance(node, ResultSet):
         return node.id, node.children
     return node.id, node._cache or {"task_id": node.id, "status": states.PENDING, "result": None}  # it is ignored
+
+
+def _tasks_before(result: Any) -> list[Any]:
+    """Return the tasks before a set in its chain, the first one first."""
+    found: list[Any] = []
+    node = getattr(result, "parent", None)
+    while node is not None:
+        if not isinstance(node, ResultSet) and not node.ignored:
+            found.insert(0, node)
+        node = node.parent
+    return found
+
+
+def _failure_of(tasks: list[Any]) -> Meta | None:
+    """Return the meta of the first task that has failed, if one has. Forget those that have succeeded."""
+    for node in list(tasks):
+        meta: Meta = node._get_task_meta()
+        if meta["status"] in states.PROPAGATE_STATES:
+            return meta
+        if meta["status"] in states.READY_STATES:
+            tasks.remove(node)
+    return None
 
 
 # -- greenlets -----------------------------------------------------------------------------------------------------
