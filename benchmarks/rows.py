@@ -144,13 +144,25 @@ def read(path: Path) -> Run:
 
 
 def merged(runs: Sequence[Run]) -> Run:
-    """Return the first run with the sections of the later ones, which say how their headers differ from its own."""
+    """Return the first run with the sections of the later ones.
+
+    The header lists when all of them were measured. Sections say what else differs from the first run.
+    """
     first, *later = runs
     sections = {section.name: section for section in first.sections}
     for run in later:
         about = {name: text for name, text in run.header.items() if text != first.header.get(name)}
+        if about.keys() <= _OF_ONE_RUN:
+            about = {}
         sections |= {section.name: replace(section, about=about) for section in run.sections}
-    return Run(first.header, first.settings, list(sections.values()))
+    times = {name: "; ".join(dict.fromkeys(run.header.get(name, "") for run in runs)) for name in _OF_ONE_RUN}
+    return Run(
+        {name: times.get(name, text) for name, text in first.header.items()}, first.settings, [*sections.values()]
+    )
+
+
+#: Lines of a header that are others in every run.
+_OF_ONE_RUN: Final = {"date", "load"}
 
 
 def _lean(row: Row) -> dict[str, Any]:

@@ -40,7 +40,7 @@ TASKS, TRIP, CHORDS, KILLED = "tasks a second", "round trip", f"chord of {CHORD}
 )
 def broker(bench: Bench) -> list[Row]:
     field, clients, workers = with_workers(bench, (*stacks.EVERY, *frameworks.EVERY))
-    count = bench.size(5, 300, 1_000)
+    count = bench.size(5, 300, 500)
     celery = {name: client for name, client in clients.items() if isinstance(client, stacks.Stack)}
     blocks: dict[Key, Block] = {}
     for name, client in clients.items():
@@ -175,7 +175,7 @@ def _kill(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     os.killpg(worker, signal.SIGKILL)
     with ExitStack() as stack:
         busy = stack.enter_context(client.worker())
-        for number in range(bench.size(1, 3, 15)):
+        for number in range(bench.size(1, 3, 8)):
             path = client.folder / f"held-{number}"
             client.app.tasks["hold"].delay(str(path))
             stacks.wait_for(path)

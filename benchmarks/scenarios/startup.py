@@ -1,5 +1,6 @@
-"""How long it takes until a process can work: a new Python that imports, and one that also opens what it needs."""
+"""How long a new process takes to import what it needs."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -14,7 +15,6 @@ from benchmarks.rows import KILL, OWN, Row
 #: What a process imports, and what is shown as its configuration.
 IMPORTS = {
     OWN: "import lmdbresults",
-    f"{OWN}, store": "import lmdbresults.store",
     "Redis": "import redis",
     "SQLAlchemy": "import sqlalchemy",
     "bare LMDB": "import lmdb",
@@ -32,8 +32,9 @@ def startup(bench: Bench) -> list[Row]:
         Key(name, "import"): partial(time_each, partial(_run, bench.folder), [statement] * bench.size(1, 3, 5))
         for name, statement in IMPORTS.items()
     }
-    return Field(peers).rows(bench.interleave(blocks, bench.size(1, 5, 15)), alike=True)
+    return Field(peers).rows(bench.interleave(blocks, bench.size(1, 5, 15), warm_up=bench.mode != "tiny"), alike=True)
 
 
 def _run(folder: Path, statement: str) -> None:
-    subprocess.run([sys.executable, "-c", statement], cwd=folder, check=True)
+    variables = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", statement], cwd=folder, env=variables, check=True)

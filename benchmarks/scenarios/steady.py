@@ -237,7 +237,7 @@ class Files(Cleaned, celery.Files):
 
 
 class Walking(Steady, bare.BareLMDB):
-    """The limit: a record and no index, and a hand that walks over the tree as results are stored."""
+    """A lower bound: a record and no index, and a hand that walks over the tree as results are stored."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder, **options)
@@ -318,7 +318,7 @@ def steady(bench: Bench) -> list[Row]:
     seconds, rows = bench.size(0.05, 4.0, 60.0), []
     for kept in bench.size([40], [10_000], [10_000, 100_000, 1_000_000]):
         for number, work in enumerate(WORKS):
-            peers = [about for about in PEERS if work == ONE_TTL or about.name == OWN]
+            peers = [about for about in bench.few(PEERS) if work == ONE_TTL or about.name == OWN]
             with ExitStack() as stack:
                 rows += _each_alone(replace(bench, stack=stack), peers, work, kept, seconds, f"{kept}{number}")
     return with_ratios(rows, lambda row: row.mean)
