@@ -59,7 +59,8 @@ class Options:
     """
 
     path: str
-    """The data file, as an absolute path. Beside it are ``<path>-lock``, ``<path>-checkpoint`` and ``<path>-wake``."""
+    """The data file, as an absolute path. Beside it are ``<path>-lock``, ``<path>-checkpoint`` and ``<path>-wake``, and
+    with durability ``commit`` ``<path>-log``."""
 
     max_size: int = 64 << 30
     """Bytes that the file may grow to, at least 1 MiB. Only address space is reserved up front, so the default of

@@ -26,7 +26,7 @@ def check(context: click.Context, path: Any, repair: bool, as_json: bool) -> Non
     removed: delete its key, or restore a backup.
     """
     chosen, repaired = existing(path), list[str]()
-    if repair or recovery.pending_rollback(chosen.path) is not None:
+    if repair or any(recovery.pending(chosen.path)):
         with opened(chosen) as store:
             repaired = store.repair() if repair else []
     problems = verify(chosen.path, live=True)

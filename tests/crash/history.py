@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pickle import loads
 from typing import Any, Final, NamedTuple
 
-from tests.crash.checkpoints import checkpoints_of, commits_within_reach
+from tests.crash.checkpoints import checkpoints_of, within_reach
 from tests.crash.recording import Event, Kind
 
 __all__ = ["DONE", "PUBLISHED", "QUEUE", "SINGLE", "TOTAL", "Found", "History", "Verdict", "digest", "value_of"]
@@ -164,11 +164,13 @@ class History:
         return self._out_of_order(steps, transactions, total, found)
 
     def _what_is_between(self, cut: Event, total: int) -> str:
-        """Say whether the store is at no checkpoint, though it has some."""
+        """Say whether the store is neither at a checkpoint nor, with a log, after one."""
         if not self._checkpoints:
             return ""
-        reach = {self._total_at(commit) for commit in commits_within_reach(self._checkpoints, cut.place)}
-        return "" if total in reach else f"holds {total} transactions, and the checkpoints are at {sorted(reach)}"
+        commits, is_open = within_reach(self._checkpoints, cut.place)
+        reach = {self._total_at(commit) for commit in commits}
+        is_within = total in reach or (is_open and total > min(reach))
+        return "" if is_within else f"holds {total} transactions, and the checkpoints are at {sorted(reach)}"
 
     def _total_at(self, commit: int) -> int:
         return max((number for number, own in self._commits.items() if own <= commit), default=self._former)

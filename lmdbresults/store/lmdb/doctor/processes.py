@@ -13,7 +13,7 @@ from lmdbresults.store.findings import ERROR, OK, WARNING, Finding
 from lmdbresults.store.lmdb.doctor.state import Seen
 from lmdbresults.store.lmdb.file.lock_file import read_unopened
 from lmdbresults.store.lmdb.file.paths import LOCK_SUFFIX
-from lmdbresults.store.lmdb.file.reader_table import PIN, Reader, parse_slots
+from lmdbresults.store.lmdb.file.reader_table import Reader, parse_slots
 from lmdbresults.store.lmdb.notify.box import count_boxes
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.marks import BOXES
@@ -72,7 +72,7 @@ def readers(options: Options, seen: Seen, now: float) -> Iterator[Finding]:
     if found and len(found) > size * 0.8:
         text = f"{len(found)} of {size} slots of the reader table are in use."
         yield Finding("readers", WARNING, text, "Stop every process, and set a larger max_readers in each of them.")
-    oldest = min((one for one in found if one.label != PIN), key=lambda reader: reader.txn, default=None)
+    oldest = min((one for one in found if not one.is_pin), key=lambda reader: reader.txn, default=None)
     if oldest is not None and seen.head.newest is not None:
         yield _long_read(oldest, seen.head.newest.txn - oldest.txn, now)
 

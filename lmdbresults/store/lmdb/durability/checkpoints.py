@@ -30,11 +30,12 @@ import lmdb
 from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import is_owned
+from lmdbresults.store.lmdb.durability.log import Log
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar, SidecarState
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
 from lmdbresults.store.lmdb.file.meta import Head
-from lmdbresults.store.lmdb.file.reader_table import PIN, ReaderTable
+from lmdbresults.store.lmdb.file.reader_table import LOGGED_PIN, PIN, ReaderTable
 from lmdbresults.store.lmdb.types import RunLocked, Transaction
 
 __all__ = ["Checkpoints"]
@@ -56,6 +57,8 @@ _LOOK_EVERY: Final = 0.1
 _COMMIT_BYTES: Final = 24 << 10
 #: How many times `checkpoint_bytes` may be written before writers wait for a checkpoint.
 _MOST_WRITTEN: Final = 3
+#: The share of a half of the log that is full when a checkpoint is due: of this process if it has the pin, or else.
+_FULL_OF_OWN, _FULL_OF_OTHERS = 0.5, 0.8
 #: With a small `max_size`: the least number of checkpoints while `max_size` bytes are written.
 _LEAST_PER_MAP: Final = 32
 
@@ -106,11 +109,24 @@ class Checkpoints:
         #: The last durable checkpoint when `_watch_others` looked, and until when it waits for others to make the next.
         self._seen, self._alone_until = (-1, -1), math.inf
         self.sync_errors = SyncErrors(sidecar, options, is_guarded=True)
+        #: The log, if this file is logged; None if it is not, as far as this process knows.
+        self.log: Log | None = None
+        if options.durability == "commit" or sidecar.read().durable.is_logged:
+            self._attach_log()
+
+    def _attach_log(self) -> None:
+        if self._readers.has_labels:  # by which writers notice that the file is logged from now on
+            log = Log(self._handle, self._sidecar, self._options, self.sync_errors)
+            log.create()
+            self.log = log
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def before_commit(self, txn: Transaction) -> None:
-        """Ensure that a pin exists. Must be the last step of a write transaction before its commit."""
+        """Ensure that a pin exists, and log the transaction. Must be its last step before its commit.
+
+        If there is a log as it begins, the transaction is a `LoggedTransaction`.
+        """
         if self._pin_line not in self._handle.readers():
             self._ensure_pin(txn)
         elif time.monotonic() >= self._look_at:
@@ -118,21 +134,39 @@ class Checkpoints:
             now = time.monotonic()
             self._look_at = now + self._look_every
             self.needs_work |= now > self._takeover_at
+        if self.log is not None and self.log.append(txn) > (_FULL_OF_OWN if self._pin else _FULL_OF_OTHERS):
+            self.needs_work = self._is_large = True
 
     def _ensure_pin(self, txn: Transaction) -> None:
-        """Set a pin, rely on that of another process, or make a checkpoint of the last commit."""
+        """Set a pin, rely on that of another process, or make a checkpoint of the last commit.
+
+        The first process that needs the log makes a checkpoint whose pin says so, and frees all others: so each writer
+        comes here before its next commit, and finds that the file is logged.
+        """
         self.sync_errors.raise_if_failed()
         self.needs_work = True
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
         durable = state.durable
-        if _is_of_commit(durable, head, number):
-            self._adopt(durable, self._readers.begin(PIN))
-        elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable):
+        begins_log = self.log is not None and not durable.is_logged
+        if _is_of_commit(durable, head, number) and not begins_log:
+            self._adopt(durable, self._readers.begin(_label(durable)))
+        elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable) and not begins_log:
             self._rely_on(durable)
             self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         else:
-            checkpoint = self._sidecar.describe(state, head, number, is_pinned=True)
-            self._make_durable(checkpoint, self._readers.begin(PIN), state, with_lock=False)
+            begun = self._describe(state, head, number, is_logged=durable.is_logged or begins_log)
+            self._make_durable(*begun, with_lock=False)
+            if begins_log:
+                self._free_stale_pins(number, begun[0])
+
+    def _describe(
+        self, state: SidecarState, head: Head, number: int, *, is_logged: bool
+    ) -> tuple[Checkpoint, Transaction, SidecarState]:
+        """Pin the last commit, and have the log go on behind it; return what `_make_durable` needs."""
+        checkpoint = self._sidecar.describe(state, head, number, is_pinned=True, is_logged=is_logged)
+        if self.log is not None and is_logged:
+            self.log.switch(checkpoint, state.durable)
+        return checkpoint, self._readers.begin(_label(checkpoint)), state
 
     def note_growth(self, used: int, number: int) -> None:
         """Note how many bytes of the file are in use at commit ``number``. Writers call this now and then."""
@@ -142,6 +176,14 @@ class Checkpoints:
             self.is_backlogged = written > _MOST_WRITTEN * self._most
 
     # -- making ------------------------------------------------------------------------------------------------------
+
+    def secure(self, number: int) -> None:
+        """Return once commit ``number`` is durable: by the log if it has it, else by a checkpoint.
+
+        Must not be called in a transaction. Raises `DiskFailed`.
+        """
+        if self.log is None or not self.log.sync(number):
+            self.flush(number)
 
     def flush(self, through: float = math.inf) -> None:
         """Return once all commits up to number ``through`` are durable. Must not be called in a transaction.
@@ -181,19 +223,21 @@ class Checkpoints:
     def release_pages(self) -> None:
         """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""
         self.flush()
-        self._locked(self._free_stale_pins, self._sidecar.read().durable)
+        self._locked(self._free_stale, self._sidecar.read().durable)
 
     def _make(self, has_lock: bool, through: float) -> None:
         """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
         if has_lock and self._sidecar.is_missing():
             self._sidecar.recreate(self._options.mode)
             self._is_new = True
+        if self.log is not None:
+            self.log.create()
         begun = self._locked(self._begin, has_lock, through)
         if begun is not None:
             checkpoint, is_large = begun[0], self._is_large
             self._make_durable(*begun, with_lock=True)
             if is_large:  # then the pins of other processes keep too much to wait for the next checkpoint
-                self._locked(self._free_stale_pins, checkpoint)
+                self._locked(self._free_stale, checkpoint)
 
     def _begin(
         self, txn: Transaction, has_lock: bool, through: float
@@ -202,23 +246,26 @@ class Checkpoints:
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
         if has_lock and state.is_lock_stuck:
             self._sidecar.note_lock_stuck(False)
-        self._free_stale_pins(txn, state.durable)
+        self._free_stale_pins(number, state.durable)
         if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
             return None
-        begun = self._sidecar.describe(state, head, number, is_pinned=True), self._readers.begin(PIN), state
+        begun = self._describe(state, head, number, is_logged=state.durable.is_logged)
         if has_lock:
             return begun
         self._make_durable(*begun, with_lock=False)  # the write lock guards the other slots of the sidecar
         return None
 
-    def _free_stale_pins(self, txn: Transaction, durable: Checkpoint) -> None:
+    def _free_stale(self, txn: Transaction, durable: Checkpoint) -> None:
+        self._free_stale_pins(txn.id() - 1, durable)
+
+    def _free_stale_pins(self, last: int, durable: Checkpoint) -> None:
         """Free older pins than that of a durable checkpoint, in all processes, if that has a pin or is the last commit.
 
-        The write lock is held, so no writer is between its look for a pin and its commit.
+        The write lock is held, so no writer is between its look for a pin and its commit; ``last`` is the last commit.
         """
-        last = txn.id() - 1
         for reader in self._readers.readers():
-            is_stale = reader.label == PIN and reader.txn < durable.txn
+            is_older = reader.is_pin and reader.txn < durable.txn
+            is_stale = is_older or (reader.label == PIN and durable.is_logged)
             if is_stale and (durable.txn == last or self._has_pin(durable)):
                 self._readers.free(reader, last)
 
@@ -251,6 +298,8 @@ class Checkpoints:
             self.needs_work = True
 
     def _rely_on(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.is_logged and self.log is None:
+            self._attach_log()  # first: a writer that finds the pin must find the log
         self._pin_line = self._line_of(checkpoint)
         page = meta.unpack(checkpoint.meta)
         self._covered, self._end = checkpoint.txn, page.end if page else 0
@@ -258,7 +307,7 @@ class Checkpoints:
 
     def _line_of(self, checkpoint: Checkpoint) -> str:
         """Return the line of a checkpoint's pin in LMDB's reader table, from the label on."""
-        table, pin = self._handle.readers(), f" {PIN:x} {checkpoint.txn}\n"
+        table, pin = self._handle.readers(), f" {_label(checkpoint):x} {checkpoint.txn}\n"
         if pin in table:
             return pin
         # On a system without labels, any reader of that commit keeps its pages.
@@ -336,6 +385,10 @@ class Checkpoints:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)
         finally:
             self.unpin()
+
+
+def _label(checkpoint: Checkpoint) -> int:
+    return LOGGED_PIN if checkpoint.is_logged else PIN
 
 
 def _is_of_commit(checkpoint: Checkpoint, head: Head, number: int) -> bool:

@@ -2,7 +2,8 @@
 
 In the boot in which the file was written nothing needs recovery: the operating system has all that killed processes
 wrote. In a later boot the file may be a mixture of old and new pages. If checkpoints protected it, it is rolled back to
-the last one; otherwise all of it is verified, which takes a while.
+the last one, and what the log says of later commits is done again (replay.py); otherwise all of it is verified, which
+takes a while.
 """
 
 import logging
@@ -14,12 +15,15 @@ from typing import Final, NamedTuple
 from lmdbresults.errors import ConfigurationError, FileDamaged, LockUnavailable, OpenError
 from lmdbresults.options import Options
 from lmdbresults.process import boot
-from lmdbresults.store.lmdb.durability.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar, SidecarState
+from lmdbresults.store.lmdb.durability.log import NO_POSITION
+from lmdbresults.store.lmdb.durability.log_file import Record
+from lmdbresults.store.lmdb.durability.replay import logged_after, replay
+from lmdbresults.store.lmdb.durability.sidecar import NO_CHECKPOINT, Checkpoint, Sidecar, SidecarState, new_life
 from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.file.meta import Head, Meta
 from lmdbresults.store.lmdb.file.verify import verify
 
-__all__ = ["Action", "Plan", "decide", "is_from_earlier_boot", "pending_rollback", "prepare", "refuse_emptied"]
+__all__ = ["Action", "Plan", "decide", "is_from_earlier_boot", "pending", "prepare", "refuse_emptied"]
 
 logger = logging.getLogger("lmdbresults")
 
@@ -78,16 +82,27 @@ def can_roll_back(last: Checkpoint, head: Head) -> bool:
     return bool(newest and saved and last.is_pinned and last.is_of(head) and newest.txn > last.txn)
 
 
-def pending_rollback(path: str) -> Meta | None:
-    """Return the state to which opening the file would roll it back; None if it would not."""
+class Pending(NamedTuple):
+    """What opening a file would do to it after a power failure."""
+
+    rollback: Meta | None
+    """The state to which it would roll it back; None if it would not."""
+    records: list[Record]
+    """What it would do again after that, by the log."""
+
+
+def pending(path: str) -> Pending:
+    """Return what opening the file would do to it."""
     try:
         sidecar = Sidecar(path)
     except OSError:
-        return None
+        return Pending(None, [])
     try:
         last, head = sidecar.read().last, sidecar.head()
-        pending = is_from_earlier_boot(last, boot.boot_id()) and can_roll_back(last, head)
-        return meta.unpack(last.meta) if pending else None
+        rolls_back = can_roll_back(last, head)
+        if not is_from_earlier_boot(last, boot.boot_id()) or not (rolls_back or last.is_last_commit_of(head)):
+            return Pending(None, [])
+        return Pending(meta.unpack(last.meta) if rolls_back else None, logged_after(path, last))
     finally:
         sidecar.close()
 
@@ -112,9 +127,13 @@ def prepare(sidecar: Sidecar, options: Options) -> bool | None:
     if that is what recovery finds, `LockUnavailable` where others use it in another PID namespace, `OpenError`.
     """
     wants_pins, here = options.durability != "none", (boot.boot_id(), boot.pid_namespace())
+    wants_log = options.durability == "commit"
     for _ in range(_TRIES):
         last = sidecar.read().last
-        is_in_order = (last.boot, last.namespace) == here and last.is_pinned == wants_pins
+        is_in_order = (last.boot, last.namespace) == here and (last.is_pinned, last.is_logged) == (
+            wants_pins,
+            wants_log,
+        )
         if not is_in_order and sidecar.try_lock_exclusive():
             _recover(sidecar, options, wants_pins)
         sidecar.lock_shared()  # waits while another process recovers the file
@@ -154,17 +173,27 @@ def _refusal(last: Checkpoint, options: Options) -> ConfigurationError | OpenErr
 def _recover(sidecar: Sidecar, options: Options, wants_pins: bool) -> None:
     """Recover the file, and note in the sidecar how it is protected from now on. No other process has it open."""
     state, head = sidecar.read(), sidecar.head()
-    has_failed = sidecar.failure() is not None
+    has_failed, is_later = sidecar.failure() is not None, is_from_earlier_boot(state.last, boot.boot_id())
     plan = decide(state, head, boot.boot_id(), wants_pins=wants_pins, has_failed=has_failed)
+    checkpoint = plan.checkpoint
     if plan.action is Action.RESET and (head.first is None or head.second is None):
         os.ftruncate(sidecar.data, 0)  # LMDB does not create a file again that has half a beginning
     elif plan.action is Action.ROLL_BACK:
-        _roll_back(sidecar, head, plan.checkpoint, options)
+        _roll_back(sidecar, head, checkpoint, options)
     elif plan.action is Action.VERIFY and not _verify(sidecar, state, options):
         return
-    checkpoint = plan.checkpoint._replace(
-        generation=plan.checkpoint.generation + 1,
+    if is_later:
+        checkpoint = replay(sidecar, checkpoint, options)
+    # In the boot of the log, it may have more than the checkpoint: then it lives on.
+    needs_log = checkpoint.is_logged and not is_later and not checkpoint.is_last_commit_of(head)
+    is_logged = plan.is_pinned and (options.durability == "commit" or needs_log)
+    if is_later or not is_logged or plan.action is not Action.KEEP or not checkpoint.life:
+        checkpoint = checkpoint._replace(life=new_life())
+        sidecar.note_position(NO_POSITION)  # first: no record of the former life may be followed by one of the next
+    checkpoint = checkpoint._replace(
+        generation=checkpoint.generation + 1,
         is_pinned=plan.is_pinned,
+        is_logged=is_logged,
         boot=boot.boot_id(),
         namespace=boot.pid_namespace(),
     )
@@ -189,7 +218,7 @@ def _roll_back(sidecar: Sidecar, head: Head, checkpoint: Checkpoint, options: Op
     os.fsync(sidecar.data)
     logger.warning(
         "%s was not closed before the machine went down. It was rolled back to its last checkpoint, of %s, %.0f "
-        "seconds ago; what was written after it (%d commits or more) is lost.",
+        "seconds ago; what was written after it (%d commits or more) is lost, unless the log has it.",
         options.path,
         time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(checkpoint.made_at)),
         time.time() - checkpoint.made_at,

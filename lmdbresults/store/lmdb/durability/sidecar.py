@@ -3,7 +3,8 @@
 It has four slots of a page each, so that the former checkpoint stays whole while one is written. The holder of the
 checkpoint lock writes to the first two, the holder of LMDB's write lock to the others: so neither ever waits for the
 other. The first page also holds, behind its slot, whether a sync of the data file has failed, and whether the holder of
-the checkpoint lock is stopped.
+the checkpoint lock is stopped. A fifth page holds where the log ends (log.py): for the processes of this boot, so it is
+never synced for its own sake.
 
 Two locks by flock, which end with the process that holds them: the *checkpoint lock*, on the sidecar, is held while a
 checkpoint is made; the *lock of the data file* is shared by all processes that have it open, and exclusive during
@@ -25,13 +26,22 @@ from lmdbresults.store.lmdb.file import meta, paths
 from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
 from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Head
 
-__all__ = ["EMPTY", "NO_CHECKPOINT", "Checkpoint", "Sidecar", "SidecarState", "last_checkpoint_at", "parse"]
+__all__ = [
+    "EMPTY",
+    "NO_CHECKPOINT",
+    "Checkpoint",
+    "Sidecar",
+    "SidecarState",
+    "last_checkpoint_at",
+    "new_life",
+    "parse",
+]
 
 _SLOT_BYTES: Final = 4096
 _SLOTS: Final = 4
-_MAGIC: Final = b"lmdbrcp1"
+_MAGIC: Final = b"lmdbrcp2"
 #: Magic, and the fields of `Checkpoint` in their order; then a checksum.
-_LAYOUT: Final = struct.Struct(f">8sQQ?d36sQ16s{META_BYTES}s")
+_LAYOUT: Final = struct.Struct(f">8sQQ??Qd36sQ16s{META_BYTES}s")
 _CHECKSUM: Final = struct.Struct(">I")
 _BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 #: Follows a checkpoint that is known to be on the disk. It is for the processes of this boot, so it is not synced.
@@ -45,6 +55,8 @@ _FAILURE_BYTES: Final = _FAILURE.size + _CHECKSUM.size
 #: Where it says that the holder of the checkpoint lock is stopped.
 _STUCK_AT: Final = 3072
 _STUCK: Final = b"stuck..."
+#: Where the log ends: behind the slots.
+_POSITION_AT: Final = _SLOTS * _SLOT_BYTES
 
 
 class Checkpoint(NamedTuple):
@@ -56,6 +68,10 @@ class Checkpoint(NamedTuple):
     """The commit up to which all is durable; 0 if none is known to be."""
     is_pinned: bool
     """Whether every writer makes sure that the pages of the checkpoint are not reused."""
+    is_logged: bool
+    """Whether every writer also writes to the log, or notes there that it does not."""
+    life: int
+    """Which records of the log follow the checkpoint: those of this number, which is random. 0: none."""
     made_at: float
     """When, in seconds since the epoch."""
     boot: str
@@ -73,14 +89,14 @@ class Checkpoint(NamedTuple):
         body = data[: _LAYOUT.size]
         if not body.startswith(_MAGIC) or data[_LAYOUT.size : _BYTES] != _CHECKSUM.pack(crc32(body)):
             return None
-        _, generation, txn, is_pinned, made_at, boot_id, namespace, identity, page = _LAYOUT.unpack(body)
+        _, generation, txn, is_pinned, is_logged, life, made_at, boot_id, *rest = _LAYOUT.unpack(body)
         in_words = boot_id.rstrip(b"\0").decode("ascii", "replace")
-        return cls(generation, txn, is_pinned, made_at, in_words, namespace, identity, page)
+        return cls(generation, txn, is_pinned, is_logged, life, made_at, in_words, *rest)
 
     def pack(self) -> bytes:
         """Return the bytes of the checkpoint in a slot."""
-        generation, txn, is_pinned, made_at, boot_id, namespace, identity, page = self
-        body = _LAYOUT.pack(_MAGIC, generation, txn, is_pinned, made_at, boot_id.encode(), namespace, identity, page)
+        *numbers, boot_id, namespace, identity, page = self
+        body = _LAYOUT.pack(_MAGIC, *numbers, boot_id.encode(), namespace, identity, page)
         return body + _CHECKSUM.pack(crc32(body))
 
     def is_of(self, head: Head) -> bool:
@@ -93,7 +109,7 @@ class Checkpoint(NamedTuple):
 
 
 #: What an empty sidecar says.
-NO_CHECKPOINT: Final = Checkpoint(0, 0, False, 0.0, "", 0, bytes(IDENTITY_BYTES), bytes(META_BYTES))
+NO_CHECKPOINT: Final = Checkpoint(0, 0, False, False, 0, 0.0, "", 0, bytes(IDENTITY_BYTES), bytes(META_BYTES))
 
 
 class SidecarState(NamedTuple):
@@ -147,6 +163,11 @@ def last_checkpoint_at(path: str) -> float | None:
         sidecar.close()
 
 
+def new_life() -> int:
+    """Return the number of a new life of a log. A counter would begin again with a new sidecar."""
+    return int.from_bytes(os.urandom(8), "big")
+
+
 class Sidecar:
     """The sidecar of an open data file, with a descriptor of each. Both files must exist."""
 
@@ -179,7 +200,9 @@ class Sidecar:
             raise NewerFormat(f"{self._path} was written by a newer lmdbresults: upgrade it in every process.")
         return state
 
-    def describe(self, state: SidecarState, head: Head, txn: int, *, is_pinned: bool) -> Checkpoint:
+    def describe(
+        self, state: SidecarState, head: Head, txn: int, *, is_pinned: bool, is_logged: bool = False
+    ) -> Checkpoint:
         """Return the last commit, which has the number ``txn``, as a checkpoint. The caller holds LMDB's write lock.
 
         ``state`` and ``head`` were read under it. Raises `FileReplaced` if the file has no such commit: then other
@@ -193,9 +216,9 @@ class Sidecar:
             )
         former = state.last
         continues = former.is_pinned == is_pinned and former.identity == identity and former.txn <= txn
-        generation = former.generation + (not continues)
+        generation, life = former.generation + (not continues), former.life if continues else new_life()
         where = boot.boot_id(), boot.pid_namespace()
-        return Checkpoint(generation, txn, is_pinned, time.time(), *where, identity, page.data)
+        return Checkpoint(generation, txn, is_pinned, is_logged, life, time.time(), *where, identity, page.data)
 
     def write(self, checkpoint: Checkpoint, state: SidecarState, *, with_lock: bool) -> None:
         """Make a checkpoint the last one, durably. ``state`` was read under the lock that the caller holds.
@@ -206,6 +229,14 @@ class Sidecar:
         os.pwrite(self._own, checkpoint.pack() + bytes(len(_CONFIRMED)), place)
         os.fdatasync(self._own)
         os.pwrite(self._own, _CONFIRMED, place + _BYTES)
+
+    def position(self, size: int) -> bytes:
+        """Return the first bytes of what says where the log ends; b"" in a sidecar that is shorter."""
+        return os.pread(self._own, size, _POSITION_AT)
+
+    def note_position(self, data: bytes) -> None:
+        """Say where the log ends. The caller holds LMDB's write lock, or the lock of the data file exclusively."""
+        os.pwrite(self._own, data, _POSITION_AT)
 
     # -- a failed sync ---------------------------------------------------------------------------------------------
 

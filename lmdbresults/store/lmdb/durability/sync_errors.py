@@ -6,6 +6,7 @@ of this boot reads the note before it says that anything is on the disk.
 """
 
 import logging
+import os
 import time
 
 import lmdb
@@ -46,6 +47,15 @@ class SyncErrors:
             self.failure = self.record(error)
             raise type(self.failure)(*self.failure.args) from error
         self.raise_if_failed()  # the system may have reported the failure to another process only
+
+    def sync_log(self, descriptor: int) -> None:
+        """Sync the log of the data file. Raises `DiskFailed`."""
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            self.failure = self.record(error)
+            raise type(self.failure)(*self.failure.args) from error
+        self.raise_if_failed()
 
     def record(self, error: Exception) -> StoreError:
         """Note a failed sync for all processes of this boot; return the error to raise."""

@@ -21,6 +21,7 @@ class UnsyncedFile:
     """Has the interface of `Checkpoints`, and makes none."""
 
     needs_work = is_backlogged = is_closed = False
+    log = None
 
     def __init__(self, handle: "lmdb.Environment", sidecar: Sidecar, options: Options) -> None:
         self._handle = handle
@@ -48,6 +49,10 @@ class UnsyncedFile:
 
     def unpin(self) -> None:
         """Do nothing."""
+
+    def secure(self, number: int) -> None:
+        """Return once a commit is on the disk, as `flush` does."""
+        self.flush(number)
 
     def flush(self, through: float = math.inf) -> None:
         """Return once all commits are on the disk. Raises `DiskFailed` if that fails, or has failed before."""

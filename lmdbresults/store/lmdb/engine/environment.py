@@ -15,6 +15,7 @@ import lmdb
 from lmdbresults.errors import NestedTransaction, StoreClosed
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
+from lmdbresults.store.lmdb.durability.logged import logged
 from lmdbresults.store.lmdb.engine.data_file import RETRIES, DataFile
 from lmdbresults.store.lmdb.engine.signal_safe import Steps, lend
 from lmdbresults.store.lmdb.types import Transaction
@@ -101,8 +102,9 @@ class Environment:
                     # No signal handler runs between a call and the first instruction of `try`, nor between the
                     # beginning of `finally` and its first call: an exception out of one cannot leave LMDB locked.
                     try:
-                        result = operation(txn, *args)
-                        file.before_commit(txn)
+                        given = txn if file.checkpoints.log is None else logged(txn)
+                        result = operation(given, *args)
+                        file.before_commit(given)
                         number = txn.id()
                         txn.commit()
                     finally:
@@ -136,11 +138,12 @@ class Environment:
                     txn = handle.begin(write=True) if write else file.begin_block()
                     try:
                         is_lent = True
-                        failure = yield from lend(wrap(txn))
+                        given = logged(txn) if write and file.checkpoints.log is not None else txn
+                        failure = yield from lend(wrap(given))
                         gate.detect_fork()
                         if file.handle is not None and failure is None and finish is not None:
                             finish()
-                            file.before_commit(txn)
+                            file.before_commit(given)
                             number = txn.id()
                             txn.commit()
                     finally:
@@ -205,7 +208,9 @@ class Environment:
     def _after_commit(self, number: int, durably: bool = True) -> None:
         """Make a commit durable, now or in time."""
         with suppress(StoreClosed):  # by another thread meanwhile: then everything is durable
-            if (self._syncs and durably) or self.file.checkpoints.is_backlogged:
+            if self._syncs and durably:
+                self._run(lambda file: file.checkpoints.secure(number))
+            if self.file.checkpoints.is_backlogged:
                 self.flush(number)
             if self.file.checkpoints.needs_work and not self.file.checkpointer.wake():
                 self.flush(number)  # no thread can be started, so the writer must wait

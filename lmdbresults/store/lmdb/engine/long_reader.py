@@ -11,7 +11,7 @@ from lmdbresults.options import Options
 from lmdbresults.process.identity import describe
 from lmdbresults.store.lmdb.file.btree import freed_before
 from lmdbresults.store.lmdb.file.pages import PageDamaged, PageFile
-from lmdbresults.store.lmdb.file.reader_table import PIN, Reader, ReaderTable
+from lmdbresults.store.lmdb.file.reader_table import Reader, ReaderTable
 from lmdbresults.store.lmdb.types import RunLocked
 
 __all__ = ["LongReader", "LongReaders"]
@@ -101,7 +101,7 @@ class LongReaders:
         return reader and LongReader(reader.pid, describe(reader.pid), reader.since, self._kept_since(reader.txn))
 
     def _oldest(self) -> Reader | None:
-        found = (reader for reader in self._table.readers() if reader.label != PIN)
+        found = (reader for reader in self._table.readers() if not reader.is_pin)
         return min(found, key=lambda reader: reader.txn, default=None)
 
     def _kept_since(self, number: int) -> int | None:

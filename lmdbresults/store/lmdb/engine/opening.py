@@ -10,6 +10,7 @@ from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.process import boot
 from lmdbresults.store.lmdb.durability import recovery
 from lmdbresults.store.lmdb.durability.checkpoints import Checkpoints
+from lmdbresults.store.lmdb.durability.logged import logged
 from lmdbresults.store.lmdb.durability.sidecar import Sidecar
 from lmdbresults.store.lmdb.durability.unsynced import Durability, UnsyncedFile
 from lmdbresults.store.lmdb.engine.long_reader import LongReaders
@@ -53,6 +54,8 @@ class OpenFile(NamedTuple):
         finally:
             self.checkpoints.is_closed = True
             self.handle.close()
+            if self.checkpoints.log is not None:
+                self.checkpoints.log.close()
             mapped_memory.paths.discard(self.path)
             self.lock_file.close()  # only after LMDB's environment
             self.space.close()
@@ -194,6 +197,7 @@ def _mark_as_ours(handle: lmdb.Environment, durability: Durability) -> None:
         if is_marked(txn):
             return
     with handle.begin(write=True) as txn:
+        given = txn if durability.log is None else logged(txn)
         if not is_marked(txn):  # another process may have been faster
-            mark(txn)
-            durability.before_commit(txn)
+            mark(given)
+            durability.before_commit(given)

@@ -34,9 +34,11 @@ from lmdbresults.store.lmdb.file.pages import PageFile
 __all__ = [
     "CHECKPOINT_SUFFIX",
     "LOCK_SUFFIX",
+    "LOG_SUFFIX",
     "Found",
     "canonical",
     "check_content",
+    "create_log",
     "create_missing",
     "create_sidecar",
     "examine",
@@ -48,15 +50,18 @@ __all__ = [
 
 LOCK_SUFFIX: Final = "-lock"
 CHECKPOINT_SUFFIX: Final = "-checkpoint"
+LOG_SUFFIX: Final = "-log"
 
 #: The sizes that make up LMDB's lock file: its head and one slot per reader.
 _LOCK_HEAD_BYTES: Final = 128
 _READER_BYTES: Final = 64
-#: Four places of a page (sidecar.py).
-_SIDECAR_BYTES: Final = 4 * 4096
+#: Five pages (sidecar.py).
+_SIDECAR_BYTES: Final = 5 * 4096
 
 #: Bytes that must be free on the disk for a new file.
 _LEAST_SPACE: Final = 1 << 20
+#: Bytes that must be free besides those of a log: the disk must not be full because of it.
+_LOG_HEADROOM: Final = 16 << 20
 
 
 def canonical(path: str) -> str:
@@ -82,6 +87,7 @@ def examine(path: str, mode: int) -> Found:
     """Return what exists at ``path``, which may be opened as a store. Changes nothing. Raises an `OpenError`."""
     data, lock = _examine_one(path, mode), _examine_one(path + LOCK_SUFFIX, mode)
     sidecar = _examine_one(path + CHECKPOINT_SUFFIX, mode)
+    _examine_one(path + LOG_SUFFIX, mode)
     has_content = data is not None and data.st_size > 0 and (sidecar is None or _has_content(path))
     return Found(data is not None, has_content, lock is not None, sidecar is not None)
 
@@ -105,7 +111,7 @@ def create_missing(options: Options) -> None:
         _create_folder(folder, options)
     is_new = not os.path.exists(path) or not os.path.getsize(path)
     if is_new:
-        _require_space(folder, path)
+        _require_space(folder, path, _LEAST_SPACE)
     if not os.path.lexists(path + LOCK_SUFFIX):
         _create_whole(path + LOCK_SUFFIX, mode, _LOCK_HEAD_BYTES + options.max_readers * _READER_BYTES, path)
     create_sidecar(path + CHECKPOINT_SUFFIX, mode)
@@ -120,6 +126,18 @@ def create_sidecar(path: str, mode: int) -> None:
         _create_whole(path, mode, _SIDECAR_BYTES, path.removesuffix(CHECKPOINT_SUFFIX))
 
 
+def create_log(path: str, mode: int, size: int) -> None:
+    """Create a log of so many zero bytes, all of them on the disk, if it is missing. Raises as `create_missing` does.
+
+    Zeros are written: blocks that are only allocated would have each sync of the log change the file system's tables.
+    """
+    if os.path.lexists(path):
+        return
+    folder, store = os.path.dirname(path), path.removesuffix(LOG_SUFFIX)
+    _require_space(folder, path, size + _LOG_HEADROOM)
+    _create_whole(path, mode, size, store, is_synced=True)
+
+
 def _examine_one(path: str, mode: int) -> os.stat_result | None:
     """Return the status of a file that may be opened; None if it does not exist."""
     try:
@@ -132,7 +150,7 @@ def _examine_one(path: str, mode: int) -> os.stat_result | None:
         raise SymlinkRefused(f"{path} is a symbolic link. Give the path of the file itself: {os.path.realpath(path)}")
     if not stat.S_ISREG(found.st_mode):
         raise NotAFile(f"{path} is {_kind(found.st_mode)}. Give the path of a file, which may be new.")
-    if found.st_nlink > 1 and not path.endswith((LOCK_SUFFIX, CHECKPOINT_SUFFIX)):
+    if found.st_nlink > 1 and not path.endswith((LOCK_SUFFIX, CHECKPOINT_SUFFIX, LOG_SUFFIX)):
         raise NotAFile(
             f"{path} has {found.st_nlink} names (hard links). Each name has its own lock file, so processes that use "
             "different names would destroy each other's data: remove the other names, or copy the file."
@@ -198,14 +216,14 @@ def _create(path: str, mode: int, store: str) -> bool:
     return True
 
 
-def _require_space(folder: str, path: str) -> None:
+def _require_space(folder: str, path: str, size: int) -> None:
     """Raise `StoreFull` if the disk has no room for a new file: LMDB would leave half a first page behind."""
     disk = os.statvfs(folder)
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < _LEAST_SPACE:
-        raise StoreFull(f"The disk has no room for {path}: a new store takes {_LEAST_SPACE} bytes. Free space on it.")
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < size:
+        raise StoreFull(f"The disk has no room for {path}, for which {size} bytes must be free. Free space on it.")
 
 
-def _create_whole(path: str, mode: int, size: int, store: str) -> None:
+def _create_whole(path: str, mode: int, size: int, store: str, *, is_synced: bool = False) -> None:
     """Create a file of zeros, with all its blocks allocated.
 
     LMDB would create a sparse lock file and write to it through a map, which ends in SIGBUS on a full disk. It keeps
@@ -219,6 +237,9 @@ def _create_whole(path: str, mode: int, size: int, store: str) -> None:
             _create(draft, mode, store)
         with open(draft, "wb") as file:
             file.write(bytes(size))
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(draft, path)
     except StoreError:

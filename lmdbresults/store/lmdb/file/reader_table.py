@@ -18,7 +18,16 @@ from lmdbresults.store.lmdb.file.lock_file import LockFile, is_free, owner_of
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["LOCK_PATIENCE", "PIN", "Reader", "ReaderTable", "began_now", "parse_slots", "wait_for_table"]
+__all__ = [
+    "LOCK_PATIENCE",
+    "LOGGED_PIN",
+    "PIN",
+    "Reader",
+    "ReaderTable",
+    "began_now",
+    "parse_slots",
+    "wait_for_table",
+]
 
 #: Number of the commit, process, thread, and padding up to the size of a cache line.
 _SLOT: Final = struct.Struct("=Qi4xQ40x")
@@ -29,6 +38,8 @@ _NO_TXN: Final = _LABEL.pack((1 << 64) - 1)
 
 #: The label of a pin: "lmdbpin" in ASCII. No thread id can have this value.
 PIN: Final = 0x6C6D646270696E
+#: The same of a file that is logged: "lmdblog".
+LOGGED_PIN: Final = 0x6C6D64626C6F67
 #: The upper bits of the label of a long read, "rd" in ASCII; the lower bits hold milliseconds since the epoch.
 _READ: Final = 0x7264 << 48
 _TIME: Final = (1 << 48) - 1
@@ -49,6 +60,11 @@ class Reader(NamedTuple):
     """Number of the commit that it reads: pages that were freed by it, or later, are not reused."""
     pid: int
     label: int
+
+    @property
+    def is_pin(self) -> bool:
+        """Whether nothing is read through it."""
+        return self.label in (PIN, LOGGED_PIN)
 
     @property
     def since(self) -> float | None:
@@ -93,6 +109,8 @@ class ReaderTable:
         #: None on a system where the layout of the table is not known: then no slot is labelled.
         self._map, self._first = lock_file.map, lock_file.first_reader
         self._word = lock_file.reader_word
+        #: Whether slots are labelled.
+        self.has_labels = self._map is not None
 
     def readers(self) -> list[Reader]:
         """Return the open read transactions of all processes, pins included."""

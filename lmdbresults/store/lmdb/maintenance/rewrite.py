@@ -7,6 +7,7 @@ stays intact meanwhile.
 """
 
 import os
+from contextlib import suppress
 from typing import Final
 
 from lmdbresults.errors import FileDamaged, OpenError, StoreError
@@ -70,7 +71,11 @@ def _rewrite(sidecar: Sidecar, options: Options, progress: Progress | None) -> i
     problems = verify(options.path)
     if problems:
         raise _damaged(is_pinned, options, problems[0])
-    sidecar.write(sidecar.describe(state, head, last.txn, is_pinned=is_pinned), state, with_lock=True)
+    is_logged = state.last.is_logged
+    checkpoint = sidecar.describe(state, head, last.txn, is_pinned=is_pinned, is_logged=is_logged)
+    sidecar.write(checkpoint, state, with_lock=True)
+    with suppress(FileNotFoundError):  # the disk may have failed to write it; all it says is in the checkpoint
+        os.unlink(options.path + paths.LOG_SUFFIX)
     sidecar.clear_failure()
     return last.end
 

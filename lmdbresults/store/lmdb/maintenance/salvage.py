@@ -1,9 +1,9 @@
 """Salvage: what can still be read of a damaged file, written to a new one.
 
 The damaged file is read page by page, without LMDB, and never changed. A record is taken if its checksum matches. In a
-page of the tree it is the newest version. Pages that are neither part of the tree nor free belonged to the tree until a
-page above them broke: their records are taken where the tree has none. Free pages hold deleted and replaced records and
-are not read.
+page of the tree it is the newest version, unless the log has a newer one, after a power failure. Pages that are neither
+part of the tree nor free belonged to the tree until a page above them broke: their records are taken where the tree has
+none. Free pages hold deleted and replaced records and are not read.
 """
 
 import os
@@ -19,6 +19,7 @@ from lmdbresults.errors import NotLMDB, StoreError
 from lmdbresults.options import Options
 from lmdbresults.store.base import Progress
 from lmdbresults.store.lmdb.durability import recovery
+from lmdbresults.store.lmdb.durability.log_file import Record
 from lmdbresults.store.lmdb.file import lmdb_errors, paths
 from lmdbresults.store.lmdb.file.btree import IN_USE, LEAF_IN_USE, UNKNOWN, survey
 from lmdbresults.store.lmdb.file.meta import Meta
@@ -77,6 +78,7 @@ def _salvage(file: PageFile, path: str, draft: str, now: float, progress: Progre
                 done += len(batch)
                 if progress is not None:
                     progress(done, max(source.count, done))
+        writer.redo(source.logged)
         report = writer.finish()
         handle.sync(True)
     return replace(
@@ -98,6 +100,8 @@ class _Source:
 
     def __init__(self, file: PageFile, path: str) -> None:
         self._file = file
+        #: What opening the file would do again, by the log.
+        self.logged: list[Record] = []
         state = self._state(path)
         whole_pages = file.size() // file.page_size
         #: Pages to read. Pages behind the last one of the newest commit were never committed.
@@ -120,7 +124,9 @@ class _Source:
         except PageDamaged:
             self._file.page_size = _USUAL_PAGE
             return None
-        return recovery.pending_rollback(path) or newest
+        pending = recovery.pending(path)
+        self.logged = pending.records
+        return pending.rollback or newest
 
     def _mark_large_values(self) -> None:
         """Mark the pages of large values as in use: a stored value may contain what looks like a page."""

@@ -8,6 +8,7 @@ from typing import Final
 import lmdb
 
 from lmdbresults.errors import NewerFormat, RecordDamaged
+from lmdbresults.store.lmdb.durability import log_file
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY, FORMAT_VERSION, mark, version_of
 from lmdbresults.store.lmdb.file.pages import Node
 from lmdbresults.store.lmdb.maintenance.check import repair, repairable
@@ -118,6 +119,11 @@ class SalvageWriter:
             write(txn, key, place, record)
             if stray:
                 self._strays.add(place)
+
+    def redo(self, records: list[log_file.Record]) -> None:
+        """Write what the log has after the state of the tree."""
+        with self._handle.begin(write=True) as txn:
+            log_file.redo(txn, records)
 
     def finish(self) -> Salvaged:
         """Remove large values that are incomplete, and chunks without a record; count messages; return the report."""

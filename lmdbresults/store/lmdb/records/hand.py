@@ -102,7 +102,6 @@ def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, 
     bound, position = hand if hand.position else (math.inf, FIRST_PLACE)
     looked, due, bound, position = _look(txn, position, count, now, bound)
     removed = work = 0
-    cursor = txn.cursor()
     for place, key, is_chunked in due:
         if removed == limit:
             position = place
@@ -114,8 +113,7 @@ def advance(txn: Transaction, hand: Hand, now: float, count: int, limit: float, 
             if is_left:
                 position = place
                 break
-        if cursor.key() == place or cursor.set_key(place):
-            cursor.delete()  # and move to the next record
+        txn.delete(place)
         removed += 1
     hand = Hand(bound, position)
     _put(txn, hand)

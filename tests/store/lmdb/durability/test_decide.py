@@ -25,7 +25,7 @@ def head_of(*txns: int, identity: bytes = OURS) -> Head:
 
 
 def checkpoint_of(txn: int, boot: str = BEFORE, *, is_pinned: bool = True, identity: bytes = OURS) -> Checkpoint:
-    return Checkpoint(5, txn, is_pinned, 0.0, boot, 0, identity, meta_of(txn).data)
+    return Checkpoint(5, txn, is_pinned, False, 0, 0.0, boot, 0, identity, meta_of(txn).data)
 
 
 def state_of(last: Checkpoint) -> SidecarState:

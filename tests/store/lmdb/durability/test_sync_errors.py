@@ -240,8 +240,9 @@ def test_after_a_restart_the_file_is_at_its_checkpoint_and_stores_again(path: st
         store.flush()
         return found
 
-    assert in_boot("next", go_on) == [b"covered"]
-    assert in_boot("the one after", keys_in, path) == [b"covered", b"later"]
+    kept = BOTH if durability == "commit" else [b"covered"]  # the log has what it has acknowledged
+    assert in_boot("next", go_on) == kept
+    assert in_boot("the one after", keys_in, path) == sorted([*kept, b"later"])
 
 
 def test_checkpoint_is_not_overwritten_although_no_pin_is_left(path: str) -> None:
