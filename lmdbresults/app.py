@@ -6,6 +6,7 @@ use one. Without that, `dispatch` runs the task here and now.
 
 import functools
 import threading
+import time
 import traceback
 import uuid
 from collections import deque
@@ -149,6 +150,8 @@ class Request:
     hostname: str | None = None
     delivery_info: Mapping[str, Any] = field(default_factory=dict)
     ignore_result: bool = False
+    started: float | None = None
+    """When it started, by the monotonic clock; None: not known."""
     children: list[AsyncResult] = field(default_factory=list)
     """The results of the tasks that this one has sent."""
 
@@ -302,6 +305,7 @@ class App:
         task = self.tasks.get(received.task)
         request = Request.of(received, args, task.options if task else None)
         backend = (task.backend if task else None) or self.require_backend()
+        request.started = time.monotonic()
         token = _running.set(request)
         try:
             if task is None:

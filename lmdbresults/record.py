@@ -4,6 +4,8 @@ State and times are read without touching the payload, so a tool that lists resu
 Golden bytes of every version are in ``tests/golden``.
 """
 
+import math
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -15,6 +17,7 @@ from lmdbresults.states import EXCEPTION_STATES, SUCCESS
 
 __all__ = [
     "RECORD_VERSION",
+    "RUNTIME",
     "SUCCESS_PREFIX",
     "Payload",
     "TaskHead",
@@ -23,10 +26,13 @@ __all__ = [
     "pack_fields",
     "pack_payload",
     "read_meta",
+    "runtime_in",
     "unpack_payload",
 ]
 
 RECORD_VERSION: Final = 1
+#: The name of the last of the extra values: the seconds that the task took. It is for lists, and not part of a meta.
+RUNTIME: Final = "runtime"
 
 
 class Payload(NamedTuple):
@@ -129,6 +135,7 @@ def read_meta(
     if payload[4] is not None:  # the extended form of a meta
         meta.update(name=name, worker=worker, queue=queue, retries=retries)
         meta.update(decode((*payload[:3], payload[4], None)))
+        meta.pop(RUNTIME, None)
     if revive is not None and state in EXCEPTION_STATES:
         meta["result"] = revive(result)
     if task_id is not None:
@@ -159,6 +166,28 @@ class TaskHead(NamedTuple):
             return cls._make(unpacker.unpack() for _ in cls._fields)
         except (ValueError, msgpack.UnpackException):  # cut off, not UTF-8, or not a record
             return None
+
+
+def runtime_in(data: bytes) -> float | None:
+    """Return the seconds that a task took, by the end of its record, which is not decoded; None if they are not there.
+
+    The extra values end a record. In JSON, and in msgpack, their last one can be told by its bytes.
+    """
+    start = data.rfind(_RUNTIME, -_RUNTIME_BYTES)
+    if start < 0:
+        return None
+    value = data[start + len(_RUNTIME) :]
+    try:
+        runtime = _DOUBLE.unpack_from(value, 1)[0] if len(value) == 1 + _DOUBLE.size else float(value[2:-1])
+    except (ValueError, struct.error):
+        return None
+    return runtime if 0 <= runtime < math.inf else None
+
+
+_RUNTIME: Final = RUNTIME.encode()
+#: The most bytes of the name and its value.
+_RUNTIME_BYTES: Final = 40
+_DOUBLE: Final = struct.Struct(">d")
 
 
 #: The fields of a record that a meta may lack, in their order. A meta has them by the same names.

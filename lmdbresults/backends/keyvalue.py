@@ -1,5 +1,6 @@
 """A backend over get and set: keys, records, groups."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +14,7 @@ from lmdbresults.backends.task_records import TaskRecords
 from lmdbresults.backends.waiting import Polled, Waiting
 from lmdbresults.metas import id_text
 from lmdbresults.protocols import Meta, OnInterval, OnMessage
-from lmdbresults.record import RECORD_VERSION, SUCCESS_PREFIX, pack_fields
+from lmdbresults.record import RECORD_VERSION, RUNTIME, SUCCESS_PREFIX, pack_fields
 from lmdbresults.results import GroupResult, count_tasks, result_from_tuple
 from lmdbresults.store.following import Source
 
@@ -136,6 +137,8 @@ class KeyValueStoreBackend(BaseBackend):
                 queue = (request.delivery_info or {}).get("routing_key")
                 call = (request.task, request.hostname, queue, request.retries)
                 arguments = {"args": request.args, "kwargs": request.kwargs}
+                if request.started is not None and date_done is not None:
+                    arguments[RUNTIME] = round(time.monotonic() - request.started, 6)
         is_in_task = request is not None or current_request() is not None
         lineage = (group_id, parent_id, self.current_task_children(request) if is_in_task else None)
         payload = self.codec.payload(result, arguments)

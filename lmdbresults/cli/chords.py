@@ -20,8 +20,9 @@ _MOST = 5
 @options.limit(100, "chords")
 @options.as_json
 def chords(path: Any, limit: int, as_json: bool) -> None:
-    """List chords in flight: what has returned, what is missing, who runs the body and whether it lives.
+    """List chords in flight.
 
+    It says what has returned, what is missing, which process runs the body, and whether it lives.
     A chord whose owner has ended is taken over by the next process that stores a result.
     """
     with monitored(path) as monitor:

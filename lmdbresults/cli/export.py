@@ -37,8 +37,9 @@ _REPORT_EVERY: Final = 500
 @click.option("--accept", default=",".join(DEFAULT_ACCEPT), show_default=True, help="Serializers that --decode reads.")
 @options.filters
 def export(path: Any, file: TextIO, form: str, decode: bool, accept: str, **chosen: Any) -> None:
-    """Write results to FILE, or to the standard output, in no order: one object a line, a JSON list, or CSV.
+    """Write results to a file.
 
+    To FILE, or the standard output, in no order: one object on each line, a JSON list, or CSV.
     Results are not decoded, unless with --decode: `import` stores them again with the same bytes and deadlines.
     """
     filters = options.filters_from(chosen)

@@ -22,8 +22,9 @@ _STEP: Final = 1000
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
 def forget(path: Any, ids: tuple[str, ...], yes: bool, as_json: bool, **chosen: Any) -> None:
-    """Delete results: those with these IDs, or all that match the options, as in --state FAILURE --older-than 7d.
+    """Delete results by id or by filter.
 
+    Those with these IDs, or all that match the options, as in --state FAILURE --older-than 7d.
     It says how many there are and asks, unless --yes is given. The exit status is 1 if there is none.
     """
     filters = options.filters_from(chosen)

@@ -19,8 +19,9 @@ __all__ = ["list_", "row_cells", "row_titles"]
 @click.option("--after", help="Go on behind a page: the `next` of its JSON, or what the last line of it says.")
 @options.as_json
 def list_(path: Any, limit: int, after: str | None, as_json: bool, **chosen: Any) -> None:
-    """List tasks, newest first; those that have not ended come before all others.
+    """List tasks, newest first.
 
+    Those that have not ended come before all others.
     Name, worker, queue and retries are stored with the setting result_extended. No result is decoded.
     """
     filters = options.filters_from(chosen)
@@ -36,6 +37,8 @@ def list_(path: Any, limit: int, after: str | None, as_json: bool, **chosen: Any
     )
     if page.damaged:
         say(f"Records that cannot be read: {page.damaged}. `lmdbresults check` lists them.", err=True)
+    if page.rows and all(row.name is None for row in page.rows):
+        say("Names, workers and run times are stored with the setting result_extended = True.", err=True)
     if page.next is not None:
         say(f"There are more: --after {page.next}", err=True)
 

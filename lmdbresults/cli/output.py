@@ -140,6 +140,8 @@ def span(seconds: float | None) -> str | None:
     """Return a number of seconds in one unit."""
     if seconds is None:
         return None
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f} ms"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if abs(seconds) >= 2 * size or unit == "s":
             return f"{seconds / size:.{0 if abs(seconds) >= 10 * size else 1}f} {unit}"

@@ -20,7 +20,10 @@ _MOST = 10
 @options.path
 @options.as_json
 def overview(path: Any, as_json: bool) -> None:
-    """Print figures about everything: tasks by state, name, worker and exception; queues, chords, the file."""
+    """Print figures about everything in a store.
+
+    Tasks by state, name, worker and exception, run times, queues, chords, the file.
+    """
     with monitored(path) as monitor:
         found = monitor.overview()
     if as_json:
@@ -47,6 +50,8 @@ def _say(found: Overview) -> None:
     _say_section(("name", "exception", "failures", "last"), failures)
     workers = [(each.name, each.count, each.failures, f"{ago(each.last)} ago") for each in found.workers[:_MOST]]
     _say_section(("worker", "tasks", "failures", "last"), workers)
+    slowest = [(span(each.runtime), each.id, each.name) for each in found.slowest[:_MOST]]
+    _say_section(("slowest", "id", "name"), slowest)
     queues = [(each.name, each.ready, each.unacknowledged, each.delayed, span(each.oldest)) for each in found.queues]
     _say_section(("queue", "ready", "unacknowledged", "delayed", "oldest"), queues)
     if found.file is not None:

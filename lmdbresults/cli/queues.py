@@ -28,8 +28,9 @@ __all__ = ["queues"]
 def queues(
     context: click.Context, path: Any, queue: str | None, limit: int, ended: int, remove: str | None, as_json: bool
 ) -> None:
-    """List the queues of a store; with QUEUE, the messages in it, without taking any.
+    """List queues, or the messages of one.
 
+    Nothing is taken.
     Messages are listed in the order in which they are delivered; before them those that are delivered and not
     acknowledged, with their process, and after them the delayed ones. The exit status is 1 if there is no such queue.
     """

@@ -33,8 +33,9 @@ __all__ = ["show"]
 @options.as_json
 @click.pass_context
 def show(context: click.Context, path: Any, id_: str, decode: bool, accept: str, limit: int, as_json: bool) -> None:
-    """Show a task, with the tree of its canvas: group, chord, chain, parent and children. ID may be that of a group.
+    """Show a task and the tree of its canvas.
 
+    The tree has group, chord, chain, parent and children. ID may be that of a group.
     The exit status is 1 if nothing is stored of it.
     """
     with monitored(path) as monitor:

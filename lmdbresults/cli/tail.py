@@ -18,8 +18,9 @@ __all__ = ["tail"]
 @click.option("--no-follow", is_flag=True, help="Stop after these.")
 @options.as_json
 def tail(path: Any, failures: bool, last: int, no_follow: bool, as_json: bool, **chosen: Any) -> None:
-    """Print the last tasks, then each one as it ends or changes its state, until you press Ctrl-C.
+    """Print tasks as they end.
 
+    First the last ones, then each one as it ends or changes its state, until you press Ctrl-C.
     Writers wake this command; it does not poll. With --json, each line is an object.
     """
     if failures:

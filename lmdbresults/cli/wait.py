@@ -28,7 +28,7 @@ _LONGEST: Final = 3600.0
 @options.as_json
 @click.pass_context
 def wait(context: click.Context, path: Any, ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
-    """Wait until tasks have ended, and print each one when it has.
+    """Wait until tasks have ended. Each one is printed when it has.
 
     Exit status: 0 if all have succeeded, 3 if one has failed, 4 if one was revoked, 5 if time is up. The writer of a
     result wakes this command; it does not poll. An id that is not known yet is waited for.

@@ -28,8 +28,9 @@ _MARGIN: Final = 4
 @options.filters
 @options.as_json
 def watch(path: Any, ids: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
-    """Watch tasks live, until you press Ctrl-C: the newest ones, or those with these IDs until all of them have ended.
+    """Watch tasks live, until you press Ctrl-C.
 
+    The newest ones are shown, or those with these IDs until all of them have ended.
     Writers wake this command; it does not poll. On a terminal the newest tasks are a table that changes; elsewhere, and
     with IDs, each change is a line.
     """

@@ -147,10 +147,10 @@ def head_of(store: Store, key: bytes) -> TaskHead | None:
     return None if value is None else TaskHead._make(TaskRecord.unpack(value)[1 : 1 + len(TaskHead._fields)])
 
 
-def row_of(task_id: str, head: TaskHead) -> TaskRow:
+def row_of(task_id: str, head: TaskHead, runtime: float | None = None) -> TaskRow:
     """Return what a list shows of a task. Raises ValueError for a date that is none."""
     state, date_done, name, worker, queue, retries, group_id, parent_id = head
-    return TaskRow(task_id, state, utc(date_done), None, name, worker, queue, retries, group_id, parent_id)
+    return TaskRow(task_id, state, utc(date_done), runtime, name, worker, queue, retries, group_id, parent_id)
 
 
 def offset_of(zone: bytes) -> timedelta:

@@ -26,7 +26,7 @@ from lmdbresults.monitoring.heads import (
     utc,
 )
 from lmdbresults.monitoring.values import Filters, Listing, TaskRow
-from lmdbresults.record import TaskHead, TaskRecord
+from lmdbresults.record import TaskHead, TaskRecord, runtime_in
 from lmdbresults.store.base import Store
 
 __all__ = ["each_match", "list_tasks", "matches"]
@@ -81,7 +81,8 @@ def _read(store: Store, prefix: bytes, found: list[_Position]) -> tuple[list[Tas
 
 def _row(id_: bytes, value: bytes) -> TaskRow:
     head = TaskHead.read(value)
-    return row_of(id_.decode(), head or TaskHead._make(TaskRecord.unpack(value)[1 : 1 + len(TaskHead._fields)]))
+    head = head or TaskHead._make(TaskRecord.unpack(value)[1 : 1 + len(TaskHead._fields)])
+    return row_of(id_.decode(), head, runtime_in(value))
 
 
 def matches(filters: Filters, id_: str, head: TaskHead, ended: datetime | None) -> bool:

@@ -27,7 +27,7 @@ from lmdbresults.monitoring.values import (
     Task,
     TaskRow,
 )
-from lmdbresults.record import TaskHead, TaskRecord
+from lmdbresults.record import TaskHead, TaskRecord, runtime_in
 from lmdbresults.serialization import DEFAULT_ACCEPT
 from lmdbresults.store.base import Store, WriteTransaction
 
@@ -175,12 +175,22 @@ class Monitor:
             day=found.day,
             names=found.names,
             failures=found.failures,
-            slowest=[],
+            slowest=self._rows(found.slowest),
             workers=found.workers,
             queues=self.queues(),
             chords=len(self.chords(limit=_MOST_CHORDS)),
             file=self.file(),
         )
+
+    def _rows(self, task_ids: Iterable[str]) -> list[TaskRow]:
+        tasks = [self._task_or_none(task_id) for task_id in task_ids]
+        return [task.row for task in tasks if task is not None]
+
+    def _task_or_none(self, task_id: str) -> Task | None:
+        try:
+            return self.task(task_id)
+        except UNREADABLE:
+            return None
 
     def file(self) -> FileFigures | None:
         """Return figures about the data file; None if the store is not a file."""
@@ -207,7 +217,8 @@ class _Source:
         record = read_record(self._monitor.store, self._monitor.task_key(task_id))
         if record is None:
             return None, ()
-        return row_of(task_id, TaskHead._make(record[1 : 1 + len(TaskHead._fields)])), record.children or ()
+        head = TaskHead._make(record[1 : 1 + len(TaskHead._fields)])
+        return row_of(task_id, head, runtime_in(record.payload.extra or b"")), record.children or ()
 
     def group_tree(self, group_id: str) -> Any:
         return groups.saved_tree(self._monitor.store, self._monitor._groups, group_id)

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from heapq import heappushpop
 from struct import error as StructError  # noqa: N812 - it is a class
 from struct import pack
 from typing import Final, NamedTuple
@@ -13,8 +14,8 @@ import msgpack
 from lmdbresults import states
 from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, offset_of, pass_over
 from lmdbresults.monitoring.tasks import exception_in, read_record
-from lmdbresults.monitoring.values import Bucket, FailureFigures, NameFigures, WorkerFigures
-from lmdbresults.record import TaskRecord
+from lmdbresults.monitoring.values import Bucket, FailureFigures, NameFigures, Runtime, WorkerFigures
+from lmdbresults.record import TaskRecord, runtime_in
 from lmdbresults.store.base import Store
 
 __all__ = ["TaskFigures", "task_figures"]
@@ -29,6 +30,8 @@ _MOST_TRACEBACKS: Final = 50_000
 #: How the exception of another failure is called.
 _NOT_READ: Final = "(not read)"
 _NEVER: Final = bytes(8)
+#: The most run times of a name and worker that are kept, and of the slowest tasks.
+_MOST_RUNTIMES, _MOST_SLOW = 2000, 20
 
 
 class TaskFigures(NamedTuple):
@@ -39,20 +42,22 @@ class TaskFigures(NamedTuple):
     day: list[Bucket]
     names: list[NameFigures]
     failures: list[FailureFigures]
+    slowest: list[str]
+    """Ids."""
     workers: list[WorkerFigures]
 
 
 def task_figures(store: Store, prefix: bytes) -> TaskFigures:
     """Return figures about the tasks whose keys begin with ``prefix``."""
     layout = Layout(store)
-    found = _Figures(layout, lambda id_: read_record(store, prefix + id_))
+    found = _Figures(layout, layout.key_at + len(prefix), lambda id_: read_record(store, prefix + id_))
     pass_over(store, prefix, layout, found)
     now, ended, totals = datetime.fromtimestamp(layout.now, timezone.utc), list(found.ended()), Counter[str]()
     for _, state, count in ended:
         totals[state] += count
     names, workers = found.names_and_workers()
     hour, day = _buckets(ended, now, _MINUTE, _MINUTES), _buckets(ended, now, _QUARTER, _QUARTERS)
-    return TaskFigures(totals, hour, day, names, found.failures(), workers)
+    return TaskFigures(totals, hour, day, names, found.failures(), found.slowest(), workers)
 
 
 def _buckets(ended: list[tuple[datetime | None, str, int]], now: datetime, span: timedelta, count: int) -> list[Bucket]:
@@ -68,12 +73,27 @@ def _buckets(ended: list[tuple[datetime | None, str, int]], now: datetime, span:
 class _Call:
     """The tasks of one name that one worker has run."""
 
-    __slots__ = ("count", "failures", "last")
+    __slots__ = ("count", "failures", "last", "longest", "runtimes", "stride", "timed")
 
     def __init__(self) -> None:
-        self.count = self.failures = 0
+        self.count = self.failures = self.timed = 0
+        #: Run times of every so many tasks, in seconds; and the longest of all.
+        self.runtimes: list[float] = []
+        self.stride = 1
+        self.longest = 0.0
         #: The largest local time, as text. The processes of a worker share a zone.
         self.last = b""
+
+    def add_runtime(self, runtime: float) -> None:
+        """Count a run time, and keep it if it is its turn."""
+        self.timed += 1
+        if runtime > self.longest:
+            self.longest = runtime
+        if self.timed % self.stride == 0:
+            self.runtimes.append(runtime)
+            if len(self.runtimes) > _MOST_RUNTIMES:
+                del self.runtimes[::2]
+                self.stride *= 2
 
 
 class _Minutes(dict[bytes, dict[bytes, int]]):
@@ -89,8 +109,9 @@ class _Minutes(dict[bytes, dict[bytes, int]]):
 class _Figures:
     """Counts tasks. See `heads.Visitor`."""
 
-    def __init__(self, layout: Layout, read: Callable[[bytes], TaskRecord | None]) -> None:
+    def __init__(self, layout: Layout, id_at: int, read: Callable[[bytes], TaskRecord | None]) -> None:
         self._layout = layout
+        self._id_at = id_at
         #: Returns the record of a task by its id.
         self._read = read
         #: By mark and minute.
@@ -99,6 +120,8 @@ class _Figures:
         self._calls: dict[tuple[bytes, bytes], _Call] = defaultdict(_Call)
         self._failures: dict[tuple[str | None, str], tuple[int, datetime]] = {}
         self._tracebacks_left = _MOST_TRACEBACKS
+        #: A heap of the slowest tasks: run time, and place.
+        self._slow: list[tuple[float, bytes]] = [(0.0, b"")] * _MOST_SLOW
         self._others = Counter[tuple[datetime | None, str]]()
 
     def visit(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -130,6 +153,11 @@ class _Figures:
             call.count += 1
             if time > call.last:
                 call.last = time
+            runtime = runtime_in(data)
+            if runtime is not None:
+                call.add_runtime(runtime)
+                if runtime > self._slow[0][0]:
+                    heappushpop(self._slow, (runtime, entry[0]))
             if marks[mark] != states.SUCCESS:
                 call.failures += 1
                 self._count_failure(layout.ended(data), partial(TaskRecord.unpack, data[layout.value_at :]))
@@ -186,23 +214,52 @@ class _Figures:
         """Return the figures of names, and of workers."""
         names: dict[str | None, Counter[str]] = defaultdict(Counter)
         workers: dict[str, WorkerFigures] = {}
+        calls: dict[str | None, list[_Call]] = defaultdict(list)
         for (packed, zone), call in self._calls.items():
             name, worker = _texts(packed)
+            calls[name].append(call)
             names[name].update(count=call.count, failures=call.failures)
             if worker is not None:
                 last = _moment(call.last, zone)
                 known = workers.get(worker, WorkerFigures(worker, 0, 0, last))
                 count, failures = known.count + call.count, known.failures + call.failures
                 workers[worker] = WorkerFigures(worker, count, failures, max(last, known.last))
-        by_name = [NameFigures(name, each["count"], each["failures"], None) for name, each in names.items()]
+        by_name = [
+            NameFigures(name, each["count"], each["failures"], _distribution(calls[name]))
+            for name, each in names.items()
+        ]
         by_name.sort(key=lambda each: -each.count)
         by_worker = sorted(workers.values(), key=lambda each: each.last, reverse=True)
         return by_name[:_MOST_LISTED], by_worker[:_MOST_LISTED]
+
+    def slowest(self) -> list[str]:
+        """Return the ids of the slowest tasks, the slowest first."""
+        places = [place for _, place in sorted(self._slow, reverse=True) if place]
+        return [place[self._id_at :].decode(errors="replace") for place in places]
 
     def failures(self) -> list[FailureFigures]:
         """Return the figures of failures."""
         found = [FailureFigures(*key, count, last) for key, (count, last) in self._failures.items()]
         return sorted(found, key=lambda each: -each.count)[:_MOST_LISTED]
+
+
+def _distribution(calls: list[_Call]) -> Runtime | None:
+    """Return the distribution of the run times of one name, each sample as often as it stands for."""
+    samples = sorted((runtime, call.stride) for call in calls for runtime in call.runtimes)
+    if not samples:
+        return None
+    total = sum(stride for _, stride in samples)
+
+    def percentile(share: float) -> float:
+        left = share * total
+        for runtime, stride in samples:
+            left -= stride
+            if left <= 0:
+                return runtime
+        return samples[-1][0]
+
+    count, longest = sum(call.timed for call in calls), max(call.longest for call in calls)
+    return Runtime(count, percentile(0.5), percentile(0.9), percentile(0.99), longest)
 
 
 def _moment(time: bytes, zone: bytes) -> datetime:

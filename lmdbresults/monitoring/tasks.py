@@ -7,7 +7,7 @@ from typing import Any
 
 from lmdbresults.monitoring.heads import row_of
 from lmdbresults.monitoring.values import Payload, Task
-from lmdbresults.record import TaskHead, TaskRecord
+from lmdbresults.record import RUNTIME, TaskHead, TaskRecord, runtime_in
 from lmdbresults.serialization import loads
 from lmdbresults.store.base import ReadTransaction
 
@@ -27,7 +27,7 @@ def read_task(txn: ReadTransaction, task_id: str, key: bytes) -> Task | None:
         return None
     payload = record.payload
     return Task(
-        row=row_of(task_id, TaskHead._make(record[1 : 1 + len(TaskHead._fields)])),
+        row=row_of(task_id, TaskHead._make(record[1 : 1 + len(TaskHead._fields)]), runtime_in(payload.extra or b"")),
         expires=expiry(txn, key),
         traceback=record.traceback,
         exception=exception_in(record.traceback),
@@ -44,6 +44,8 @@ def payload_of(record: TaskRecord, accept: Iterable[str]) -> Payload:
     payload = record.payload
     result = loads(payload, accept)
     arguments: Any = {} if payload.extra is None else loads(payload._replace(body=payload.extra), accept)
+    if isinstance(arguments, dict):
+        arguments.pop(RUNTIME, None)
     return Payload(result, arguments)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,6 +16,7 @@ from lmdbresults.record import TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.serialization import dumps
 from lmdbresults.store.queues import Message
+from tests.support.plain import opened
 
 
 def at(moment: float) -> datetime:
@@ -237,6 +239,49 @@ def test_the_overview_counts_tasks_by_state_time_name_worker_and_exception(backe
     assert found.workers[0].last == at(clock.now - 1.25)
     clock.advance(3600)
     assert monitor.overview().total == 0
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_run_times_are_shown_of_each_task_by_name_and_of_the_slowest(path, serializer):
+    app = App(result_extended=True)
+    with opened(path, app=app, serializer=serializer, accept=[serializer]) as backend:
+        monitor = Monitor(backend.store)
+        for number in range(100):
+            request = Request(f"task-{number}", "proj.add", started=time.monotonic() - number)
+            backend.store_result(f"task-{number}", 1, "SUCCESS", request=request)
+        (figures,) = monitor.overview().names
+        assert figures.runtime.count == 100
+        assert figures.runtime.p50 == pytest.approx(50, abs=10)
+        assert figures.runtime.p90 < figures.runtime.p99 <= figures.runtime.longest == pytest.approx(99, abs=10)
+        slowest = monitor.overview().slowest
+        assert (len(slowest), slowest[0].id) == (20, "task-99")
+        assert monitor.tasks(limit=1).rows[0].runtime == monitor.task("task-99").row.runtime == slowest[0].runtime
+        assert "runtime" not in backend.get_task_meta("task-99")
+        assert "runtime" not in monitor.payload("task-99").arguments
+
+
+def test_an_app_notes_how_long_its_tasks_take(backend, monitor):
+    backend.app.backend = backend
+    result = backend.app.task(lambda: 1, name="quick").delay()
+    assert 0 <= monitor.task(result.id).row.runtime < 60
+
+
+def test_celery_notes_how_long_its_tasks_take(path):
+    celery = pytest.importorskip("celery")
+    trace = pytest.importorskip("celery.app.trace")
+    app = celery.Celery(backend=f"lmdb://{path}?durability=none", set_as_current=False)
+    app.conf.result_extended = True
+
+    def quick() -> int:
+        return 1
+
+    task = app.task(quick, name="quick")
+    app.finalize()
+    assert app.backend.store is not None
+    trace.build_tracer(task.name, task, app=app, eager=False)("one", (), {}, {"id": "one"})
+    assert 0 <= Monitor(app.backend.store).task("one").row.runtime < 60
+    assert "runtime" not in app.backend.get_task_meta("one")
+    app.backend.close()
 
 
 def test_the_overview_has_figures_of_the_file_if_there_is_one(backend, monitor):

@@ -3,12 +3,13 @@
 The class replaces what must be faster or safer, and inherits the rest, so that later additions of Celery work too.
 """
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any, Final
 
-from celery import VERSION, states
+from celery import VERSION, signals, states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.encoding import ensure_bytes
@@ -26,7 +27,7 @@ from lmdbresults.integrations.celery.payloads import KombuCodec
 from lmdbresults.integrations.celery.stepwise import StepwiseEffects
 from lmdbresults.integrations.transport_options import store_options
 from lmdbresults.options import parse_size, require_expiry
-from lmdbresults.record import RECORD_VERSION, TaskRecord, pack_fields, pack_payload, read_meta, unpack_payload
+from lmdbresults.record import RECORD_VERSION, RUNTIME, TaskRecord, pack_fields, pack_payload, read_meta, unpack_payload
 from lmdbresults.store import Store, WriteTransaction
 
 __all__ = ["StoreBackend"]
@@ -39,6 +40,10 @@ _PLAIN_META: Final = {"status", "result", "traceback", "children", "date_done"}
 
 #: The option that is for the codec and not for the store.
 _MAX_DECODED_BYTES: Final = "max_decoded_bytes"
+
+
+#: The attribute of a request that says when its task started, by the monotonic clock.
+_STARTED: Final = "lmdbresults_started"
 
 
 class RecordWithId(bytes):
@@ -76,6 +81,8 @@ class StoreBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         _require_expiry("result_expires", self.expires)
         _require_expiry("result_failure_expires", self._failure_expires)
         self._has_plain_meta = self._find_plain_meta()
+        if self.app.conf.find_value_for_key("extended", "result"):
+            signals.task_prerun.connect(_note_start, dispatch_uid=__name__)
         self._changed_settings = self.app.conf.changes
         options = self._options(url)
         self.codec = KombuCodec(self, options.pop(_MAX_DECODED_BYTES, serialization.MAX_DECODED_BYTES))
@@ -241,6 +248,9 @@ class StoreBackend(EndsMixin, ChordsMixin, WaitingMixin, KeyValueStoreBackend):
         """
         if not self._has_plain_meta or self._changed_settings.get("result_extended"):
             meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            started = getattr(request, _STARTED, None)
+            if started is not None and state in states.READY_STATES:
+                meta[RUNTIME] = round(time.monotonic() - started, 6)
             return TaskRecord.from_meta(meta, self.codec.payload).pack()
         date_done = datetime.now(self._zone).isoformat() if state in states.READY_STATES else None
         group_id = parent_id = None
@@ -318,3 +328,7 @@ def _require_expiry(setting: str, seconds: object) -> None:
         require_expiry(setting, seconds)
     except ConfigurationError as error:
         raise ImproperlyConfigured(str(error)) from error
+
+
+def _note_start(task: Any, **_: Any) -> None:
+    setattr(task.request, _STARTED, time.monotonic())
