@@ -84,8 +84,8 @@ def first(page: Page, path: str, selector: str) -> str:
 
 def take(page: Page, name: str, *, whole: bool = False) -> None:
     """Save a picture in 256 colours."""
-    page.evaluate(HIDE_PATHS, [str(ROOT / ".venv"), str(ROOT / "examples"), sys.prefix])
     page.wait_for_timeout(1200)  # the mark of a change fades
+    page.evaluate(HIDE_PATHS, [str(ROOT / ".venv"), str(ROOT / "examples"), sys.prefix])
     picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     path = TARGET / f"{name}.png"
     picture.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -1,0 +1,46 @@
+"""``lmdbresults web``: what it refuses to start, and why."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.web.conftest import serving
+
+
+def refused(*arguments: object, code: str = "pass") -> str:
+    """Return what the command says that does not start."""
+    command = [sys.executable, "-c", f"import sys; {code}; from lmdbresults.__main__ import main; main()", "web"]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_another_address_demands_a_token(tmp_path: Path) -> None:
+    path = tmp_path / "results.lmdb"
+    assert "add --token-file" in refused(path, "--host", "0.0.0.0")
+    assert "give it a token" in refused(path, "--allow-host", "jobs.example.org")
+
+
+def test_a_port_that_is_in_use_is_an_error_with_its_cure(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "--port" in refused(tmp_path / "results.lmdb", "--port", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("package", ["starlette", "jinja2", "uvicorn"])
+def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, package: str) -> None:
+    said = refused(tmp_path / "results.lmdb", code=f"sys.modules[{package!r}] = None")
+    assert said == f"The page needs {package}: pip install 'lmdbresults[cli,web]'\n"
+
+
+def test_an_application_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    said = refused(tmp_path / "results.lmdb", "--allow-actions", "--app", "no_such_module")
+    assert "--app no_such_module cannot be imported" in said
+
+
+def test_a_file_that_is_missing_is_waited_for_and_not_made(tmp_path: Path) -> None:
+    with serving(tmp_path / "results.lmdb"):
+        assert list(tmp_path.iterdir()) == []
