@@ -146,7 +146,8 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or _name(hosts[0]) not in self._settings.hosts:
-            return _refuse(421, f"This page does not answer to the name {_name(hosts[0] if hosts else '')!r}.")
+            text = f"This page does not answer to the name {_name(hosts[0] if hosts else '')!r}."
+            return _refuse(421, f"{text} Allow it with --allow-host, or as one of the hosts of create_app.")
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return _refuse(405, "Only GET, HEAD and POST.")
         if scope["method"] == "POST" and not _is_from_here(headers, hosts[0]):
