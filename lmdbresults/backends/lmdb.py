@@ -11,7 +11,8 @@ from lmdbresults.backends.base import DisabledBackend
 from lmdbresults.backends.store import StoreBackend
 from lmdbresults.errors import UnknownOption
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import LMDBStore, open_store
+from lmdbresults.store.opening import is_on_server
 
 __all__ = ["LMDBBackend", "open_backend"]
 
@@ -54,16 +55,24 @@ def open_backend(path_or_url: Literal["disabled://"], app: Any = None, **options
 
 
 @overload
-def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> LMDBBackend: ...
+def open_backend(path_or_url: os.PathLike[str], app: Any = None, **options: Any) -> LMDBBackend: ...
 
 
-def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> DisabledBackend | LMDBBackend:
-    """Open the backend at a path or an ``lmdb://`` URL; ``disabled://`` gives a backend that stores nothing.
+@overload
+def open_backend(path_or_url: str, app: Any = None, **options: Any) -> Any: ...
 
-    Options are those of a store (`lmdbresults.options.Options`) and of a backend: ``serializer``, ``accept``,
-    ``expires``, ``max_cached_results``, ``max_decoded_bytes``. The app, if it has no backend yet, gets this one. Raises
-    what `open_store` raises.
+
+def open_backend(path_or_url: str | os.PathLike[str], app: Any = None, **options: Any) -> Any:
+    """Open the backend at a path or URL, of a file or on a server; ``disabled://`` gives one that stores nothing.
+
+    Options are those of `open_store` for that URL and of a backend: ``serializer``, ``accept``, ``expires``,
+    ``max_cached_results``, ``max_decoded_bytes``. The app, if it has no backend yet, gets this one. Raises what
+    `open_store` raises.
     """
+    if path_or_url != "disabled://" and is_on_server(path_or_url):
+        settings = {name: options.pop(name) for name in _BACKEND_OPTIONS if name in options}
+        store = open_store(path_or_url, **options)
+        return StoreBackend(store=store, url=path_or_url, app=App() if app is None else app, **settings)
     unknown = sorted(options.keys() - {*_BACKEND_OPTIONS, *_STORE_OPTIONS})
     if unknown:
         known = ", ".join((*_BACKEND_OPTIONS, *_STORE_OPTIONS))

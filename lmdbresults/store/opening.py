@@ -42,6 +42,8 @@ def open_store(path_or_url: str | os.PathLike[str], **options: Any) -> Any:
     from lmdbresults.store.redis import RedisStore, redis_options_from_url
 
     url, fallback = _split_fallback(os.fspath(path_or_url), options)
+    if fallback and is_on_server(fallback):
+        raise ConfigurationError("fallback must be a file: a path or an lmdb:// URL")
     store = RedisStore(redis_options_from_url(url, **{name: options[name] for name in options if name != FALLBACK}))
     if not fallback:
         return store

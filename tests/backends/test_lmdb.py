@@ -73,7 +73,7 @@ def test_options_of_backend_and_store_are_passed_on(path):
         ("results.lmdb", {"colour": "blue"}, UnknownOption),
         ("disabled://", {"colour": "blue"}, UnknownOption),
         ("lmdb://results.lmdb?colour=blue", {}, UnknownOption),
-        ("redis://localhost", {}, ConfigurationError),
+        ("http://localhost", {}, ConfigurationError),
         ("no/such/folder/results.lmdb", {}, OpenError),
     ],
 )

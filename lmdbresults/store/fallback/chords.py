@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import msgpack
+
 from lmdbresults.store.base import Store
-from lmdbresults.store.chord_records import OPEN, Head, Part, read_head
+from lmdbresults.store.chord_records import OPEN, Head, Part, name_of, read_head
 from lmdbresults.store.chords import Claim, PartOutcome, ResultRecord, Run, Step, TransactionalChords, hand_over
 
 __all__ = ["FallbackChords"]
@@ -18,9 +20,10 @@ _LOOK_EVERY: Final = 1.0
 class FallbackChords(TransactionalChords):
     """The chords of a `FallbackStore`.
 
-    A part goes to the new store, after what the old one has of its chord: size, body, header and parts. Workers that
-    know only the old store go on returning parts there, which are handed over again and again. A part counts once, so
-    the chord is completed in one of the two stores. It stays in the old one until it expires there.
+    A chord is opened in both, for workers that know only the old store return parts there. A part goes to the new
+    store, after what the old one has of its chord: size, body, header and parts; parts that return there later are
+    handed over again and again. A part counts once, so the chord is completed in one of the two stores: in the old one
+    if all parts have returned there. Else it stays there until it expires.
     """
 
     def __init__(self, new: Store, old: Store, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,13 +40,18 @@ class FallbackChords(TransactionalChords):
         if head.state != OPEN or self._handed_over.get((key, head.run)) == head.returned:
             return
         (ttl,) = self._old_store.ttls([key])
+        ttl = None if ttl == math.inf else ttl
         run = self._old.read_run(Claim(key, head.run, ""))
-        size = None if head.size is None else head.size + head.added
-        hand_over(self._new, key, run, size, None if ttl == math.inf else ttl, claims_key)
+        self._new.adopt(key, ttl, size=head.size, body=run.body, header=run.header)
+        for name in run.names:  # before the parts: they must not complete the chord without them
+            if name.startswith(name_of(key, head.run, "more.")):
+                _, count, id_ = msgpack.unpackb(self._old_store.get(name) or b"")
+                self._new.add_more(key, id_, count, ttl)
+        hand_over(self._new, key, run, head.size, ttl, claims_key)
         self._handed_over[key, head.run] = len(run.parts)
 
     def _hand_over_all(self, claims_key: bytes) -> None:
-        """Hand over the parts of chords that are open in both stores: their last part may have returned to the old."""
+        """Hand over the parts of chords that are open in both stores: the last may have returned to the old one."""
         if self._clock() < self._look_at:
             return
         self._look_at = self._clock() + _LOOK_EVERY
@@ -71,6 +79,7 @@ class FallbackChords(TransactionalChords):
         body: bytes | None = None,
         header: bytes | None = None,
     ) -> None:
+        self._old.open(key, ttl, size=size, body=body, header=header)
         self._new.open(key, ttl, size=size, body=body, header=header)
 
     def adopt(
@@ -95,12 +104,16 @@ class FallbackChords(TransactionalChords):
         self, key: bytes, size: int, ttl: float | None, claims_key: bytes, *, at_least: bool = False
     ) -> Claim | None:
         head = read_head(self._old_store, key)
-        if head is not None:
+        if head is not None and head.state == OPEN:
+            claim = self._old.set_size(key, size, ttl, claims_key, at_least=at_least)
+            if claim is not None:  # all parts have returned to the old store
+                return claim
             self._hand_over(key, head, claims_key)
         return self._new.set_size(key, size, ttl, claims_key, at_least=at_least)
 
     def add_more(self, key: bytes, id_: str, count: int, ttl: float | None) -> bool:
-        return self._new.add_more(key, id_, count, ttl) or self._old.add_more(key, id_, count, ttl)
+        is_old = self._old.add_more(key, id_, count, ttl)
+        return self._new.add_more(key, id_, count, ttl) or is_old
 
     def return_part(
         self,

@@ -1,0 +1,123 @@
+"""Two stores as one: reads look in both, writes go to the new one, waits follow both, chords end once."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from lmdbresults import LMDBStore, open_store
+from lmdbresults.app import App, Request
+from lmdbresults.backends import StoreBackend
+from lmdbresults.results import AsyncResult, GroupResult
+from lmdbresults.store.fallback import FallbackStore
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[LMDBStore]:
+    with open_store(tmp_path / "old.lmdb", durability="none") as store:
+        yield store
+
+
+@pytest.fixture
+def both(tmp_path: Path, old: LMDBStore) -> Iterator[FallbackStore]:
+    new = open_store(tmp_path / "new.lmdb", durability="none")
+    with FallbackStore(new, open_store(tmp_path / "old.lmdb", durability="none")) as store:
+        yield store
+
+
+def test_reads_look_in_both_and_the_new_one_wins(old: LMDBStore, both: FallbackStore):
+    for key in (b"a", b"b"):
+        old.set(key, b"old", 100.0)
+    both.new.set(b"b", b"new", 5.0)
+    both.new.set(b"c", b"new")
+    assert both.get(b"a") == b"old"
+    assert both.mget([b"a", b"b", b"c", b"d"]) == [b"old", b"new", b"new", None]
+    assert both.ttls([b"a", b"b", b"d"]) == [pytest.approx(100, abs=1), pytest.approx(5, abs=1), None]
+    found = {b"a": b"old", b"b": b"new", b"c": b"new"}
+    assert dict(both.scan()) == dict(both.range()) == found
+    assert [key for key, _ in both.range(limit=2)] == [b"a", b"b"]
+
+
+def test_writes_go_to_the_new_one_deletes_to_both_and_a_success_in_the_old_one_stays(
+    old: LMDBStore, both: FallbackStore
+):
+    old.set(b"a", b"success")
+    assert not both.set(b"a", b"failure", keep_prefix=b"success")
+    assert not both.add(b"a", b"other")
+    both.set(b"b", b"1")
+    assert (old.get(b"b"), both.new.get(b"b")) == (None, b"1")
+    assert both.delete(b"a")
+    assert (old.get(b"a"), both.get(b"a")) == (None, None)
+
+
+@pytest.mark.parametrize("writer", ["old", "new"])
+def test_a_waiter_is_woken_by_writers_to_either(old: LMDBStore, both: FallbackStore, writer: str, no_second_look: None):
+    backend, other = backend_over(both), backend_over(old if writer == "old" else both.new)
+    thread = Thread(target=lambda: (wait_until_followed(both), other.store_result("x", 1, "SUCCESS")))
+    thread.start()
+    assert AsyncResult("x", backend).get(timeout=60) == 1
+    thread.join()
+    backend.waiting.close()
+    other.waiting.close()
+
+
+def wait_until_followed(both: FallbackStore) -> None:
+    while not both.old.stats().waiters or not both.new.stats().waiters:
+        pass
+
+
+# -- chords ------------------------------------------------------------------------------------------------------------
+
+RAN: list[Any] = []
+
+
+def backend_over(store: Any) -> StoreBackend:
+    app = App()
+    app.task(RAN.append, name="body")
+    return StoreBackend(store=store, url="", app=app)
+
+
+def start(backend: StoreBackend) -> None:
+    RAN.clear()
+    first, *others = (AsyncResult(each, backend) for each in "abc")
+    header = [first, GroupResult("inner", others, backend)]
+    backend.apply_chord(("chord", header), backend.app.signature("body").set(task_id="body"))
+
+
+def part(backend: StoreBackend, index: int) -> None:
+    chord = {"task": "body", "options": {"task_id": "body"}, "args": [], "kwargs": {}, "chord_size": 3}
+    request = Request(id="abc"[index], group="chord", group_index=index, chord=chord)
+    backend.mark_as_done(request.id, index, request)
+
+
+@pytest.mark.parametrize("opener", ["old", "new"])
+@pytest.mark.parametrize("returned_to", ["old new new", "new old new", "new new old", "old old new", "old new old"])
+def test_a_chord_whose_parts_return_to_both_stores_ends_once_and_in_its_shape(
+    old: LMDBStore, both: FallbackStore, opener: str, returned_to: str
+):
+    backends = {"old": backend_over(old), "new": backend_over(both)}
+    start(backends[opener])
+    for index, where in enumerate(returned_to.split()):
+        part(backends[where], index)
+    for _ in range(2):
+        both.chords._look_at = 0.0
+        backends["new"].chords.recover(now=True)
+    assert RAN == [[0, [1, 2]]]
+    part(backends["new"], 1)  # a duplicate
+    assert len(RAN) == 1
+
+
+def test_a_claim_that_a_worker_of_the_old_store_has_left_is_taken_over(old: LMDBStore, both: FallbackStore):
+    backend = backend_over(old)
+    start(backend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(backend.chords), "_run", lambda *args: 1 / 0)
+        for index in range(3):
+            with suppress(ZeroDivisionError):
+                part(backend, index)
+    assert RAN == []
+    backend_over(both).chords.recover(now=True)
+    assert RAN == [[0, [1, 2]]]
