@@ -41,14 +41,14 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @click.argument("source")
 @click.argument("destination")
-@click.option("--layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Who reads DESTINATION, if on Redis.")
-@click.option("--source-layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Who wrote SOURCE, if on Redis.")
+@click.option("--layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Layout of a DESTINATION on Redis.")
+@click.option("--source-layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Layout of a SOURCE on Redis.")
 @click.option("--since", type=_Moment(), help="Leave out results that ended before.")
 @click.option("--skip-chords", is_flag=True, help="Leave out chords in flight.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Compare both sides afterwards.  [default: verify]")
 @click.option("--accept", type=_SERIALIZERS, multiple=True, help="Serializers to decode besides json, msgpack, yaml.")
-@click.option("--serializer", type=_SERIALIZERS, help="The result_serializer of who reads or wrote Celery's layout.")
+@click.option("--serializer", type=_SERIALIZERS, help="The result_serializer that belongs to Celery's layout.")
 @click.option(
     "--expires",
     type=float,

@@ -17,7 +17,7 @@ from lmdbresults.store.opening import is_on_server, open_as_it_is
 
 __all__ = ["LAYOUTS", "open_source", "open_target"]
 
-#: Who reads a Redis database: lmdbresults, or Celery's own backend.
+#: The layouts of a Redis database: that of lmdbresults, and that of Celery's own backend.
 LAYOUTS: Final = ("lmdbresults", "celery")
 #: Seconds that Celery keeps results for unless told otherwise.
 _EXPIRES: Final = 86400.0

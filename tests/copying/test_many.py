@@ -1,0 +1,77 @@
+"""Many results from a file to Redis and back, and to Celery's layout: rate and memory, which does not grow with them.
+
+``LMDBRESULTS_COPY_RESULTS``: how many; the long form is 1,000,000.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmdbresults import LMDBStore, open_store
+from tests.copying.test_stores import record
+
+MANY = int(os.environ.get("LMDBRESULTS_COPY_RESULTS", "4000"))
+#: Results that are stored in one transaction.
+BATCH = 1000
+
+#: Copies, verifies, and prints what was done, how fast, and the peak of its memory.
+COPY = """
+import json, resource, sys
+from lmdbresults.copying import copy, open_source, open_target, verify
+source, target, source_layout, layout = sys.argv[1:]
+one, other = open_source(source, layout=source_layout), open_target(target, layout=layout)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+done = copy(one, other)
+differences = list(verify(one, other))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([done.merged["result"].written, done.seconds, peak - before, done.problems + differences]))
+"""
+
+
+def run(*arguments: str) -> tuple[int, float, int, list[str]]:
+    done = subprocess.run([sys.executable, "-c", COPY, *arguments], capture_output=True, text=True, check=True)
+    written, seconds, kilobytes, problems = json.loads(done.stdout)
+    return written, seconds, kilobytes, problems
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("layout", ["lmdbresults", "celery"])
+def test_many_results_go_to_redis_and_come_back_at_constant_memory(
+    layout: str, tmp_path: Path, database: str, celery: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+):
+    here, back = tmp_path / "here.lmdb", tmp_path / "back.lmdb"
+    with open_store(here, durability="none") as store:
+        fill(store)
+    there = (str(here), database, ("lmdbresults", layout))
+    for source, target, layouts in (there, (database, str(back), (layout, "lmdbresults"))):
+        written, seconds, kilobytes, problems = run(source, target, *layouts)
+        with capsys.disabled():
+            where = "to" if target == database else "from"
+            print(f"\ncopy of {written} results {where} Redis, layout {layout}: ", end="")
+            print(f"{written / seconds:.0f} a second, {kilobytes / 1024:.0f} MiB more memory at its peak")
+        assert (written, problems) == (MANY, [])
+        assert kilobytes < 64 << 10, "memory must not grow with the number of results"
+    if layout == "celery":
+        stock = celery(database.replace("unix://", "redis+socket://"))
+        assert stock.backend.get_task_meta(f"task-{MANY - 1}")["result"] == {"number": MANY - 1}
+    with open_store(here, durability="none") as one, open_store(back, durability="none") as other:
+        assert sum(1 for _ in other.scan(head=0)) == MANY
+        keys = [b"celery-task-meta-task-%d" % number for number in range(0, MANY, max(MANY // 100, 1))]
+        assert one.ttls(keys) == pytest.approx(other.ttls(keys), abs=1.0)
+
+
+def fill(store: LMDBStore) -> None:
+    """Store results of about 300 bytes, which expire in a day."""
+    for start in range(0, MANY, BATCH):
+        numbers = range(start, min(start + BATCH, MANY))
+        store.update(
+            lambda txn, numbers=numbers: [
+                txn.set(b"celery-task-meta-task-%d" % n, record(text=b'{"number": %d}' % n), 86400.0) for n in numbers
+            ]
+        )
