@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lmdbresults.errors import ResultError
 from lmdbresults.monitoring.chords import read_chord
-from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, pass_over, utc
+from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, bytes_of_text, pass_over, utc
 from lmdbresults.monitoring.tasks import ids_in
 from lmdbresults.monitoring.values import Chord, Group, TaskRow
 from lmdbresults.record import TaskHead, unpack_payload
@@ -52,7 +52,7 @@ class _Members:
             data = entry[1]
             if data[mark] not in layout.states:
                 unusual.append(entry)
-            elif data[fields_at : fields_at + 5] != _NO_FIELDS and not layout.is_expired(data):
+            elif _has_group(data, fields_at) and not layout.is_expired(data):
                 head = TaskHead.read(data[value_at:])
                 if head is None:
                     unusual.append(entry)
@@ -76,6 +76,18 @@ class _Members:
 
 #: Name, worker, queue, retries and group of a task that has none of them.
 _NO_FIELDS: Final = b"\xc0" * 5
+
+
+def _has_group(data: bytes, at: int) -> bool:
+    """Return whether a task belongs to a group, by the fields that begin at ``at``; True if they are unusual."""
+    if data[at : at + 5] == _NO_FIELDS:
+        return False
+    try:
+        for _ in range(3):
+            at += bytes_of_text(data, at)
+        return not (data[at] < 0x80 and data[at + 1] == 0xC0)  # a small number of retries, and no group
+    except (IndexError, ValueError):
+        return True
 
 
 def read_groups(store: Store, prefixes: tuple[bytes, bytes, bytes], limit: int) -> list[Group]:

@@ -25,6 +25,7 @@ __all__ = [
     "Layout",
     "Unusual",
     "Visitor",
+    "bytes_of_text",
     "head_of",
     "offset_of",
     "pass_over",
@@ -159,6 +160,18 @@ def offset_of(zone: bytes) -> timedelta:
     if offset is None:
         raise ValueError(f"{zone!r} is not an offset from UTC")
     return offset
+
+
+def bytes_of_text(data: bytes, start: int) -> int:
+    """Return how many bytes a packed text of up to 255 bytes has, or None in its place. Raises ValueError."""
+    first = data[start]
+    if first == 0xC0:
+        return 1
+    if 0xA0 <= first < 0xC0:
+        return first - 0x9F
+    if first == 0xD9:
+        return data[start + 1] + 2
+    raise ValueError("a longer text, or none")
 
 
 def utc(date: str | None) -> datetime | None:

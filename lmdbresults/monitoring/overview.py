@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgpack
 
 from lmdbresults import states
-from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, offset_of, pass_over
+from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, bytes_of_text, offset_of, pass_over
 from lmdbresults.monitoring.tasks import exception_in, read_record
 from lmdbresults.monitoring.values import Bucket, FailureFigures, NameFigures, Runtime, WorkerFigures
 from lmdbresults.record import TaskRecord, runtime_in
@@ -142,9 +142,9 @@ class _Figures:
                 counts = minutes[zone]
                 # The ends of two texts, written out for speed: a fifth of the pass.
                 first = data[call_at]
-                end = call_at + (first - 0x9F if 0x9F < first < 0xC0 else _bytes_of_text(data, call_at))
+                end = call_at + (first - 0x9F if 0x9F < first < 0xC0 else bytes_of_text(data, call_at))
                 first = data[end]
-                end += first - 0x9F if 0x9F < first < 0xC0 else _bytes_of_text(data, end)
+                end += first - 0x9F if 0x9F < first < 0xC0 else bytes_of_text(data, end)
             except (StructError, IndexError, ValueError):
                 unusual.append(entry)
                 continue
@@ -264,15 +264,6 @@ def _distribution(calls: list[_Call]) -> Runtime | None:
 
 def _moment(time: bytes, zone: bytes) -> datetime:
     return datetime.fromisoformat((time + zone).decode()).astimezone(timezone.utc)
-
-
-def _bytes_of_text(data: bytes, start: int) -> int:
-    """Return how many bytes a packed text of 32 to 255 bytes has, or None in its place. Raises ValueError."""
-    if data[start] == 0xC0:
-        return 1
-    if data[start] == 0xD9:
-        return data[start + 1] + 2
-    raise ValueError("a longer text, or none")
 
 
 def _texts(packed: bytes) -> tuple[str | None, str | None]:
