@@ -11,7 +11,7 @@ for _module in iter_modules(__path__):
 #: The order in which scenarios run and are shown. One that is not listed comes last.
 ORDER = (
     "broker", "worker", "steady", "get", "wakeups", "chords", "get_many", "listing", "startup", "store", "commits",
-    "progress", "sustained", "mixed", "checkpoint-latency", "groups", "large", "growth", "sweep", "disk", "memory",
-    "idle", "plain", "bytes",
+    "progress", "sustained", "mixed", "checkpoint-latency", "groups", "server", "large", "growth", "sweep", "disk",
+    "memory", "idle", "plain", "bytes",
 )  # fmt: skip
 bench.arrange(ORDER)
