@@ -136,7 +136,9 @@ def _checkpoint(options: Options, seen: Seen, now: float) -> Iterator[Finding]:
     age = now - last.made_at
     text = f"The last checkpoint was made {age:.1f} seconds ago, at {_at(last.made_at)}; commits since: "
     text += f"{newest.txn - last.txn}."
-    if age <= 4 * options.checkpoint_interval + _PATIENCE:
+    if seen.sidecar.last.is_logged:
+        yield Finding("checkpoint", OK, f"{text} The log has those that were acknowledged (durability=commit).")
+    elif age <= 4 * options.checkpoint_interval + _PATIENCE:
         yield Finding("checkpoint", OK, text)
     else:
         cure = "The next process that opens the file or writes to it makes one: `lmdbresults stats` is enough."

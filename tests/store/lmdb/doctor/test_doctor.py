@@ -176,6 +176,14 @@ def test_a_late_checkpoint_is_a_warning_and_a_recent_one_is_not(tmp_path: Path):
         assert "commits since: 1." in finding.text
 
 
+def test_with_a_log_a_late_checkpoint_is_no_loss(tmp_path: Path):
+    path = tmp_path / "results.lmdb"
+    work = "store.set(b'a', b'b'); store.flush(); store.set(b'a', b'c')"
+    with held_by_a_process(path, work, checkpoint_interval=3600, durability="commit"):
+        (finding,) = state.durability(options_from_url(path), state.look(str(path)), time.time() + 3600)
+        assert finding.level == OK
+
+
 def test_a_checkpoint_of_the_future_says_that_the_clock_is_wrong(path: Path):
     with open_store(path) as store:
         store.set(b"key", b"value")
