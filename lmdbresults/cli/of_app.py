@@ -11,6 +11,8 @@ __all__ = ["lmdb"]
 
 #: Commands that do not work on one store, and those for which the application may not be able to start.
 _OTHERS: Final = ("completion", "copy", "doctor", "web")
+#: Begins the result backend of an application whose results are on a server.
+_ON_SERVER: Final = "lmdbresults+"
 
 
 class _OfApp(click.Group):
@@ -48,7 +50,7 @@ def _group() -> Any:
 
 
 def _options_of(app: Any) -> Any:
-    """Return the options of the store in which an application has its results, or its queues."""
+    """Return the options of the file in which an application has its results, or its queues; or a URL of a server."""
     from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
     from lmdbresults.options import options_from_url
 
@@ -57,11 +59,15 @@ def _options_of(app: Any) -> Any:
         (conf.result_backend, "result_backend_transport_options"),
         (conf.broker_read_url or conf.broker_url, "broker_transport_options"),
     ):
+        if isinstance(url, str) and url.startswith(_ON_SERVER):
+            return url.removeprefix(_ON_SERVER)
         if isinstance(url, str) and url.startswith("lmdb://"):
             given = store_options(setting, url, conf.get(setting) or {}, (*STORE_OPTIONS, "max_decoded_bytes"))
             given.pop("max_decoded_bytes", None)
             return options_from_url(url, **given)
-    raise click.UsageError("Neither result_backend nor broker_url of the application begins with lmdb://.")
+    raise click.UsageError(
+        "The application has neither results in lmdb:// or lmdbresults+redis://, nor queues in lmdb://."
+    )
 
 
 @click.group(cls=_OfApp)

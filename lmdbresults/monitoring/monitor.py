@@ -152,7 +152,7 @@ class Monitor:
     # -- queues --------------------------------------------------------------------------------------------------------
 
     def queues(self) -> list[Queue]:
-        """Return all queues of the broker, by their names."""
+        """Return all queues of the broker, by their names. Raises `Unsupported` if the store has none."""
         return queues.read_queues(self.store)
 
     def messages(self, queue: str, limit: int = 100) -> list[QueuedMessage] | None:
@@ -177,7 +177,7 @@ class Monitor:
             failures=found.failures,
             slowest=self._rows(found.slowest),
             workers=found.workers,
-            queues=self.queues(),
+            queues=self.queues() if hasattr(self.store, "queues") else [],
             chords=len(self.chords(limit=_MOST_CHORDS)),
             file=self.file(),
         )
