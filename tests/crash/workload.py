@@ -40,9 +40,9 @@ def record(
     log.mkdir()
     write_files(folder, image or {})
     recording = Recording(log, folder)
-    workload = _Workload(
-        recording, {"seed": seed, "options": options, "boot": boot, "acts": 40, "pause": 0.008}, module
-    )
+    settings = {"seed": seed, "options": options, "boot": boot, "acts": 40, "pause": 0.008}
+    settings["half"] = Random(seed).choice((64 << 10, 1 << 20))  # the smaller one has no room for large values
+    workload = _Workload(recording, settings, module)
     try:
         workload.run(Random(seed))
     finally:

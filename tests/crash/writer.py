@@ -13,6 +13,7 @@ from lmdbresults import LMDBStore, open_store
 from lmdbresults.process import boot
 from lmdbresults.store import queues
 from lmdbresults.store.base import WriteTransaction
+from lmdbresults.store.lmdb.durability import log_file
 from lmdbresults.store.queues import Message
 from tests.crash.history import DONE, PUBLISHED, QUEUE, SINGLE, TOTAL, Change, value_of
 from tests.crash.recording import mark
@@ -164,6 +165,7 @@ def main(name: str, settings: dict[str, Any]) -> None:
     """Run the threads of one process; the first of them forks in its midst, where that is wanted."""
     if settings["boot"]:
         boot.boot_id = lambda: settings["boot"]
+    log_file.HALF_BYTES = settings["half"]
     writers = [Writer(f"{name}.{number} in {settings['seed']}", settings) for number in range(settings["threads"])]
     threads = [threading.Thread(target=writer.work) for writer in writers[1:]]
     for thread in threads:

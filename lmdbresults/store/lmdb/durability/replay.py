@@ -60,9 +60,7 @@ def replay(sidecar: Sidecar, checkpoint: Checkpoint, options: Options) -> Checkp
         raise translate_error(error, options) from error
     newest = sidecar.head().newest
     assert newest is not None, "LMDB has just written it"
-    logger.warning(
-        "%s: %d commits that its log has were done again: none that it has is lost.", options.path, len(records)
-    )
+    logger.warning("%s: %d later commits, which its log has, were done again.", options.path, len(records))
     return checkpoint._replace(txn=newest.txn, meta=newest.data, made_at=time.time())
 
 
