@@ -27,7 +27,7 @@ __all__ = ["show"]
     "--accept",
     default=",".join(DEFAULT_ACCEPT),
     show_default=True,
-    help="Serializers that --decode reads. Reading pickle runs code: name it only if you trust all who write the file.",
+    help="Serializers that --decode reads. Reading pickle runs code: name it only if you trust every writer.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most nodes of the tree.")
 @options.as_json

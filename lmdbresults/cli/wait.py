@@ -1,5 +1,6 @@
 """``lmdbresults wait``"""
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any, Final
@@ -18,6 +19,7 @@ __all__ = ["wait"]
 #: Exit statuses. If there are several tasks, the highest counts.
 _SUCCESS, _FAILURE, _REVOKED, _TIMEOUT = 0, 3, 4, 5
 _STATUS: Final = {states.SUCCESS: _SUCCESS, states.FAILURE: _FAILURE, states.REVOKED: _REVOKED}
+#: Seconds of one wait.
 _LONGEST: Final = 3600.0
 
 
@@ -33,7 +35,7 @@ def wait(context: click.Context, path: Any, ids: tuple[str, ...], timeout: float
     Exit status: 0 if all have succeeded, 3 if one has failed, 4 if one was revoked, 5 if time is up. The writer of a
     result wakes this command; it does not poll. An id that is not known yet is waited for.
     """
-    until = time.monotonic() + (_LONGEST * 24 * 365 if timeout is None else timeout)
+    until = time.monotonic() + (math.inf if timeout is None else timeout)
     waiting, status = dict.fromkeys(ids), _SUCCESS
     with monitored(path) as monitor, monitor.changes() as changes:
         while True:
