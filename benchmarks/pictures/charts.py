@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.pictures import bars, curves
 from benchmarks.pictures.bars import Bar
 from benchmarks.pictures.svg import Picture
-from benchmarks.rows import BARE, BOUNDED, OWN, OWN_ROW, Row, Run
+from benchmarks.rows import BARE, BOUNDED, DISK, OWN, OWN_ROW, Row, Run
 from benchmarks.units import TIMES, rounded, unit_of
 
 CHECKPOINT: Final = OWN_ROW[BOUNDED]
@@ -43,7 +43,12 @@ BACKENDS: Final = (
     Peer("Redis, everysec", "Redis", "everysec", "Redis"),
     Peer("SQLite", "SQLite", "WAL, NORMAL", "SQLite"),
 )
-#: The same, for work that does not write.
+#: Celery's result backends that lose nothing.
+COMMITTERS: Final = (
+    Peer(OWN_ROW[DISK], OWN, "commit", OWN),
+    Peer("Redis, always", "Redis", "always", "Redis"),
+)
+#: One of each kind, for work that does not write.
 READERS: Final = (
     Peer(OWN, OWN, "one file", OWN),
     Peer("Redis", "Redis", "a server", "Redis"),
@@ -93,7 +98,7 @@ class Measure:
     def _bar(self, peer: Peer, row: Row, unit: str) -> Bar:
         value = row.rate if self.by_rate else row.median
         if row.missing or value is None:
-            return Bar(peer.name, peer.detail, peer.colour, None, row.missing)
+            return Bar(peer.name, peer.detail, peer.colour, None, row.missing.partition(":")[0])
         text = f"{rounded(value / TIMES[unit])} {unit}".strip()
         return Bar(peer.name, peer.detail, peer.colour, value, text)
 
@@ -131,8 +136,8 @@ CHARTS: Final[Mapping[str, Chart]] = {
         title="Celery on one machine",
     ),
     "frameworks": Chart(
-        f"delay() until get() has the result, one worker of two processes. {SYNCED}; SqliteHuey and Django's SQLite "
-        "lose nothing.",
+        f"delay() until get() has the result, one worker of two processes. {SYNCED}; SqliteHuey nothing, "
+        "Django's SQLite the end of its log.",
         (Measure("broker", "round trip", "One task, there and back: {own} against {other}", FRAMEWORKS),),
     ),
     "chord": Chart(
@@ -153,6 +158,11 @@ CHARTS: Final[Mapping[str, Chart]] = {
         "A result is stored while another one expires, 10,000 are kept; Celery's backend classes. A power failure "
         "loses about the last second.",
         (Measure("steady", "one TTL", "Store a result: {own} against {other}", BACKENDS, 10_000),),
+    ),
+    "commit": Chart(
+        "Results stored by four processes at the same time, each on disk before the call returns; Celery's backend "
+        "classes. A power failure loses nothing.",
+        (Measure("commits", "4 x 1", "On disk at once: {own} a second against {other}", COMMITTERS, by_rate=True),),
     ),
     "read": Chart(
         "Celery's backend classes, get_task_meta() without its cache. Durability makes no difference.",
