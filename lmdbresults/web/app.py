@@ -13,6 +13,7 @@ from lmdbresults.errors import ResultError
 from lmdbresults.store.base import Store
 from lmdbresults.web.actions import Actions
 from lmdbresults.web.guard import Guard, Sessions
+from lmdbresults.web.live import Live
 from lmdbresults.web.pages import Pages
 from lmdbresults.web.settings import LOOPBACK, Control, Settings
 from lmdbresults.web.source import Source
@@ -44,9 +45,10 @@ def create_app(
         control=control,
     )
     source, sessions = Source(store), Sessions(token)
-    pages = Pages(source, settings, sessions)
+    live = Live(source)
+    pages = Pages(source, settings, sessions, live)
     actions = Actions(source, settings, sessions, pages)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", pages.overview),
             Route("/tasks", pages.tasks),
@@ -65,3 +67,5 @@ def create_app(
         middleware=[Middleware(Guard, settings=settings, sessions=sessions)],
         exception_handlers={ResultError: pages.problem, 404: pages.not_found},
     )
+    app.state.close = live.close  # or a server would wait for open pages at its end
+    return app

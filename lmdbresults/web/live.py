@@ -61,6 +61,12 @@ class Live:
         self._lock = threading.Lock()
         self._pages: set[_Page] = set()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def close(self) -> None:
+        """End all streams, and those that begin later. A signal handler may call this."""
+        self._is_closed = True
+        self.tell_all()
 
     def is_full(self) -> bool:
         """Return whether no more pages can be told."""
@@ -76,7 +82,7 @@ class Live:
                 self._thread.start()
         try:
             yield b"retry: 2000\n\n"
-            while True:
+            while not self._is_closed:
                 yield await page.news()
         finally:
             with self._lock:

@@ -42,11 +42,11 @@ class Value:
 class Pages:
     """The pages of one source."""
 
-    def __init__(self, source: Source, settings: Settings, sessions: Sessions) -> None:
+    def __init__(self, source: Source, settings: Settings, sessions: Sessions, live: Live) -> None:
         self._source = source
         self._settings = settings
         self._sessions = sessions
-        self._live = Live(source)
+        self._live = live
         self._overview = Fresh(source, Monitor.overview, self._live.tell_all)
 
     # -- what is seen ----------------------------------------------------------------------------------------------

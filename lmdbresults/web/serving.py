@@ -3,11 +3,13 @@
 import errno
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from lmdbresults.errors import ConfigurationError
 
@@ -34,7 +36,19 @@ def bind(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
+class _Server(uvicorn.Server):
+    """A server that ends the streams of open pages when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._close = close
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._close()
+        super().handle_exit(sig, frame)
+
+
+def serve(app: Starlette, listening: socket.socket) -> None:
     """Serve an application until SIGINT or SIGTERM."""
     config = uvicorn.Config(
         app,
@@ -48,4 +62,4 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         timeout_graceful_shutdown=_PATIENCE,
     )
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, app.state.close).run(sockets=[listening])

@@ -1,9 +1,11 @@
 """``lmdbresults web``: what it refuses to start, and why."""
 
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -39,6 +41,19 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, packa
 def test_an_application_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path / "results.lmdb", "--allow-actions", "--app", "no_such_module")
     assert "--app no_such_module cannot be imported" in said
+
+
+def test_it_stops_at_once_though_a_page_is_open(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lmdbresults", "web", str(tmp_path / "results.lmdb"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split(" at ")[1].split()[0]
+        with urlopen(f"{address}events") as events:
+            assert events.readline() == b"retry: 2000\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
 
 
 def test_a_file_that_is_missing_is_waited_for_and_not_made(tmp_path: Path) -> None:
