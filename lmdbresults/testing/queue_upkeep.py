@@ -217,6 +217,9 @@ class QueueOwners(QueueHooks):
         take(broker)
         self.pass_time(1000.0)
         assert broker.queues.recover() == Recovered(0, 0)
+        before = broker.moment()
+        take(broker, 1, "owned")  # an idle owner of a queue writes nothing, however long it waits
+        assert broker.moment() == before
         broker.queues.leave("q")
         self.pass_time(9.0)
         assert broker.queues.recover() == Recovered(0, 0)

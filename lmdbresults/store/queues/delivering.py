@@ -132,9 +132,12 @@ def _prepare(heads: Heads, head: Head, owner: Owner) -> None:
 
 
 def must_note_use(head: Head, now: float, *, taking: bool = False) -> bool:
-    """Return whether the use of a queue that expires must be written down. ``taking``: also by which process."""
+    """Return whether the use of a queue that expires must be written down. ``taking``: also by which process.
+
+    An owned queue lives as long as its owner, however long it is not used: an idle worker writes nothing.
+    """
     expires = head.arguments.expires
-    if expires is None:
+    if expires is None or head.is_owned:
         return False
     return not 0 <= now - head.used < _USE_NOTED * expires or (taking and head.user == NO_ID)
 
