@@ -1,15 +1,13 @@
 """``lmdbresults copy``"""
 
-import re
-import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from datetime import datetime
 from typing import Any, Final
 
 import click
 
 from lmdbresults import copying
+from lmdbresults.cli.options import MOMENT
 from lmdbresults.cli.output import progress, say, say_some
 from lmdbresults.copying.opening import LAYOUTS
 from lmdbresults.copying.sides import Source, Target
@@ -17,25 +15,7 @@ from lmdbresults.serialization import DEFAULT_ACCEPT
 
 __all__ = ["copy"]
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SERIALIZERS: Final = click.Choice(["json", "msgpack", "yaml", "pickle"])
-
-
-class _Moment(click.ParamType):  # type: ignore[type-arg]
-    """How long ago, such as 10m, or a date: seconds since the epoch."""
-
-    name = "AGO|DATE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        ago = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
-        if ago:
-            return time.time() - float(ago[1]) * _UNITS[ago[2]]
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except ValueError:
-            self.fail(f"must be a number with s, m, h or d, as in 10m, or a date, got {value!r}", param, ctx)
 
 
 @click.command()
@@ -43,7 +23,7 @@ class _Moment(click.ParamType):  # type: ignore[type-arg]
 @click.argument("destination")
 @click.option("--layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Layout of a DESTINATION on Redis.")
 @click.option("--source-layout", type=click.Choice(LAYOUTS), default=LAYOUTS[0], help="Layout of a SOURCE on Redis.")
-@click.option("--since", type=_Moment(), help="Leave out results that ended before.")
+@click.option("--since", type=MOMENT, help="Leave out results that ended before.")
 @click.option("--skip-chords", is_flag=True, help="Leave out chords in flight.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Compare both sides afterwards.  [default: verify]")
@@ -77,6 +57,10 @@ def _accepted(options: dict[str, Any]) -> tuple[str, ...]:
     return (*DEFAULT_ACCEPT, *options["accept"])
 
 
+def _timestamp(options: dict[str, Any]) -> float | None:
+    return None if options["since"] is None else float(options["since"].timestamp())
+
+
 def _source(url: str, options: dict[str, Any]) -> Source:
     return copying.open_source(
         url,
@@ -103,7 +87,7 @@ def _run(source: Source, target: Target, options: dict[str, Any]) -> copying.Sum
         return copying.copy(
             source,
             target,
-            since=options["since"],
+            since=_timestamp(options),
             skip_chords=options["skip_chords"],
             dry_run=options["dry_run"],
             progress=_counting(report),
@@ -115,7 +99,7 @@ def _verify(source: Source, target: Target, options: dict[str, Any]) -> Iterable
         yield from copying.verify(
             source,
             target,
-            since=options["since"],
+            since=_timestamp(options),
             accept=_accepted(options),
             values=options["layout"] != "celery",
             progress=_counting(report),

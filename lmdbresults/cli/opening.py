@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from lmdbresults.errors import FolderMissing
+from lmdbresults.errors import ConfigurationError, FolderMissing
 from lmdbresults.monitoring import Monitor
 from lmdbresults.options import Options, options_from_url
 from lmdbresults.store import Store, open_store
 from lmdbresults.store.opening import is_on_server, open_as_it_is
 
-__all__ = ["existing", "monitored", "opened"]
+__all__ = ["existing", "monitored", "opened", "opened_anywhere"]
 
 
 def existing(path_or_url: str | Options) -> Options:
     """Return the options of an existing store. Raises `FolderMissing`: commands never create a store."""
+    if isinstance(path_or_url, str) and is_on_server(path_or_url):
+        raise ConfigurationError("This command is for files, and the URL is that of a server.")
     options = path_or_url if isinstance(path_or_url, Options) else options_from_url(path_or_url)
     if not os.path.lexists(options.path):
         raise FolderMissing(f"{options.path} does not exist. Check the spelling of the path.")
@@ -26,13 +28,16 @@ def existing(path_or_url: str | Options) -> Options:
 opened: Final = open_as_it_is
 
 
+def opened_anywhere(path_or_url: str | Options) -> Store:
+    """Open an existing store, of a file or on a server."""
+    if isinstance(path_or_url, str) and is_on_server(path_or_url):
+        store: Store = open_store(path_or_url)
+        return store
+    return opened(existing(path_or_url))
+
+
 @contextmanager
 def monitored(path_or_url: str | Options) -> Iterator[Monitor]:
     """Open a store, of a file or on a server, and show it."""
-    store: Store
-    if isinstance(path_or_url, str) and is_on_server(path_or_url):
-        store = open_store(path_or_url)
-    else:
-        store = opened(existing(path_or_url))
-    with store:
+    with opened_anywhere(path_or_url) as store:
         yield Monitor(store)

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from lmdbresults.cli import options
-from lmdbresults.cli.opening import existing, opened
+from lmdbresults.cli.opening import opened_anywhere
 from lmdbresults.cli.output import say, say_json
+from lmdbresults.store.base import Measurable
 
 __all__ = ["stats"]
 
@@ -17,7 +18,8 @@ __all__ = ["stats"]
 @options.as_json
 def stats(path: Any, as_json: bool) -> None:
     """Print figures about a store: sizes in bytes, entries, readers."""
-    with opened(existing(path)) as store:
+    with opened_anywhere(path) as store:
+        assert isinstance(store, Measurable), "files and servers have figures"
         found = store.stats()
     if as_json:
         say_json(found)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lmdbresults import open_backend, open_store
 from tests.cli.test_cli import run
+from tests.support.redis_server import server
 
 
 def test_a_copy_is_verified_and_summed_up_and_can_be_repeated(tmp_path: Path):
@@ -30,5 +31,20 @@ def test_sides_that_cannot_be_used_are_refused_before_anything_is_made(tmp_path:
     missing, other = tmp_path / "missing.lmdb", tmp_path / "other.lmdb"
     assert run("copy", missing, other, code=2).stderr == f"{missing} does not exist. Check the spelling of the path.\n"
     assert "can be copied from, but not to" in run("copy", f"file://{tmp_path}", "db+sqlite:///x", code=2).stderr
-    assert "must be a number with s, m, h or d" in run("copy", missing, other, "--since", "soon", code=2).stderr
+    assert "soon" in run("copy", missing, other, "--since", "soon", code=2).stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_show_what_a_server_has_and_those_for_files_say_so(tmp_path: Path):
+    with server(tmp_path) as socket:
+        url = f"unix://{socket}"
+        backend = open_backend(url)
+        backend.store_result("task-1", 1, "SUCCESS")
+        backend.apply_chord(("chord", [backend.app.task(print, name="x").s().freeze()]), backend.app.signature("body"))
+        backend.process_cleanup()
+        assert "SUCCESS  task-1" in run("list", url).stdout
+        assert "chord  open   0 of 1" in run("chords", url).stdout
+        assert "1 tasks (1 SUCCESS); 1 chords in flight" in run("overview", url).stdout
+        assert "used_memory" in run("stats", url).stdout
+        assert "for files" in run("check", url, code=2).stderr
+        assert "results: 1 copied" in run("copy", url, tmp_path / "copy.lmdb").stdout
