@@ -10,7 +10,6 @@ from functools import partial
 from celery.exceptions import SoftTimeLimitExceeded
 
 from lmdbresults.integrations.celery.effects import Effects, logger
-from lmdbresults.store.chords import ResultRecord
 
 __all__ = ["StepwiseEffects"]
 
@@ -47,17 +46,13 @@ class StepwiseEffects(Effects):
             return
         while self.parts:
             request, state, record, body = self.parts[0]
-            self.backend.chords.part_returned(request, state, record, body, self._result_of(request.id))
+            result = next((result for result in self.results if result.task_id == request.id), None)
+            stored = result and self.backend.records.to_store(request.id, result.record, result.ttl)
+            self.backend.chords.part_returned(request, state, record, body, stored)
             del self.parts[0]
+            if result is not None:
+                self.results.remove(result)
         while self.results:
             self.backend.chords.retried(partial(self.backend.records.put, self.backend.store, *self.results[0]))
             del self.results[0]
         self.is_written = True
-
-    def _result_of(self, task_id: str) -> ResultRecord | None:
-        """Return the noted result of a task, to be stored with its part."""
-        for result in self.results:
-            if result.task_id == task_id:
-                stored: ResultRecord = self.backend.records.to_store(task_id, result.record, result.ttl)
-                return stored
-        return None
