@@ -169,6 +169,11 @@ class SQLite(Backend):
 
         event.listen(engine, "connect", connected)
 
+    def close(self) -> None:
+        super().close()
+        for engine in self.backend.session_manager._engines.values():
+            engine.dispose()  # Python 3.13 warns of connections that are not closed
+
     @classmethod
     def serve(cls, folder: Path, stack: ExitStack, **options: Any) -> None:
         require("sqlalchemy")
