@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.base import Subscription
 
 __all__ = ["FallbackSubscription"]
@@ -17,9 +18,17 @@ class FallbackSubscription(Subscription):
     def __init__(self, new: Subscription, old: Subscription) -> None:
         self._new = new
         self._old = old
+        self._reset()
+        gate.watch_forks(self)
+
+    def _reset(self) -> None:
         #: Readable when one of the two is; None where there is no such thing, as under gevent.
         self._both: Any = select.epoll() if hasattr(select, "epoll") else None
         self._watched: tuple[int, ...] = ()
+
+    def after_fork_in_child(self) -> None:
+        """Leave what the parent watches to the parent: it would share every change."""
+        self._reset()
 
     def add(self, keys: Iterable[bytes], *, every_change: bool = False) -> dict[bytes, bytes | None]:
         wanted = list(keys)

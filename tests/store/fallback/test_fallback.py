@@ -1,5 +1,6 @@
 """Two stores as one: reads look in both, writes go to the new one, waits follow both, chords end once."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -121,3 +122,20 @@ def test_a_claim_that_a_worker_of_the_old_store_has_left_is_taken_over(old: LMDB
     assert RAN == []
     backend_over(both).chords.recover(now=True)
     assert RAN == [[0, [1, 2]]]
+
+
+@pytest.mark.parametrize("writer", ["old", "new"])
+def test_an_event_loop_is_woken_by_writers_to_either(
+    old: LMDBStore, both: FallbackStore, writer: str, no_second_look: None
+):
+    backend, other = backend_over(both), backend_over(old if writer == "old" else both.new)
+    thread = Thread(target=lambda: (wait_until_followed(both), other.store_result("x", 1, "SUCCESS")))
+
+    async def wait() -> Any:
+        thread.start()
+        return await backend.waiting.in_loop.wait_for("x", 60)
+
+    assert asyncio.run(wait())["result"] == 1
+    thread.join()
+    backend.waiting.close()
+    other.waiting.close()
