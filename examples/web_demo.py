@@ -31,6 +31,8 @@ from lmdbresults.store.transactions import WriteTransaction
 
 WORKER: Final = "-m celery --app web_demo_tasks worker --concurrency 4 --queues celery,media --loglevel INFO -n shop@%h"
 MINUTES: Final = 1440
+#: How long a run of each task takes.
+SECONDS: Final = {"shop.charge_card": 0.16, "shop.send_receipt": 0.02, "media.resize": 0.3, "media.gallery": 0.004}
 TRACEBACK: Final = """\
 Traceback (most recent call last):
   File "/srv/shop/web_demo_tasks.py", line 41, in charge_card
@@ -50,21 +52,22 @@ def invent_history(path: Path) -> None:
             name = chance.choices(list(names), list(names.values()))[0]
             failed = name == "shop.charge_card" and chance.random() < (0.3 if 500 < minute < 540 else 0.06)
             ended = now - timedelta(minutes=minute + chance.random())
-            txn.set(b"celery-task-meta-" + str(uuid.uuid4()).encode(), _record(name, failed, ended))
+            runtime = chance.lognormvariate(math.log(SECONDS[name]), 0.5)
+            txn.set(b"celery-task-meta-" + str(uuid.uuid4()).encode(), _record(name, failed, ended, runtime))
 
     with lmdbresults.open_store(path) as opened:
         for minute in range(1, MINUTES):
             opened.update(partial(store, minute=minute))
 
 
-def _record(name: str, failed: bool, ended: datetime) -> bytes:
+def _record(name: str, failed: bool, ended: datetime, runtime: float) -> bytes:
     stored = {"exc_type": "CardDeclined", "exc_message": ["insufficient funds"], "exc_module": "web_demo_tasks"}
     payload = Payload(
         "application/json",
         "utf-8",
         None,
         json.dumps(stored if failed else {"ok": True}).encode(),
-        json.dumps({"args": [117, 42.0], "kwargs": {}}).encode(),
+        json.dumps({"args": [117, 42.0], "kwargs": {}, "runtime": runtime}, separators=(",", ":")).encode(),
     )
     state, traceback = ("FAILURE", TRACEBACK) if failed else ("SUCCESS", None)
     queue = "media" if name.startswith("media") else "celery"
