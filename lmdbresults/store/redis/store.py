@@ -1,6 +1,5 @@
 """RedisStore: the port over Redis or Valkey: one server, a master behind sentinels, or a Cluster."""
 
-import functools
 import operator
 import threading
 import weakref
@@ -67,6 +66,9 @@ class RedisStore(Store):
         self.options = options
         self._layout = Layout(options.global_keyprefix, options.db)
         self._server = Server(options)
+        #: Found out by the first operation: see `_is_sharded`.
+        self._sharded: bool | None = None if options.kind == "cluster" else False
+        self._known_scripts: Scripts | None = None
         self._leases = Leases(self._server, self._layout)
         #: Whether the present thread is in an update.
         self._inside = threading.local()
@@ -205,7 +207,7 @@ class RedisStore(Store):
 
     # -- chords, queues and liveness ---------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @property
     def chords(self) -> RedisChords:  # type: ignore[override]
         """The chords of this store."""
         return RedisChords(self, self._ready, self._layout, self._scripts)
@@ -235,21 +237,26 @@ class RedisStore(Store):
     def _look(self, keys: list[bytes]) -> list[bytes | None]:
         return read_values(self._ready(), self._layout, keys)
 
-    @functools.cached_property
+    # Not `functools.cached_property`: its lock, held by another thread during a fork, would stay held in the child.
+
+    @property
     def _is_sharded(self) -> bool:
         """Whether the servers are a Cluster that publishes to the nodes of a slot only (Redis 7)."""
-        if self.options.kind != "cluster":
-            return False
-        (known,) = self._server.call(b"{store}", "COMMAND", "INFO", "SPUBLISH")
-        return known is not None
+        if self._sharded is None:
+            (known,) = self._server.call(b"{store}", "COMMAND", "INFO", "SPUBLISH")
+            self._sharded = known is not None
+        return self._sharded
 
-    @functools.cached_property
+    @property
     def _publish(self) -> str:
         return "SPUBLISH" if self._is_sharded else "PUBLISH"
 
-    @functools.cached_property
+    @property
     def _scripts(self) -> Scripts:
-        return Scripts(self._publish)
+        scripts = self._known_scripts
+        if scripts is None:
+            scripts = self._known_scripts = Scripts(self._publish)
+        return scripts
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pytest
 from lmdbresults.process.identity import NO_OWNER
 from lmdbresults.store.chords import Claim, Part, PartOutcome, ResultRecord
 from lmdbresults.store.redis import RedisStore, open_redis
+from lmdbresults.store.redis.chords import RedisChords
 from lmdbresults.store.redis.layout import slot_of
 from lmdbresults.store.transactions import WriteTransaction
 from tests.support.processes import ChildDied, in_child
@@ -97,13 +98,11 @@ def test_a_claim_is_found_wherever_its_owner_dies(store: RedisStore, step: str):
         for number in range(2):
             return_part(store, number)
         if step == "part":  # the chord stands among the claims, and its last part is not counted
-            run = store.chords._server().run
-            store.chords._enter = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-            assert run
+            RedisChords._enter = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
         claim = return_part(store, 2).claim
         assert claim is not None
         if step == "end":
-            store.chords._leave = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+            RedisChords._leave = lambda *args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
             store.chords.end(claim, 60.0, CLAIMS, store.chords.read_run(claim).names, is_last=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
