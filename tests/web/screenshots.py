@@ -55,11 +55,11 @@ def main() -> None:
 def take_all(browser: Browser, address: str) -> None:
     page = visit(browser, address, "/chords", DESK)
     chord = first(page, "/chords", ".rows tr:has-text('of 12') a.task")
+    take(visit(browser, address, chord, {"viewport": {"width": 1280, "height": 760}}), "chord")  # while it is in flight
     failed = first(page, "/tasks?state=FAILURE&name=media.resize", ".rows a.task")
     take(visit(browser, address, "/", DESK), "overview", whole=True)
     take(visit(browser, address, "/tasks?since=1h", DESK), "tasks")
     take(visit(browser, address, failed, DESK), "failed-task", whole=True)
-    take(visit(browser, address, chord, {"viewport": {"width": 1280, "height": 760}}), "chord")
     take(visit(browser, address, "/", {**DESK, "color_scheme": "dark"}), "dark")
     take(visit(browser, address, "/tasks", PHONE), "phone")
 
@@ -90,7 +90,7 @@ def take(page: Page, name: str, *, whole: bool = False) -> None:
     path = TARGET / f"{name}.png"
     picture.save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
-        picture.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     assert path.stat().st_size < MOST_BYTES, f"{path.name} is too large"
     print(f"{path.relative_to(ROOT)}  {path.stat().st_size // 1000} kB")
 
