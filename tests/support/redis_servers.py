@@ -77,13 +77,18 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path, *settings: str, port: int = 0, program: str = "") -> Iterator[RedisServer]:
-    """Run a server until the block ends: on a Unix socket, or on a port of loopback if there is one."""
+def redis_server(folder: Path, *settings: str, port: int = 0, sentinel: Path | None = None) -> Iterator[RedisServer]:
+    """Run a server until the block ends: on a Unix socket, or on a port of loopback if there is one.
+
+    With the settings file of a ``sentinel``, it is one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = None if port else folder / "socket"
     place = ["--port", str(port)] + (["--unixsocket", str(path)] if path else ["--bind", "127.0.0.1"])
     common = ["--save", "", "--dir", str(folder), "--daemonize", "no", "--maxmemory", "500mb"]
-    command = [program or redis_needed(), *place, *common, *settings]
+    command = [redis_needed(), *place, *common, *settings]
+    if sentinel is not None:
+        command = [redis_needed(), str(sentinel), "--sentinel", *place]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     server = RedisServer(process, port, path)
