@@ -31,19 +31,18 @@ from lmdbresults.errors import StoreError
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import is_owned
 from lmdbresults.store.lmdb.durability.log import Log
+from lmdbresults.store.lmdb.durability.pins import NO_LINE, Pins
 from lmdbresults.store.lmdb.durability.sidecar import Checkpoint, Sidecar, SidecarState
 from lmdbresults.store.lmdb.durability.sync_errors import SyncErrors
 from lmdbresults.store.lmdb.file import lmdb_errors, meta
 from lmdbresults.store.lmdb.file.meta import Head
-from lmdbresults.store.lmdb.file.reader_table import LOGGED_PIN, PIN, ReaderTable
+from lmdbresults.store.lmdb.file.reader_table import ReaderTable
 from lmdbresults.store.lmdb.types import RunLocked, Transaction
 
 __all__ = ["Checkpoints"]
 
 logger = logging.getLogger("lmdbresults")
 
-#: Sentinel: a string that LMDB's reader table never contains.
-_NO_LINE: Final = "\0"
 #: After how many intervals without a checkpoint this process makes one in place of another process.
 _PATIENCE: Final = 2
 #: Seconds until the holder of the checkpoint lock counts as stopped. A fork waits longer than that (fork_gate.py).
@@ -84,7 +83,7 @@ class Checkpoints:
         run_locked: RunLocked,
     ) -> None:
         self._handle = handle
-        self._readers = readers
+        self._pins = Pins(handle, readers)
         self._sidecar = sidecar
         self._options = options
         #: Runs ``step(txn, *args)`` under LMDB's write lock.
@@ -95,7 +94,7 @@ class Checkpoints:
         self._pin: Transaction | None = None
         self._pinned: Checkpoint | None = None
         #: The pin to rely on, of this process or another one, as part of its line in LMDB's reader table.
-        self._pin_line = _NO_LINE
+        self._pin_line = NO_LINE
         #: When this process must make the next checkpoint, and when it makes one in place of another process, by
         #: `time.monotonic`.
         self._due = self._takeover_at = math.inf
@@ -115,7 +114,7 @@ class Checkpoints:
             self._attach_log()
 
     def _attach_log(self) -> None:
-        if self._readers.has_labels:  # by which writers notice that the file is logged from now on
+        if self._pins.are_labelled:  # by which writers notice that the file is logged from now on
             log = Log(self._handle, self._sidecar, self._options, self.sync_errors)
             log.create()
             self.log = log
@@ -149,15 +148,15 @@ class Checkpoints:
         durable = state.durable
         begins_log = self.log is not None and not durable.is_logged
         if _is_of_commit(durable, head, number) and not begins_log:
-            self._adopt(durable, self._readers.begin(_label(durable)))
-        elif durable.is_pinned and durable.is_of(head) and self._has_pin(durable) and not begins_log:
+            self._adopt(durable, self._pins.begin(durable))
+        elif durable.is_pinned and durable.is_of(head) and self._pins.exists(durable) and not begins_log:
             self._rely_on(durable)
             self._takeover_at = time.monotonic() + _PATIENCE * self._options.checkpoint_interval
         else:
             begun = self._describe(state, head, number, is_logged=durable.is_logged or begins_log)
             self._make_durable(*begun, with_lock=False)
             if begins_log:
-                self._free_stale_pins(number, begun[0])
+                self._pins.free_stale(txn, begun[0])
 
     def _describe(
         self, state: SidecarState, head: Head, number: int, *, is_logged: bool
@@ -166,7 +165,7 @@ class Checkpoints:
         checkpoint = self._sidecar.describe(state, head, number, is_pinned=True, is_logged=is_logged)
         if self.log is not None and is_logged:
             self.log.switch(checkpoint, state.durable)
-        return checkpoint, self._readers.begin(_label(checkpoint)), state
+        return checkpoint, self._pins.begin(checkpoint), state
 
     def note_growth(self, used: int, number: int) -> None:
         """Note how many bytes of the file are in use at commit ``number``. Writers call this now and then."""
@@ -223,7 +222,7 @@ class Checkpoints:
     def release_pages(self) -> None:
         """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""
         self.flush()
-        self._locked(self._free_stale, self._sidecar.read().durable)
+        self._locked(self._pins.free_stale, self._sidecar.read().durable)
 
     def _make(self, has_lock: bool, through: float) -> None:
         """Make a checkpoint of the last commit, unless there is one up to number ``through``."""
@@ -237,7 +236,7 @@ class Checkpoints:
             checkpoint, is_large = begun[0], self._is_large
             self._make_durable(*begun, with_lock=True)
             if is_large:  # then the pins of other processes keep too much to wait for the next checkpoint
-                self._locked(self._free_stale, checkpoint)
+                self._locked(self._pins.free_stale, checkpoint)
 
     def _begin(
         self, txn: Transaction, has_lock: bool, through: float
@@ -246,7 +245,7 @@ class Checkpoints:
         state, head, number = self._sidecar.read(), self._sidecar.head(), txn.id() - 1
         if has_lock and state.is_lock_stuck:
             self._sidecar.note_lock_stuck(False)
-        self._free_stale_pins(number, state.durable)
+        self._pins.free_stale(txn, state.durable)
         if state.durable.txn >= through or _is_of_commit(state.durable, head, number):
             return None
         begun = self._describe(state, head, number, is_logged=state.durable.is_logged)
@@ -254,20 +253,6 @@ class Checkpoints:
             return begun
         self._make_durable(*begun, with_lock=False)  # the write lock guards the other slots of the sidecar
         return None
-
-    def _free_stale(self, txn: Transaction, durable: Checkpoint) -> None:
-        self._free_stale_pins(txn.id() - 1, durable)
-
-    def _free_stale_pins(self, last: int, durable: Checkpoint) -> None:
-        """Free older pins than that of a durable checkpoint, in all processes, if that has a pin or is the last commit.
-
-        The write lock is held, so no writer is between its look for a pin and its commit; ``last`` is the last commit.
-        """
-        for reader in self._readers.readers():
-            is_older = reader.is_pin and reader.txn < durable.txn
-            is_stale = is_older or (reader.label == PIN and durable.is_logged)
-            if is_stale and (durable.txn == last or self._has_pin(durable)):
-                self._readers.free(reader, last)
 
     def _make_durable(self, checkpoint: Checkpoint, pin: Transaction, state: SidecarState, *, with_lock: bool) -> None:
         """Sync the data file, save the checkpoint in the sidecar, and rely on it."""
@@ -300,21 +285,10 @@ class Checkpoints:
     def _rely_on(self, checkpoint: Checkpoint) -> None:
         if checkpoint.is_logged and self.log is None:
             self._attach_log()  # first: a writer that finds the pin must find the log
-        self._pin_line = self._line_of(checkpoint)
+        self._pin_line = self._pins.line_of(checkpoint)
         page = meta.unpack(checkpoint.meta)
         self._covered, self._end = checkpoint.txn, page.end if page else 0
         self._is_large = self.is_backlogged = False
-
-    def _line_of(self, checkpoint: Checkpoint) -> str:
-        """Return the line of a checkpoint's pin in LMDB's reader table, from the label on."""
-        table, pin = self._handle.readers(), f" {_label(checkpoint):x} {checkpoint.txn}\n"
-        if pin in table:
-            return pin
-        # On a system without labels, any reader of that commit keeps its pages.
-        return next((f"\n{line}\n" for line in table.splitlines() if line.endswith(f" {checkpoint.txn}")), _NO_LINE)
-
-    def _has_pin(self, checkpoint: Checkpoint) -> bool:
-        return self._line_of(checkpoint) != _NO_LINE
 
     def is_behind(self) -> bool:
         """Return whether something was committed since the last checkpoint."""
@@ -354,7 +328,7 @@ class Checkpoints:
         if self._pinned is None:
             return False
         durable = self._sidecar.read().durable
-        return durable[:2] > self._pinned[:2] and self._has_pin(durable)
+        return durable[:2] > self._pinned[:2] and self._pins.exists(durable)
 
     def _unpin_if_unneeded(self, txn: Transaction) -> None:
         """Release the pin if nothing was committed since it was set, or if another process pins a later checkpoint."""
@@ -385,10 +359,6 @@ class Checkpoints:
             logger.error("%s was closed without a last checkpoint: %s", self._options.path, error)
         finally:
             self.unpin()
-
-
-def _label(checkpoint: Checkpoint) -> int:
-    return LOGGED_PIN if checkpoint.is_logged else PIN
 
 
 def _is_of_commit(checkpoint: Checkpoint, head: Head, number: int) -> bool:
