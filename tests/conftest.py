@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.store import following
 from lmdbresults.store.base import Subscription
+from lmdbresults.store.redis import subscription as redis_subscription
 from lmdbresults.store.thread_hub import ThreadHub
 
 pytest.register_assert_rewrite("lmdbresults.testing")
@@ -58,6 +59,7 @@ def store(path: str, clock: FakeClock) -> Iterator[LMDBStore]:
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again only when a message says so: a wake-up that is lost hangs."""
     monkeypatch.setattr(following, "LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(redis_subscription, "LOOK_EVERY", 3600.0)
 
 
 @pytest.fixture

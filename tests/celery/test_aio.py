@@ -12,7 +12,7 @@ from celery.result import AsyncResult, GroupResult
 from lmdbresults.integrations.celery import aio
 from tests.support.celery_tasks import OwnError
 
-pytestmark = [pytest.mark.usefixtures("no_second_look"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("no_second_look"), pytest.mark.timeout(60), pytest.mark.any_engine]
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +160,7 @@ def test_results_are_stored_and_listed_in_a_loop(app: Celery) -> None:
     assert len(asyncio.run(main())) == 1100
 
 
+@pytest.mark.of_a_file  # writers of a server do not wait for each other
 def test_other_coroutines_run_while_results_are_stored_behind_another_writer(app: Celery) -> None:
     async def main() -> list[str]:
         order = []
