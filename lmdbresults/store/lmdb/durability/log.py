@@ -203,9 +203,11 @@ class Log:
         if end > self._half_bytes:
             return False
         try:
-            os.pwrite(self._descriptor, record, position.half * self._half_bytes + start)
+            written = os.pwrite(self._descriptor, record, position.half * self._half_bytes + start)
         except OSError as error:
             self._tell(error)
+            return False
+        if written < len(record):  # by RLIMIT_FSIZE, or a full disk that never writes in place
             return False
         self._note(
             position._replace(number=number, start=start, end=end, before=before, checksum=checksum, highest=number)
@@ -251,6 +253,8 @@ class Log:
         else:
             return
         header = Half(position.serial + 1, checkpoint.life, last, before, checkpoint.identity, os.urandom(8))
+        # First, in case this process is killed in between: no record counts that follows ``last`` in the other half.
+        self._note(position._replace(number=_BROKEN))
         try:
             os.pwrite(self._descriptor, header.pack(), half * self._half_bytes)
         except OSError as error:
@@ -298,11 +302,11 @@ class Log:
         return True
 
     def _sync(self) -> bool:
-        """Sync the log; return whether it is still there."""
+        """Sync the log; return whether it, and the sidecar, which the next boot needs, are still there."""
         # Not up to the last record: its commit may never come, and the next one has the same number.
         committed = self._handle.info()["last_txnid"]
         self._sync_errors.sync_log(self._descriptor)
-        if not self._is_intact():
+        if not self._is_intact() or self._sidecar.is_missing():
             return False
         self._synced = committed
         return True
@@ -315,6 +319,9 @@ class Log:
             # A file without a commit on the disk is created again, so there is nothing that records could follow.
             if durable.txn < max(chain[0], 1) or durable.life != chain[1]:
                 return False
-            paths.sync_folder(os.path.dirname(self._path))  # the log may be new, and its name not on the disk
+            try:
+                paths.sync_folder(os.path.dirname(self._path))  # the log may be new, and its name not on the disk
+            except OSError:  # for example, no descriptor is left
+                return False
             self._based = chain
         return True

@@ -27,7 +27,6 @@ from lmdbresults.store.lmdb.file.lmdb_errors import SyncFailure
 from lmdbresults.store.lmdb.file.meta import IDENTITY_BYTES, IDENTITY_PLACE, META_BYTES, Head
 
 __all__ = [
-    "EMPTY",
     "NO_CHECKPOINT",
     "Checkpoint",
     "Sidecar",
@@ -146,9 +145,6 @@ def parse(data: bytes) -> SidecarState:
     next_slots = int(ranks[1] < ranks[0]), 2 + int(ranks[3] < ranks[2])
     is_garbled = last is NO_CHECKPOINT and data.count(0) < len(data)
     return SidecarState(last, durable, is_garbled, is_newer, data.startswith(_STUCK, _STUCK_AT), next_slots)
-
-
-EMPTY: Final = parse(b"")
 
 
 def last_checkpoint_at(path: str) -> float | None:
@@ -277,14 +273,19 @@ class Sidecar:
         return paths.is_same_file(self._data_path, self.data)
 
     def recreate(self, mode: int) -> None:
-        """Replace a deleted sidecar by a new one that says the same. The caller holds the checkpoint lock."""
+        """Replace a deleted sidecar by a new one that says the same. The caller holds the checkpoint lock.
+
+        Another process may have been faster, and have made checkpoints since.
+        """
         former = self.read().last
         paths.create_sidecar(self._path, mode)
         recreated = _open(self._path)
         fcntl.flock(recreated, fcntl.LOCK_EX)
         os.dup2(recreated, self._own, inheritable=False)
         os.close(recreated)
-        self.write(former, EMPTY, with_lock=True)
+        state = self.read()
+        if state.durable < former:
+            self.write(former, state, with_lock=True)
 
     def sync_folder(self) -> None:
         """Make the name of a new sidecar survive a power failure."""

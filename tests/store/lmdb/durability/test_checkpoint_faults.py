@@ -70,6 +70,19 @@ def test_deleted_sidecar_is_recreated_by_the_next_checkpoint(path: str) -> None:
     assert keys_in_next_boot(path) == [b"one", b"two"]
 
 
+def test_sidecar_that_two_processes_recreate_keeps_the_later_checkpoint(path: str) -> None:
+    with open_store(path, checkpoint_interval=LONG) as store:
+        store.set(b"one", b"value")
+        slower = Sidecar(path)
+        os.unlink(f"{path}-checkpoint")
+        for key in (b"two", b"three"):
+            store.set(key, b"value")
+            store.flush()
+        slower.recreate(0o600)
+        assert slower.read().durable.txn == covered(store) == last_commit(store)
+        slower.close()
+
+
 def test_each_commit_is_synced_where_the_system_has_no_boot_id(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "boot_id", lambda: "")
     for durability in ("checkpoint", "commit", "none"):

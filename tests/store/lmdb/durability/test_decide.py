@@ -5,11 +5,12 @@ import mmap
 import pytest
 
 from lmdbresults.store.lmdb.durability.recovery import Action, decide
-from lmdbresults.store.lmdb.durability.sidecar import EMPTY, NO_CHECKPOINT, Checkpoint, SidecarState
+from lmdbresults.store.lmdb.durability.sidecar import NO_CHECKPOINT, Checkpoint, SidecarState, parse
 from lmdbresults.store.lmdb.file.meta import Head, Meta
 
 OURS, OTHER = b"ours".ljust(16), b"another file".ljust(16)
 NOW, BEFORE = "this boot", "an earlier boot"
+EMPTY = parse(b"")
 
 
 def meta_of(txn: int) -> Meta:

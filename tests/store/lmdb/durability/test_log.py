@@ -6,6 +6,7 @@ made in time here, so that is nearly everything.
 
 import os
 import random
+import resource
 import shutil
 import signal
 import stat
@@ -165,21 +166,32 @@ def test_boot_after_boot_has_all_that_was_acknowledged(path: str) -> None:
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 
-def set_and_be_killed(path: str, at: int) -> int:
-    """Store something, and be killed at a call since its record is written; return how many there are."""
-    store, calls = opened(path), 0
-    store.set(b"first", b"value")
+def be_killed(work: Callable[[], object], since: Callable[..., object], at: int) -> int:
+    """Do something, and be killed at a call once a function has begun; return how many there are."""
+    calls = 0
 
     def count(frame: Any, event: str, arg: Any) -> None:
         nonlocal calls
-        calls += event != "return" and (calls > 0 or frame.f_code is Log.append.__code__)
+        calls += event != "return" and (calls > 0 or frame.f_code is since.__code__)
         if calls == at > 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(count)
-    store.set(b"victim", bytes(300))
+    work()
     sys.setprofile(None)
     return calls
+
+
+def set_and_be_killed(path: str, at: int) -> int:
+    store = opened(path)
+    store.set(b"first", b"value")
+    return be_killed(lambda: store.set(b"victim", bytes(300)), Log.append, at)
+
+
+def flush_and_be_killed(path: str, at: int) -> int:
+    store = opened(path)
+    store.set(b"first", b"value")
+    return be_killed(store.flush, Log.switch, at)
 
 
 def keep_pin(path: str, told: int) -> None:
@@ -217,6 +229,22 @@ def test_no_record_of_a_killed_process_is_followed_by_those_of_others(
             with suppress(ChildDied):
                 calls = in_child(set_and_be_killed, path, at)
             in_child(BETWEEN[between], path)
+            in_child(lambda: opened(path).set(b"successor", b"value"))
+        live = in_child(raw_content, path)
+        assert in_next_boot(path) == live, at
+
+
+def test_process_killed_as_it_begins_a_half_costs_others_nothing(path: str) -> None:
+    """Whichever call it dies at, until the checkpoint is made: others go on behind the last record, or wait."""
+    (ready, told), calls = os.pipe(), 0
+    for at in (0, *range(2, 200, 6)):
+        empty(Path(path).parent)
+        with child(keep_pin, path, told):
+            os.read(ready, 1)
+            if at > calls:
+                break
+            with suppress(ChildDied):
+                calls = in_child(flush_and_be_killed, path, at)
             in_child(lambda: opened(path).set(b"successor", b"value"))
         live = in_child(raw_content, path)
         assert in_next_boot(path) == live, at
@@ -386,6 +414,44 @@ def test_without_room_for_the_log_commits_wait_for_checkpoints_and_that_is_told_
     assert caplog.text.count("there is no log") == 1
     assert "the disk has no room for it" in caplog.text
     assert len(keys_in_next_boot(path)) == 5
+
+
+def test_record_that_is_cut_short_by_a_file_size_limit_does_not_count(path: str) -> None:
+    def write() -> None:
+        store = begun(path)
+        store.set(b"before", b"value")
+        log = store._environment.file.checkpoints.log
+        position = log._position()
+        limit = position.half * log_file.HALF_BYTES + position.end + 1000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        store.set(b"cut", b"x" * 3000)
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"before", b"begun", b"cut"]
+
+
+def test_store_that_cannot_sync_the_folder_waits_for_a_checkpoint(path: str) -> None:
+    """There is no descriptor left when it first relies on a new chain."""
+
+    def write() -> None:
+        store = begun(path)
+        store.set(b"large", bytes(5 << 20))  # the chain ends
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        store.set(b"key", b"value")
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    in_child(write)
+    assert keys_in_next_boot(path) == [b"begun", b"key", b"large"]
+
+
+def test_nothing_is_acknowledged_without_a_sidecar(path: str) -> None:
+    with begun(path) as store:
+        store.set(b"before", b"value")
+        os.unlink(f"{path}-checkpoint")
+        store.set(b"after", b"value")
+        assert os.path.exists(f"{path}-checkpoint")
+        assert covered(store) == last_commit(store)
 
 
 @pytest.mark.parametrize("harm", [os.unlink, lambda path: os.truncate(path, 0), lambda path: os.truncate(path, 90_000)])
