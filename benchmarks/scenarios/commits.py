@@ -10,13 +10,13 @@ from typing import NamedTuple
 from benchmarks.bench import Bench, scenario
 from benchmarks.crew import Crew
 from benchmarks.measure import Key, Rounds
-from benchmarks.peers import celery
+from benchmarks.peers import bare, celery
 from benchmarks.peers.base import Client
 from benchmarks.rows import OWN_ROW, Row
 from benchmarks.scenarios.processes import storing
 
 #: SQLite is not among them: of eight writers that wait for its lock, one may wait for seconds (`sustained` shows it).
-PEERS = (celery.COMMIT, celery.REDIS_ALWAYS)
+PEERS = (celery.COMMIT, celery.REDIS_ALWAYS, bare.COMMIT)
 
 
 class Crowd(NamedTuple):
@@ -32,7 +32,7 @@ class Crowd(NamedTuple):
         return f"{self.processes} x {self.threads}{pace}"
 
 
-CROWDS = (Crowd(1, 1), Crowd(2, 1), Crowd(4, 1), Crowd(1, 8), Crowd(4, 8), Crowd(4, 1, 50))
+CROWDS = (Crowd(1, 1), Crowd(2, 1), Crowd(4, 1), Crowd(1, 8), Crowd(4, 8), Crowd(1, 1, 100), Crowd(4, 1, 100))
 
 
 @scenario(
