@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench, scenario
+from benchmarks.bench import Bench, Field, scenario
 from benchmarks.crew import Crew
 from benchmarks.measure import Key
 from benchmarks.peers import celery
@@ -53,8 +53,14 @@ def on_redis(bench: Bench) -> list[Row]:
         blocks[Key(name, "get")] = partial(get_any, bench, client, present, bench.size(4, 200, 200))
         blocks[Key(name, f"get_many of {many:,}")] = partial(_get_many, client, present)
         blocks[Key(name, f"part of a chord of {parts:,}")] = partial(_chord, bench, client, parts)
-        blocks[Key(name, "wake-up")] = partial(_wake, bench, crew, field, name, client, False)
+    waiting = bench.open(PEERS, group="waiting")  # a client of its own: Celery's still follows what it has read
+    for name, client in waiting.clients.items():
+        blocks[Key(name, "wake-up")] = partial(_wake_ups, bench, crew, waiting, name, client)
     return field.rows(bench.interleave(blocks, bench.size(1, 15, 60)), alike=True)
+
+
+def _wake_ups(bench: Bench, crew: Crew, field: Field, name: str, client: Any) -> list[int]:
+    return [took for _ in range(bench.size(1, 20, 50)) for took in _wake(bench, crew, field, name, client, False)]
 
 
 def _chord(bench: Bench, client: Any, parts: int) -> list[float]:
