@@ -1,7 +1,6 @@
 """The examples run and print what they promise."""
 
 import multiprocessing
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from lmdbresults import open_store
 from tests.support.processes import PATIENCE, run_script
-from tests.test_docs import README, ROOT, python_blocks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 POOL_OUTPUT = "the square of 7: 49\nthe sum of 100 squares: 328350\n"
@@ -41,19 +39,3 @@ pool.main(path)
     with open_store(path) as store:
         assert len(list(store.scan(b"celery-task-meta-"))) == 102
         assert store.check() == []
-
-
-def test_the_first_example_of_the_readme_runs_in_a_worker(tmp_path):
-    pytest.importorskip("celery")
-    (tmp_path / "proj.py").write_text(python_blocks(README)[0].replace("/var/lib/proj", str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    celery = [sys.executable, "-m", "celery", "-A", "proj", "worker", "--pool", "solo"]
-    call = [sys.executable, "-c", "import proj; print(proj.add.delay(2, 2).get(timeout=60))"]
-    with subprocess.Popen(
-        celery, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as worker:
-        try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=90, env=environment, check=False)
-        finally:
-            worker.terminate()
-    assert done.stdout == "4\n", done.stderr

@@ -1,6 +1,7 @@
 """A store that is interrupted: by close() in another thread, by the exit of the interpreter, by signal handlers."""
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -138,6 +139,10 @@ store = open_store(sys.argv[1], durability="none")
 
 #: At how many instructions an operation is interrupted at most; at more in the nightly run.
 RAISING, USING = (1000, 100) if PROFILE == "nightly" else (120, 15)
+#: Since 3.12 Python looks for signals at the beginning of functions and at jumps back only: of the signals that come
+#: in a short operation, many are handled after it.
+HANDLES_ANYWHERE = sys.version_info < (3, 12)
+FEWEST = 80 if HANDLES_ANYWHERE else 10
 
 
 def open_and_close(store: LMDBStore) -> None:
@@ -225,7 +230,7 @@ def interrupt(path: Path, operation: str) -> int:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_out_of_a_signal_handler_leaves_no_lock_held(path: Path, operation: str) -> None:
-    assert in_child(interrupt, path, operation) >= 80
+    assert in_child(interrupt, path, operation) >= FEWEST
     with open_store(path, durability="none") as store:
         assert_no_lock_held(store)
 
@@ -252,7 +257,7 @@ def use_in_handler(path: Path, operation: str) -> int:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_signal_handler_can_use_the_store_or_gets_nested_transaction(path: Path, operation: str) -> None:
     refused = in_child(use_in_handler, path, operation)
-    if operation in ("set large", "write block"):
+    if operation == "set large" or (operation == "write block" and HANDLES_ANYWHERE):
         assert refused
 
 
