@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from lmdbresults.copying.celery_metas import CeleryMetas
 from lmdbresults.copying.items import GROUP, PREFIXES, RESULT, VALUE, Item, same_deadline, wins
 from lmdbresults.copying.sides import Merged, Source, Target, batched
-from lmdbresults.errors import NewerFormat, SerializationError
+from lmdbresults.errors import NewerFormat, SerializationError, StoreError, StoreUnavailable
 
 __all__ = ["CeleryRedis"]
 
@@ -29,32 +30,60 @@ _SCAN_COUNT: Final = 1000
 
 
 class CeleryRedis(Source, Target):
-    """Celery's results in one Redis database. ``prefix`` is Celery's ``global_keyprefix``."""
+    """Celery's results in one Redis database.
+
+    ``driver`` is the client library, ``prefix`` Celery's ``global_keyprefix``. Raises `StoreUnavailable` while the
+    server cannot be reached, and `StoreError` if it refuses a command.
+    """
 
     refuses_chords = (
         "Celery's Redis backend counts the parts of a chord in its own way, so open chords cannot move there. "
         "Let the workers finish them first, or leave them out by --skip-chords"
     )
 
-    def __init__(self, client: Any, metas: CeleryMetas, prefix: str = "") -> None:
+    def __init__(self, driver: Any, url: str, metas: CeleryMetas, prefix: str = "") -> None:
         super().__init__()
-        self._client = client
+        self._errors = driver.exceptions
+        self._client = driver.Redis.from_url(url)
         self._metas = metas
         self._prefix = (prefix + "_" if prefix and prefix[-1] not in ":_-." else prefix).encode()
-        self._replace = client.register_script(_REPLACE)
+        self._replace = self._client.register_script(_REPLACE)
 
     def estimate(self) -> int | None:
-        return int(self._client.dbsize())
+        with self._server():
+            return int(self._client.dbsize())
+
+    @contextmanager
+    def _server(self) -> Iterator[None]:
+        """Raise what the server or its connection raises as an error of this package."""
+        try:
+            yield
+        except (self._errors.ConnectionError, self._errors.TimeoutError) as error:
+            text = str(error).rstrip(".")
+            raise StoreUnavailable(
+                f"{self._address()} does not serve: {text}. Check that it runs and can be reached, and repeat the copy."
+            ) from error
+        except self._errors.RedisError as error:
+            raise StoreError(f"{self._address()} refuses a command: {error}") from error
+
+    def _address(self) -> str:
+        place = self._client.connection_pool.connection_kwargs
+        return str(place.get("path") or f"{place.get('host')}:{place.get('port')}")
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def batches(self, size: int) -> Iterator[list[Item]]:
         for kind in (RESULT, GROUP):
             keys = self._client.scan_iter(match=_literal(self._prefix + PREFIXES[kind]) + b"*", count=_SCAN_COUNT)
-            for batch in batched(keys, size):
+            batches = batched(keys, size)
+            while batch := self._next(batches):
                 wanted = [key for key in batch if kind == RESULT or not key.endswith(_CHORD_SUFFIXES)]
                 self._note_chords(set(batch).difference(wanted))
                 yield [item for item in self._items(kind, wanted) if item is not None]
+
+    def _next(self, batches: Iterator[list[bytes]]) -> list[bytes] | None:
+        with self._server():
+            return next(batches, None)
 
     def _items(self, kind: str, keys: Sequence[bytes]) -> list[Item | None]:
         prefix = len(self._prefix + PREFIXES[kind])
@@ -65,7 +94,7 @@ class CeleryRedis(Source, Target):
 
     def _values(self, keys: Sequence[bytes]) -> list[tuple[bytes | None, float]]:
         """Return the values of keys and when they expire."""
-        with self._client.pipeline(transaction=False) as pipe:
+        with self._server(), self._client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.get(key)
                 pipe.pttl(key)
@@ -138,7 +167,7 @@ class CeleryRedis(Source, Target):
     def _write(self, writes: Sequence[tuple[Item, bytes, bytes, bytes]]) -> list[bool]:
         if not writes:
             return []
-        with self._client.pipeline(transaction=False) as pipe:
+        with self._server(), self._client.pipeline(transaction=False) as pipe:
             for item, key, present, document in writes:
                 ttl = item.ttl()
                 self._replace([key], [present, document, "" if ttl is None else max(round(ttl * 1000), 1)], client=pipe)

@@ -72,12 +72,12 @@ def open_target(
 
 def _celery_redis(url: str, metas: CeleryMetas, keyprefix: str) -> CeleryRedis:
     try:
-        client: Any = import_module("redis")
+        driver: Any = import_module("redis")
     except ModuleNotFoundError:
         raise ConfigurationError("Redis needs a client: pip install 'lmdbresults[redis]'") from None
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError(f"{url!r} is no database in Celery's layout: must be redis://, rediss:// or unix://.")
-    return CeleryRedis(client.Redis.from_url(url), metas, keyprefix)
+    return CeleryRedis(driver, url, metas, keyprefix)
 
 
 def _made(url: str) -> Store:

@@ -48,3 +48,12 @@ def test_commands_show_what_a_server_has_and_those_for_files_say_so(tmp_path: Pa
         assert "used_memory" in run("stats", url).stdout
         assert "for files" in run("check", url, code=2).stderr
         assert "results: 1 copied" in run("copy", url, tmp_path / "copy.lmdb").stdout
+
+
+def test_a_server_that_does_not_serve_ends_a_copy_to_celerys_layout_with_a_message(tmp_path: Path):
+    source, url = tmp_path / "one.lmdb", f"unix://{tmp_path}/redis.sock"
+    open_backend(source).store_result("task-1", 1, "SUCCESS")
+    for sides in ([source, url, "--layout", "celery"], [url, source, "--source-layout", "celery"]):
+        error = run("copy", *sides, code=2).stderr
+        assert error.startswith(f"{tmp_path}/redis.sock does not serve: ")
+        assert "Traceback" not in error

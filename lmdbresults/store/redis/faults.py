@@ -61,8 +61,8 @@ def translated(error: BaseException, options: RedisOptions) -> Exception:
         )
     if is_transient(error):
         return StoreUnavailable(
-            f"{place} does not serve: {text or type(error).__name__}. Tried for {options.retry_timeout:g} seconds "
-            f"(retry_timeout). Check that the server runs and can be reached from here."
+            f"{place} does not serve: {text.rstrip('.') or type(error).__name__}. Tried for {options.retry_timeout:g} "
+            f"seconds (retry_timeout). Check that the server runs and can be reached from here."
         )
     if text.startswith("WRONGTYPE"):
         return StoreError(f"A key at {place} holds a value of another program: {text} Use a global_keyprefix or a db.")
