@@ -134,7 +134,7 @@ class Ranges(NamedTuple):
 
     rows: Sequence[Range | None]
     ticks: Sequence[tuple[float, float]]
-    """The x and the seconds of each power of ten."""
+    """The x and the seconds of powers of ten: at most five of them, which have room beside each other."""
 
 
 def ranges(runtimes: Iterable[Times | None]) -> Ranges:
@@ -148,7 +148,8 @@ def ranges(runtimes: Iterable[Times | None]) -> Ranges:
         return round(100 * min(max((_log(seconds) - low) / (high - low), 0), 1), 2)
 
     drawn = [None if row is None else Range(*map(at, (row.p50, row.p90, row.p99, row.longest))) for row in rows]
-    return Ranges(drawn, [(at(10.0**power), 10.0**power) for power in range(low, high + 1)])
+    powers = range(low, high + 1, math.ceil((high - low) / 4))
+    return Ranges(drawn, [(at(10.0**power), 10.0**power) for power in powers])
 
 
 def _log(seconds: float) -> float:

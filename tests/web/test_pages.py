@@ -9,9 +9,11 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from lmdbresults import LMDBStore, open_store
+from lmdbresults.monitoring.values import Runtime
 from lmdbresults.store.memory import MemoryStore
 from lmdbresults.store.queues import Message
 from lmdbresults.web import create_app
+from lmdbresults.web.charts import ranges
 from tests.support.web_files import HOSTILE, TRACEBACK, Exploit, put_task
 from tests.support.web_visitor import Visitor
 
@@ -198,3 +200,12 @@ def test_a_page_can_be_mounted_in_another_application(store: LMDBStore) -> None:
     forgotten = visitor.send_form("/admin/jobs/task?id=one", "/admin/jobs/forget", id="one")
     assert forgotten.headers["location"] == "/admin/jobs/tasks"
     assert "No task is stored yet" in visitor.text("/admin/jobs/tasks")
+
+
+def test_a_scale_of_run_times_has_no_more_labels_than_fit():
+    for shortest in (1e-4, 1e-2, 0.5):
+        for longest in (1.0, 300.0, 9e5):
+            ticks = ranges([Runtime(2, shortest, longest, longest, longest)]).ticks
+            assert 2 <= len(ticks) <= 5
+            assert ticks[0][0] == 0
+            assert ticks[-1][0] <= 100
