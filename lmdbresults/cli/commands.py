@@ -71,7 +71,8 @@ def exiting(ctx: click.Context, invoke: Callable[[click.Context], Result]) -> Re
 def commands() -> None:
     """See into the files of lmdbresults, and maintain them.
 
-    PATH is the path of a data file, or an lmdb:// URL. Each command works on a file that is in use. Exit status: 0 for
+    FILE is the path of a data file, or a URL such as lmdb:///var/lib/app/celery.lmdb; most commands also take that of a
+    server, such as redis://host/0. Each command but `rewrite` works on a file that is in use. Exit status: 0 for
     success, 1 if problems were found or what was asked for does not exist, 2 if the command could not run. `wait` has
     more of them.
     """

@@ -21,7 +21,7 @@ _WIDEST = 110
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for programs.")
 @click.pass_context
 def doctor(context: click.Context, path: str, as_json: bool) -> None:

@@ -31,7 +31,7 @@ _REPORT_EVERY: Final = 500
 
 @click.command()
 @options.path
-@click.argument("file", type=click.File("w", encoding="utf-8", lazy=False), default="-")
+@click.argument("file", metavar="[RESULTS]", type=click.File("w", encoding="utf-8", lazy=False), default="-")
 @click.option("--format", "form", type=click.Choice(["ndjson", "json", "csv"]), default="ndjson", show_default=True)
 @click.option("--decode", is_flag=True, help="Decode results for other programs. `import` does not read this.")
 @click.option("--accept", default=",".join(DEFAULT_ACCEPT), show_default=True, help="Serializers that --decode reads.")
@@ -39,7 +39,7 @@ _REPORT_EVERY: Final = 500
 def export(path: Any, file: TextIO, form: str, decode: bool, accept: str, **chosen: Any) -> None:
     """Write results to a file.
 
-    To FILE, or the standard output, in no order: one object on each line, a JSON list, or CSV.
+    To RESULTS, or the standard output, in no order: one object on each line, a JSON list, or CSV.
     Results are not decoded, unless with --decode: `import` stores them again with the same bytes and deadlines.
     """
     filters = options.filters_from(chosen)

@@ -17,7 +17,7 @@ __all__ = ["groups"]
 @options.limit(50, "groups")
 @options.as_json
 def groups(path: Any, limit: int, as_json: bool) -> None:
-    """List groups, newest first. `show PATH ID` shows the tasks of one."""
+    """List groups, newest first. `show FILE ID` shows the tasks of one."""
     with monitored(path) as monitor:
         found = monitor.groups(limit=limit)
     if as_json:

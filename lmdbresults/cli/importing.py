@@ -30,13 +30,13 @@ _JSON: Final = ("children",)
 
 @click.command("import")
 @options.path
-@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("file", metavar="[RESULTS]", type=click.File("r", encoding="utf-8"), default="-")
 @click.option("--format", "form", type=click.Choice(["ndjson", "json", "csv"]), default="ndjson", show_default=True)
 @options.as_json
 def import_(path: Any, file: TextIO, form: str, as_json: bool) -> None:
     """Store results that were exported.
 
-    They come from FILE, or the standard input, as `export` writes them without --decode.
+    They come from RESULTS, or the standard input, as `export` writes them without --decode.
     Those that have expired since are left out, and a result that has succeeded is not replaced; so it can be repeated.
     """
     stored = expired = kept = 0

@@ -16,7 +16,7 @@ _ON_SERVER: Final = "lmdbresults+"
 
 
 class _OfApp(click.Group):
-    """The commands whose PATH is the result backend of the application, or its broker."""
+    """The commands whose FILE is the result backend of the application, or its broker."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in _group().list_commands(ctx) if name not in _OTHERS]

@@ -36,7 +36,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
 MOMENT: Final = Moment()
 
-path: Final = click.argument("path")
+path: Final = click.argument("path", metavar="FILE")
 as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

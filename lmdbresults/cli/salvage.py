@@ -20,7 +20,7 @@ __all__ = ["salvage"]
 def salvage(context: click.Context, path: Any, target: str, as_json: bool) -> None:
     """Write what can still be read of a damaged file to a new file, TARGET.
 
-    PATH is not changed; no process should write to it meanwhile. A record is taken if its checksum matches, and keeps
+    FILE is not changed; no process should write to it meanwhile. A record is taken if its checksum matches, and keeps
     its deadline. The exit status is 1 if something was lost.
     """
     chosen = existing(path)

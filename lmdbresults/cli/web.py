@@ -19,7 +19,7 @@ _PACKAGES = ("anyio", "jinja2", "markupsafe", "starlette", "uvicorn")
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", metavar="FILE")
 @click.option("--port", type=click.IntRange(0, 65535), default=5556, show_default=True, help="0 takes a free port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at. Others demand a token.")
 @click.option("--token-file", type=click.Path(dir_okay=False), help="File with the token that visitors must enter.")
@@ -47,7 +47,7 @@ def web(
     name = f"[{host}]" if ":" in host else host
     hosts = {*settings.LOOPBACK, *allow_host} | ({name} if _is_a_name(host) else set())
     if token is None and host not in ("localhost", "127.0.0.1", "::1"):
-        raise ConfigurationError(f"Everyone who reaches {host} could see the page: add --token-file.")
+        raise ConfigurationError(f"All that reach {host} could see the page: add --token-file.")
     control = _control(app, path) if allow_actions else None
     page = create_app(path, hosts=hosts, token=token, allow_actions=allow_actions, control=control)
     listening = serving.bind(host, port)
