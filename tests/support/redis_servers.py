@@ -2,23 +2,37 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from lmdbresults.store.redis.layout import SLOTS
 
-__all__ = ["RedisServer", "free_port", "redis_cluster", "redis_needed", "redis_server", "shift_time", "until"]
+__all__ = [
+    "RedisServer",
+    "fail_over",
+    "free_port",
+    "redis_cluster",
+    "redis_needed",
+    "redis_server",
+    "shift_time",
+    "until",
+]
 
 #: Seconds in which a server must start.
 _PATIENCE = 60.0
+
+#: Settings of a node of a Cluster, whose replica takes over after seconds.
+_CLUSTER: Final = (
+    *("--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-require-full-coverage", "no"),
+    *("--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0"),
+)
 
 #: Takes seconds off the time that is left to each key, as if so much time had passed.
 _SHIFT = """
@@ -71,8 +85,7 @@ class RedisServer:
         """End the server at once."""
         if self._client is not None:
             self._client.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
 
@@ -111,11 +124,9 @@ def _answers(server: RedisServer) -> bool:
 @contextmanager
 def redis_cluster(folder: Path, masters: int = 3, replicas: int = 0) -> Iterator[list[RedisServer]]:
     """Run a Cluster until the block ends; its masters come first, then their replicas in the same order."""
-    settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0"]
-    settings += ["--cluster-require-full-coverage", "no", "--cluster-allow-replica-migration", "no"]
     with ExitStack() as stack:
         nodes = [
-            stack.enter_context(redis_server(folder / str(number), *settings, port=free_port()))
+            stack.enter_context(redis_server(folder / str(number), *_CLUSTER, port=free_port()))
             for number in range(masters * (1 + replicas))
         ]
         ids = [node.call("CLUSTER", "MYID") for node in nodes]
@@ -130,6 +141,25 @@ def redis_cluster(folder: Path, masters: int = 3, replicas: int = 0) -> Iterator
             node.call("CLUSTER", "REPLICATE", ids[number % masters])
         until(lambda: all(_is_ready(node) for node in nodes), "the Cluster does not come up")
         yield nodes
+
+
+@contextmanager
+def fail_over(folder: Path, nodes: Sequence[RedisServer], lag: float = 0.0) -> Iterator[None]:
+    """Kill the first master of a Cluster in a folder. Once its replica has its slots, run it again, as their replica.
+
+    During the last seconds of its life, the ``lag``, its replica hears nothing. The block begins when it has all data
+    again, and ends with the server.
+    """
+    replica = nodes[len(nodes) // 2]
+    if lag:
+        replica.call("CONFIG", "SET", "masterauth", "a password that the master has not")
+        nodes[0].call("CLIENT", "KILL", "TYPE", "replica")
+        time.sleep(lag)
+    nodes[0].kill()
+    until(lambda: bool(replica.call("ROLE")[0] == b"master"), "the replica does not take over")
+    with redis_server(folder / "0", *_CLUSTER, port=nodes[0].port) as again:
+        until(lambda: bool(again.call("ROLE")[0] == b"slave") and _is_ready(again), "the master does not come back")
+        yield
 
 
 def _knows(node: RedisServer, count: int) -> bool:
