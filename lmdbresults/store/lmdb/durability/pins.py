@@ -33,8 +33,11 @@ class Pins:
         table, pin = self._handle.readers(), f" {_label(checkpoint):x} {checkpoint.txn}\n"
         if pin in table:
             return pin
-        # On a system without labels, any reader of that commit keeps its pages.
-        return next((f"\n{line}\n" for line in table.splitlines() if line.endswith(f" {checkpoint.txn}")), NO_LINE)
+        # On a system without labels, any reader of that commit keeps its pages. The pin of a file that is logged is
+        # not for a checkpoint that knows of no log: its process would not write to it.
+        end, not_for_it = f" {checkpoint.txn}", f" {LOGGED_PIN:x} "
+        found = (line for line in table.splitlines() if line.endswith(end) and not_for_it not in line)
+        return next((f"\n{line}\n" for line in found), NO_LINE)
 
     def exists(self, checkpoint: Checkpoint) -> bool:
         """Return whether a process pins a checkpoint."""

@@ -362,6 +362,31 @@ def test_processes_that_do_not_wait_write_to_the_log_of_those_that_do(path: str,
     assert in_next_boot(path) == live
 
 
+def test_checkpoint_that_was_begun_before_there_was_a_log_does_not_take_the_logged_pin_for_its_own(path: str) -> None:
+    """The pins of both are on the same commit."""
+    (ready, told), (begun, begin) = os.pipe(), os.pipe()
+    write = Sidecar.write
+
+    def wait_for_the_other(sidecar: Sidecar, *args: Any, **options: Any) -> None:
+        Sidecar.write = write
+        os.write(begin, b".")
+        os.read(ready, 1)
+        write(sidecar, *args, **options)
+
+    def make_checkpoint() -> bool:
+        store = opened(path, "checkpoint")
+        store.set(b"key", b"value")
+        Sidecar.write = wait_for_the_other
+        store.flush()
+        store.set(b"key", b"value")
+        return store._environment.file.checkpoints.log is not None
+
+    with child(make_checkpoint) as slower:
+        os.read(begun, 1)
+        with child(write_and_stay, path, told, {"durability": "commit", "checkpoint_interval": LONG}):
+            assert slower.join()
+
+
 def test_log_ends_when_no_process_needs_it(path: str) -> None:
     begun(path).close()
     for durability, has_log in (("checkpoint", False), ("commit", True), ("checkpoint", False)):
