@@ -77,16 +77,17 @@ class Monitor:
         key = self.task_key(task_id)
         return self.store.view(lambda txn: read_task(txn, task_id, key))
 
-    def payload(self, task_id: str, accept: Iterable[str] = DEFAULT_ACCEPT) -> Payload:
+    def payload(self, task_id: str, accept: Iterable[str] = DEFAULT_ACCEPT, max_bytes: int | None = None) -> Payload:
         """Return the decoded values of a task.
 
         ``accept`` names serializers. Pickle runs code: name it only if you trust every writer to the file. Raises
-        KeyError if nothing is stored of the task, `ContentDisallowed`, or what `task` raises.
+        KeyError if nothing is stored of the task, `ContentDisallowed`, `DecodeError` if the result or the arguments
+        have more than ``max_bytes``, decompressed, or what `task` raises.
         """
         record = self.record(task_id)
         if record is None:
             raise KeyError(task_id)
-        return payload_of(record, accept)
+        return payload_of(record, accept, max_bytes)
 
     def matching(self, filters: Filters = _ALL) -> Iterator[TaskRow]:
         """Yield every task that matches, in no order. Raises `RecordDamaged` at the end if there are damaged ones."""

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta, timezone
 from math import isinf
 from typing import Any
 
+from lmdbresults.errors import DecodeError
 from lmdbresults.monitoring.heads import row_of
 from lmdbresults.monitoring.values import Payload, Task
 from lmdbresults.record import RUNTIME, TaskHead, TaskRecord, runtime_in
-from lmdbresults.serialization import loads
+from lmdbresults.serialization import MAX_DECODED_BYTES, loads
 from lmdbresults.store.base import ReadTransaction
 
 __all__ = ["exception_in", "ids_in", "payload_of", "read_record", "read_task"]
@@ -39,11 +40,14 @@ def read_task(txn: ReadTransaction, task_id: str, key: bytes) -> Task | None:
     )
 
 
-def payload_of(record: TaskRecord, accept: Iterable[str]) -> Payload:
-    """Return the decoded values of a task. Raises `ContentDisallowed` or `DecodeError`."""
+def payload_of(record: TaskRecord, accept: Iterable[str], max_bytes: int | None = None) -> Payload:
+    """Return the decoded values of a task. Raises `ContentDisallowed`, or `DecodeError`: also if one is too large."""
     payload = record.payload
-    result = loads(payload, accept)
-    arguments: Any = {} if payload.extra is None else loads(payload._replace(body=payload.extra), accept)
+    limit = MAX_DECODED_BYTES if max_bytes is None else max_bytes
+    if max_bytes is not None and max(len(payload.body), len(payload.extra or b"")) > limit:
+        raise DecodeError(f"The result or the arguments have more than {limit} bytes.")
+    result = loads(payload, accept, limit)
+    arguments: Any = {} if payload.extra is None else loads(payload._replace(body=payload.extra), accept, limit)
     if isinstance(arguments, dict):
         arguments.pop(RUNTIME, None)
     return Payload(result, arguments)

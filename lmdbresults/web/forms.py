@@ -74,9 +74,9 @@ def _since(text: str) -> datetime | None:
         if age := _AGE.fullmatch(text):
             return datetime.now(timezone.utc) - timedelta(**{_UNITS[age[2]]: int(age[1])})
         date = datetime.fromisoformat(text)
+        return date.astimezone(timezone.utc) if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
         return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
 async def form_of(request: Request) -> dict[str, str]:

@@ -8,10 +8,9 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -42,8 +41,9 @@ _HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-#: Paths that a visitor needs to log in.
-_OPEN: Final = ("/login", "/static/")
+#: Where a visitor logs in, and what comes before the files that this page needs.
+_LOGIN: Final = "/login"
+_STATIC: Final = "/static/"
 #: Seconds until one must log in again.
 _SESSION: Final = 12 * 3600
 _COOKIE: Final = "lmdbresults-session"
@@ -131,12 +131,13 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
+        is_static = path_in(scope).startswith(_STATIC)  # routing changes the scope
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in _HEADERS.items():
                     headers[name] = value
-                is_static = path_in(scope).startswith("/static/")
                 headers.setdefault("cache-control", "no-cache" if is_static else "no-store")
             await send(message)
 
@@ -154,7 +155,7 @@ class Guard:
             return _refuse(403, "This form was sent by another site.")
         if self._settings.authorize is not None and not self._settings.authorize(scope):
             return _refuse(403, "You may not see this page.")
-        if self._settings.token is None or self._sessions.is_known(headers) or _begins(path_in(scope), _OPEN):
+        if self._settings.token is None or self._sessions.is_known(headers) or _is_open(path_in(scope)):
             return None
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
@@ -169,13 +170,14 @@ def _name(host: str) -> str:
 
 def _is_from_here(headers: Headers, host: str) -> bool:
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and origin.partition("://")[2].lower() != host.lower():
         return False
     return headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
 
 
-def _begins(path: str, beginnings: Iterable[str]) -> bool:
-    return any(path.startswith(beginning) for beginning in beginnings)
+def _is_open(path: str) -> bool:
+    """Return whether a visitor needs a path to log in."""
+    return path == _LOGIN or path.startswith(_STATIC)
 
 
 def _refuse(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
 
 from lmdbresults import __version__
 from lmdbresults.errors import ResultError
@@ -150,7 +151,9 @@ class Pages:
         return response
 
     async def not_found(self, request: Request, error: Exception) -> Response:
-        """Say that there is no such page."""
+        """Say that there is no such page. Strangers may ask for files, so of these nothing more is said."""
+        if isinstance(request.scope.get("endpoint"), StaticFiles):
+            return Response("There is no such file.\n", 404, media_type="text/plain")
         return self.page(request, "refused.html", 404, text="There is no such page.")
 
     async def problem(self, request: Request, error: Exception) -> Response:
@@ -164,7 +167,7 @@ def _value(monitor: Monitor, id_: str, task: Any) -> Value:
     if task.size > _MOST_PAYLOAD:
         return Value(refusal=f"It is too large to be shown here. Read it with: lmdbresults show PATH {id_} --decode")
     try:
-        payload = monitor.payload(id_)
+        payload = monitor.payload(id_, max_bytes=_MOST_PAYLOAD)
     except (ResultError, KeyError) as error:
         return Value(refusal=str(error) if isinstance(error, ResultError) else "It was deleted just now.")
     arguments = [(key, plain(value)[: MOST_TEXT + 1]) for key, value in payload.arguments.items() if value is not None]

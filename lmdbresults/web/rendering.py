@@ -17,6 +17,8 @@ __all__ = ["MOST_TEXT", "link", "plain", "render", "visible"]
 
 #: Characters of a traceback or a value that are shown.
 MOST_TEXT: Final = 50_000
+#: Levels of a value that are shown.
+_MOST_LEVELS: Final = 25
 #: Characters of a name or id that are shown in a table.
 _MOST_NAME: Final = 160
 #: What is shown for a value that is not known: a dash.
@@ -47,8 +49,20 @@ def name(text: object) -> str:
 
 
 def plain(value: object) -> str:
-    """Return a decoded value as text, as Python writes it, over several lines if it is long."""
-    return value if isinstance(value, str) else pformat(value, width=100, compact=True, sort_dicts=False)
+    """Return a decoded value as text, as Python writes it, over several lines if it is long.
+
+    `pformat` takes time for each element at each level above it, so what is deep is cut, and what is large is not
+    broken into lines.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "It is nested too deep to be shown here."
+    if len(text) > MOST_TEXT:
+        return text
+    return pformat(value, width=100, compact=True, sort_dicts=False, depth=_MOST_LEVELS)
 
 
 def seconds(value: float | None) -> str:

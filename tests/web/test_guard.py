@@ -65,8 +65,9 @@ def test_without_the_token_there_is_nothing_to_see(remote: Starlette, page: str)
     assert visitor.get(page, headers={"cookie": forged}).status_code == 401
 
 
-def test_the_login_page_does_not_tell_which_file_is_shown(remote: Starlette, store: LMDBStore) -> None:
-    assert store.options.path not in Visitor(remote, f"http://{HOST}").text("/login")
+@pytest.mark.parametrize("page", ["/login", "/login/", "/login-page", "/static/nothing"])
+def test_a_stranger_is_not_told_which_file_is_shown(remote: Starlette, store: LMDBStore, page: str) -> None:
+    assert store.options.path not in Visitor(remote, f"http://{HOST}").get(page).text
 
 
 def test_the_token_is_entered_once(remote: Starlette) -> None:
@@ -80,6 +81,11 @@ def test_the_token_is_entered_once(remote: Starlette) -> None:
     assert TOKEN not in cookie
     assert visitor.get("/").status_code == 200
     assert visitor.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.parametrize(("page", "kept"), [("/", "no-store"), ("/static/page.js", "no-cache")])
+def test_a_browser_keeps_no_page_and_asks_whether_its_files_are_current(store: LMDBStore, page: str, kept: str) -> None:
+    assert Visitor(create_app(store)).get(page).headers["cache-control"] == kept
 
 
 @pytest.mark.parametrize("page", ["/", "/tasks", "/login", "/static/page.js", "/nothing"])
@@ -99,6 +105,7 @@ def test_every_answer_forbids_foreign_and_inline_scripts(store: LMDBStore, page:
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://localhost:1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},

@@ -68,6 +68,7 @@ class TestPages:
         assert ids(visitor.text("/tasks?group=g1")) == ["runs"]
         assert "No task fits" in visitor.text("/tasks?name=nothing")
         assert "is not an age" in visitor.text("/tasks?since=yesterday")
+        assert "is not an age" in visitor.text("/tasks?since=0001-01-01T00:00%2B14:00")  # before the first year in UTC
 
     def test_a_long_list_is_read_page_by_page(self, store: LMDBStore, visitor: Visitor) -> None:
         for number in range(250):
@@ -143,6 +144,24 @@ class TestHostileTexts:
         page = visitor.text("/task?id=large")
         assert "too large" in page
         assert len(page) < 20_000
+
+    def test_large_arguments_are_not_decoded(self, store: LMDBStore, visitor: Visitor) -> None:
+        put_task(store, "large", result=1, arguments={"args": ["x" * 2_000_000], "kwargs": {}})
+        page = visitor.text("/task?id=large")
+        assert "more than 1000000 bytes" in page
+        assert len(page) < 20_000
+
+    @pytest.mark.parametrize("depth", [20, 100, 700, 950])
+    def test_a_deeply_nested_result_does_not_break_its_page(
+        self, store: LMDBStore, visitor: Visitor, depth: int
+    ) -> None:
+        result: list[object] = [list(range(100))]
+        for _ in range(depth):
+            result = [result]
+        put_task(store, "deep", result=result, name="digs")
+        page = visitor.text("/task?id=deep")
+        assert "digs" in page
+        assert "97" in page or depth > 20
 
     def test_a_damaged_record_does_not_hide_the_others(self, store: LMDBStore, visitor: Visitor) -> None:
         put_task(store, "sound")

@@ -83,6 +83,7 @@
       const began = performance.now();
       try {
         const answer = await fetch(location.href, { headers: { accept: "text/html" }, credentials: "same-origin" });
+        if (answer.redirected) { location.reload(); return; } // to log in: the session has ended
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("[data-live]#live");
         if (fresh && isBusy(region)) isPaused = true;
