@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 
-from lmdbresults.errors import StoreError
+from lmdbresults.errors import ResultError
 from lmdbresults.process.boot import boot_id, pid_namespace
 from lmdbresults.process.fork_gate import gate
 from lmdbresults.process.identity import Owner, current_owner
@@ -107,6 +107,6 @@ def _keep(leases: "weakref.ref[Leases]", stopped: threading.Event, pause: float)
             return
         try:
             held.renew()
-        except StoreError as error:
+        except ResultError as error:  # also of a sentinel that knows the master no more: it may again
             logger.warning("The lease of this process was not renewed: %s", error)
         del held

@@ -58,19 +58,27 @@ class Listener:
         #: Whether messages may have been missed, which is told once all channels are confirmed.
         self._has_missed = False
         self._is_closed = False
+        #: Whether the server does not let this user listen, so that no channel will be confirmed.
+        self._is_refused = False
         self._thread = threading.Thread(target=self._run, name="lmdbresults-listener", daemon=True)
         self._thread.start()
 
     # -- called by any thread ------------------------------------------------------------------------------------
 
     def add(self, channels: Iterable[bytes], timeout: float) -> None:
-        """Listen to channels. Return once the server has confirmed that, or after ``timeout`` seconds."""
+        """Listen to channels. Return once the server has confirmed or refused that, or after ``timeout`` seconds.
+
+        Another thread may have asked for some of them, and wait for the confirmation as well.
+        """
         with self._changed:
-            new = [channel for channel in channels if channel not in self._wanted]
+            wanted = list(channels)
+            new = [channel for channel in wanted if channel not in self._wanted]
             self._wanted.update(dict.fromkeys(new))
             self._send_all(self._subscribe, new)
             if timeout:
-                self._changed.wait_for(lambda: self._is_closed or self._confirmed.issuperset(new), timeout)
+                self._changed.wait_for(
+                    lambda: self._is_closed or self._is_refused or self._confirmed.issuperset(wanted), timeout
+                )
 
     def take_over(self, channels: Iterable[bytes]) -> None:
         """Listen to channels that another server had; what was missed meanwhile is looked at."""
@@ -135,7 +143,7 @@ class Listener:
                 if self._is_closed:
                     return
                 if isinstance(error, load_driver().exceptions.AuthenticationError):
-                    self._hearer.refused(error)
+                    self._refuse(error)
                 if wanted:
                     self._hearer.lost(self, wanted)
                 patience.pause()
@@ -165,11 +173,18 @@ class Listener:
                 self.fence(0)
             except exceptions.ResponseError as error:
                 if redirection(error) is None:  # this user must not listen
-                    self._hearer.refused(error)
+                    self._refuse(error)
                     continue
                 with self._changed:
                     gone = [channel for channel in self._wanted if channel not in self._confirmed]
                 self._hearer.lost(self, gone)
+
+    def _refuse(self, error: Exception) -> None:
+        """Let no thread wait for a confirmation."""
+        with self._changed:
+            self._is_refused = True
+            self._changed.notify_all()
+        self._hearer.refused(error)
 
     def _take(self, answer: Any) -> None:
         if not isinstance(answer, list):  # the answer to PING while there are no channels
@@ -182,6 +197,7 @@ class Listener:
             self._hearer.fenced(int(answer[1] or 0))
         elif kind in (b"subscribe", b"ssubscribe"):
             with self._changed:
+                self._is_refused = False
                 if answer[1] in self._wanted:
                     self._confirmed.add(answer[1])
                 self._tell_missed()

@@ -1,9 +1,9 @@
 """The steps of single keys and of transactions that must not be divided, in Lua.
 
 A message on the channel of a key begins with "F" for a final value or "I" for an interim one; "=" and the value follow
-if that is small. What must happen once although its answer may be lost and asked for again leaves its outcome for a
-minute under a name of its own, ``once``. While the slot moves in a Cluster, scripts are run without that name: the
-server refuses keys of which some exist here and some do not.
+if that is small. What must happen once although its answer may be lost and asked for again leaves its outcome under
+a name of its own, ``once``, for longer than it may be asked for again. While the slot moves in a Cluster, scripts are
+run without that name: the server refuses keys of which some exist here and some do not.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ local function outcome(once) return once and redis.call('HGET', once, 'is') end
 local function note(once, what)
   if not once then return end
   redis.call('HSET', once, 'is', what)
-  redis.call('PEXPIRE', once, 60000)
+  redis.call('PEXPIRE', once, OUTCOME_KEPT)
 end
 """
 
@@ -131,11 +131,15 @@ return 1
 
 
 class Scripts:
-    """The scripts as a deployment runs them: ``publish`` is PUBLISH, or SPUBLISH on a Cluster that has it."""
+    """The scripts as a deployment runs them: ``publish`` is PUBLISH, or SPUBLISH on a Cluster that has it.
 
-    def __init__(self, publish: str) -> None:
+    ``kept`` is for how many seconds outcomes are kept.
+    """
+
+    def __init__(self, publish: str, kept: float) -> None:
         def script(source: str) -> Script:
-            return Script((PRELUDE + source).replace("'PUBLISH'", f"'{publish}'"))
+            whole = PRELUDE.replace("OUTCOME_KEPT", str(round(1000 * kept))) + source
+            return Script(whole.replace("'PUBLISH'", f"'{publish}'"))
 
         self.set = script(SET)
         self.add = script(ADD)

@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 
 #: Seconds for which a transaction runs again because others change what it has read.
 _CONFLICT_PATIENCE: Final = 60.0
+#: Seconds for which a server remembers that a step has happened, beyond the time in which it may be asked for again.
+_OUTCOME_KEPT: Final = 30.0
 
 
 def open_redis(url: str, **options: Any) -> "RedisStore":
@@ -255,7 +257,8 @@ class RedisStore(Store):
     def _scripts(self) -> Scripts:
         scripts = self._known_scripts
         if scripts is None:
-            scripts = self._known_scripts = Scripts(self._publish)
+            kept = _OUTCOME_KEPT + 2 * (self.options.retry_timeout + self.options.socket_timeout)
+            scripts = self._known_scripts = Scripts(self._publish, kept)
         return scripts
 
     # -- the whole ---------------------------------------------------------------------------------------------------

@@ -92,15 +92,16 @@ class RedisSubscription(Subscription):
                 return
             if every_change:
                 self._every_change.update(keys)
-            new: dict[Listener, list[bytes]] = {}
+            wanted: dict[Listener, list[bytes]] = {}
             for key in keys:
-                if key not in self._listener_of:
-                    name = self._layout.name(key)
-                    channel = self._layout.channel(name)
+                name = self._layout.name(key)
+                channel = self._layout.channel(name)
+                listener = self._listener_of.get(key)
+                if listener is None:
                     self._keys[channel] = key
                     self._listener_of[key] = listener = self._listener(name)
-                    new.setdefault(listener, []).append(channel)
-        for listener, channels in new.items():  # without the lock, for the listener's thread may want it
+                wanted.setdefault(listener, []).append(channel)
+        for listener, channels in wanted.items():  # without the lock, for the listener's thread may want it
             listener.add(channels, self._server.options.socket_timeout)
 
     def remove(self, keys: Iterable[bytes]) -> None:

@@ -1,7 +1,10 @@
 """What a caller meets when the server is down, refuses, is full, or loses an answer."""
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from lmdbresults.errors import AccessDenied, ConfigurationError, StoreError, Sto
 from lmdbresults.store.redis import open_redis
 from lmdbresults.store.transactions import WriteTransaction
 from tests.support.cutting import Proxy, proxy
-from tests.support.redis_servers import RedisServer, free_port, redis_server
+from tests.support.redis_servers import RedisServer, free_port, redis_server, until
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,40 @@ def test_a_wrong_password_or_a_missing_permission_is_refused_at_once(tmp_path: P
             assert store.get(b"key") == b"value"
             with pytest.raises(AccessDenied, match="what the user may do"):
                 store.set(b"key", b"value")
+
+
+def test_a_user_who_may_not_listen_polls_without_waiting_for_a_confirmation(tmp_path: Path):
+    with redis_server(tmp_path, port=free_port()) as server, open_redis(server.url) as store:
+        server.call("ACL", "SETUSER", "reader", "on", ">pw", "resetchannels", "~*", "+@all")
+        url = f"redis://reader:pw@127.0.0.1:{server.port}"
+        with open_redis(url, socket_timeout=3600.0) as other, closing(other.subscribe()) as subscription:
+            for number in range(3):
+                store.set(b"%d" % number, b"value")
+                assert subscription.add([b"%d" % number]) == {b"%d" % number: b"value"}
+            assert subscription.fileno() == -1
+
+
+def test_a_key_that_another_thread_is_about_to_follow_is_followed_before_it_is_read(tcp_server: RedisServer):
+    with open_redis(tcp_server.url) as store, closing(store.subscribe()) as subscription:
+        os.kill(tcp_server.process.pid, signal.SIGSTOP)
+        first = threading.Thread(target=subscription.follow, args=([b"key"],))
+        try:
+            first.start()
+            until(lambda: b"key" in subscription._listener_of, "the first thread follows nothing")
+        finally:
+            resume = threading.Timer(0.2, os.kill, (tcp_server.process.pid, signal.SIGCONT))
+            resume.start()
+        subscription.follow([b"key"])
+        assert len(subscription._listener_of[b"key"]._confirmed) == 1
+        first.join()
+        resume.join()
+
+
+def test_the_outcome_of_a_step_is_kept_for_longer_than_it_is_tried(tcp_server: RedisServer):
+    with open_redis(tcp_server.url, retry_timeout=300.0) as store:
+        store.incr(b"counter")
+        (name,) = tcp_server.call("KEYS", "*.once-*")
+        assert tcp_server.call("PTTL", name) > 300_000
 
 
 def test_a_key_of_another_program_is_an_error_that_names_the_cure(tcp_server: RedisServer):
