@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from lmdbresults import states
 from lmdbresults.backends.chords import CLAIMS_KEY
 from lmdbresults.backends.keyvalue import KeyValueStoreBackend
-from lmdbresults.errors import SerializationError
+from lmdbresults.errors import NewerFormat, SerializationError
 from lmdbresults.record import TaskRecord
 from lmdbresults.store.chords import Run
 
@@ -43,6 +43,8 @@ PREFIXES: Final = {
 CHORD_PREFIX: Final = _bytes(KeyValueStoreBackend.chord_keyprefix)
 #: Where the claims of chords are listed.
 CLAIMS: Final = CHORD_PREFIX + CLAIMS_KEY.encode()
+#: What a record raises that is damaged, not one of ours, or of a newer version.
+_UNREADABLE: Final = (SerializationError, NewerFormat)
 #: Seconds by which two deadlines may differ and still count as the same.
 _CLOSE: Final = 1.0
 
@@ -105,7 +107,7 @@ def wins(item: Item, present: Item) -> bool:
 def _age(item: Item) -> tuple[int, float]:
     try:
         record = TaskRecord.unpack(item.value)
-    except SerializationError:  # what cannot be read is older than anything that can
+    except _UNREADABLE:  # is older than anything that can be read
         return -1, 0.0
     rank = 2 if record.state == states.SUCCESS else int(record.state in states.READY_STATES)
     return rank, _timestamp(record.date_done)
@@ -122,8 +124,14 @@ def _timestamp(date_done: str | None) -> float:
 
 
 def ended_since(item: Item, moment: float | None) -> bool:
-    """Return whether an item is a result that has ended at a moment or later, or not yet, or is no result."""
+    """Return whether an item is a result that has ended at a moment or later, or not yet, or is no result.
+
+    Of a result that cannot be read here this is not known; it is copied, as it is without a moment.
+    """
     if moment is None or item.kind != RESULT:
         return True
-    record = TaskRecord.unpack(item.value)
+    try:
+        record = TaskRecord.unpack(item.value)
+    except _UNREADABLE:
+        return True
     return record.date_done is None or _timestamp(record.date_done) >= moment

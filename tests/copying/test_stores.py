@@ -100,6 +100,14 @@ def test_results_that_ended_before_since_are_left_out(one: LMDBStore, other: LMD
     assert [key for key, _ in other.range()] == [b"celery-task-meta-new", b"celery-task-meta-running"]
 
 
+def test_with_since_a_result_that_cannot_be_read_is_copied_as_it_is(one: LMDBStore, other: LMDBStore):
+    key = b"celery-task-meta-damaged"
+    one.set(key, b"no record", 60.0)
+    assert copy(StoreSource(one), StoreTarget(other), since=0.0).items == 1
+    assert other.get(key) == b"no record"
+    assert list(verify(StoreSource(one), StoreTarget(other), since=0.0)) == []
+
+
 def test_what_is_written_meanwhile_on_both_sides_ends_in_the_union(one: LMDBStore, other: LMDBStore):
     is_over = threading.Event()
 
