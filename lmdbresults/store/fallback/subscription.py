@@ -66,8 +66,10 @@ class FallbackSubscription(Subscription):
 
     def fileno(self) -> int:
         files = self._files()
-        if self._both is None or len(files) < 2:
-            return files[0] if files else -1
+        if len(files) < 2:  # from one of the two no messages can arrive, so it must be polled
+            return -1
+        if self._both is None:
+            return files[0]
         if files != self._watched:
             for file in self._watched:
                 with suppress(OSError):  # it was closed, which has unregistered it

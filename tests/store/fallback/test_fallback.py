@@ -14,6 +14,8 @@ from lmdbresults.app import App, Request
 from lmdbresults.backends import StoreBackend
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store.fallback import FallbackStore
+from lmdbresults.store.redis import open_redis
+from tests.support.redis_servers import free_port, redis_server
 
 
 @pytest.fixture
@@ -122,6 +124,17 @@ def test_a_claim_that_a_worker_of_the_old_store_has_left_is_taken_over(old: LMDB
     assert RAN == []
     backend_over(both).chords.recover(now=True)
     assert RAN == [[0, [1, 2]]]
+
+
+def test_a_new_store_that_lets_no_user_listen_is_polled(tmp_path: Path, old: LMDBStore):
+    with redis_server(tmp_path / "redis", port=free_port()) as server:
+        server.call("ACL", "SETUSER", "reader", "on", ">pw", "resetchannels", "~*", "+@all")
+        new = open_redis(f"redis://reader:pw@127.0.0.1:{server.port}")
+        with FallbackStore(new, open_store(old.options.path, durability="none")) as both:
+            subscription = both.subscribe()
+            assert subscription.add([b"key"]) == {b"key": None}
+            assert subscription.fileno() == -1
+            subscription.close()
 
 
 @pytest.mark.parametrize("writer", ["old", "new"])
