@@ -102,6 +102,8 @@ def redis_server(folder: Path, *settings: str, port: int = 0, sentinel: Path | N
     command = [redis_needed(), *place, *common, *settings]
     if sentinel is not None:
         command = [redis_needed(), str(sentinel), "--sentinel", *place]
+    if shutil.which("setpriv"):  # the server ends with the tests, also if those are killed
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     server = RedisServer(process, port, path)
