@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from lmdbresults.errors import ResultError
@@ -49,23 +49,27 @@ def create_app(
     pages = Pages(source, settings, sessions, live)
     actions = Actions(source, settings, sessions, pages)
     app = Starlette(
-        routes=[
-            Route("/", pages.overview),
-            Route("/tasks", pages.tasks),
-            Route("/task", pages.task),
-            Route("/groups", pages.groups),
-            Route("/group", pages.group),
-            Route("/chords", pages.chords),
-            Route("/queues", pages.queues),
-            Route("/events", pages.events),
-            Route("/login", pages.login, methods=["GET", "POST"]),
-            Route("/forget", actions.forget, methods=["POST"]),
-            Route("/revoke", actions.revoke, methods=["POST"]),
-            Route("/retry", actions.retry, methods=["POST"]),
-            Mount("/static", StaticFiles(packages=[("lmdbresults.web", "static")]), name="static"),
-        ],
+        routes=_routes(pages, actions),
         middleware=[Middleware(Guard, settings=settings, sessions=sessions)],
         exception_handlers={ResultError: pages.problem, 404: pages.not_found},
     )
     app.state.close = live.close  # or a server would wait for open pages at its end
     return app
+
+
+def _routes(pages: Pages, actions: Actions) -> list[BaseRoute]:
+    return [
+        Route("/", pages.overview),
+        Route("/tasks", pages.tasks),
+        Route("/task", pages.task),
+        Route("/groups", pages.groups),
+        Route("/group", pages.group),
+        Route("/chords", pages.chords),
+        Route("/queues", pages.queues),
+        Route("/events", pages.events),
+        Route("/login", pages.login, methods=["GET", "POST"]),
+        Route("/forget", actions.forget, methods=["POST"]),
+        Route("/revoke", actions.revoke, methods=["POST"]),
+        Route("/retry", actions.retry, methods=["POST"]),
+        Mount("/static", StaticFiles(packages=[("lmdbresults.web", "static")]), name="static"),
+    ]
