@@ -26,7 +26,7 @@ REASONS: Final = (
     ("disk", "", "", "Pages of a tree are about two thirds full, and a record has a checksum and its task's name."),
     ("memory", "Anonymous", "", "More modules, and the buffers of LMDB."),
     ("memory", "", "", "Pages of the mapped file count as memory, although the system can take them back."),
-    ("server", "", "", "A store is a script with checks and a wake-up; SETEX and PUBLISH check nothing."),
+    ("redis", "", "", "A store is a script with checks and a wake-up; SETEX and PUBLISH check nothing."),
     ("startup", "", "", "More modules: a store, its recovery, queues, a backend."),
 )  # fmt: skip
 
