@@ -109,8 +109,9 @@ def say_table(titles: Sequence[str], rows: Sequence[Sequence[object]], empty: st
 def rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     """Return a table of cells that are inert."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="ellipsis", no_wrap=True)
+    for column, title in enumerate(titles):
+        # Of columns that may wrap, rich cuts the longest first, such as ids; otherwise all alike, states to nothing.
+        table.add_column(title, overflow="ellipsis", no_wrap=any(" " in row[column] for row in cells))
     for row in cells:
         table.add_row(*(Text(cell, style=state_style(cell)) for cell in row))
     return table

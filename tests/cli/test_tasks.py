@@ -1,5 +1,6 @@
 """The commands that show tasks, wait for them, and delete them."""
 
+import io
 import json
 import os
 import pty
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lmdbresults import open_backend
 from lmdbresults.app import App, Request
 from lmdbresults.cli.commands import COMMANDS, commands
-from lmdbresults.cli.output import inert
+from lmdbresults.cli.output import inert, rich_table
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store.queues import Message
 
@@ -292,3 +294,14 @@ def test_celery_has_the_commands_for_the_file_of_an_application(backend, file, t
     command: list[str] = [sys.executable, "-m", "celery", "-A", "proj", "lmdb", "list", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert [row["id"] for row in json.loads(done.stdout)["rows"]] == ["one"], done.stderr
+
+
+def test_in_a_narrow_terminal_ids_are_cut_before_states_and_names():
+    id_ = "0a1b2c3d-0000-4000-8000-000000000000"
+    cells = [["2026-01-31 12:00:00", "SUCCESS", id_, "app.add", "0.3 ms", "w1@host", "celery", id_]]
+    console = Console(width=90, file=(printed := io.StringIO()))
+    console.print(rich_table(["ended", "state", "id", "name", "run time", "worker", "queue", "group"], cells))
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "2026-01-31 12:00:00  SUCCESS  0a1b" in lines[1]
+    assert all(cell in lines[1] for cell in ("app.add", "0.3 ms", "w1@host", "celery"))
