@@ -123,6 +123,23 @@ def test_a_result_appears_without_reloading(visit: Callable[..., Page], backend:
     assert all(page.evaluate("window.isSame") for page in (overview, tasks, pending))
 
 
+def test_a_hidden_tab_holds_no_connection_and_is_up_to_date_when_it_is_shown(
+    visit: Callable[..., Page], backend: Any
+) -> None:
+    page = visit("/task?id=hidden")
+    expect(page.locator("#pulse")).to_have_attribute("data-live", "live")
+    is_hidden = (
+        "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+        " document.dispatchEvent(new Event('visibilitychange')); }"
+    )
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
+        page.evaluate(is_hidden, True)
+    put_task(backend.store, "hidden", name="shop.hidden", ago=0)
+    with page.expect_request(re.compile("/events$")):
+        page.evaluate(is_hidden, False)
+    expect(page.locator(".lead")).to_contain_text("SUCCESS")
+
+
 def test_the_canvas_of_a_chord_is_a_picture_of_what_is_done_and_missing(
     visit: Callable[..., Page], backend: Any
 ) -> None:

@@ -98,22 +98,30 @@
     if (isStale) refresh();
   }
 
-  function listen() {
-    if (!document.getElementById("live") || !window.EventSource) return;
-    const events = new EventSource(`${document.body.dataset.base}/events`);
-    const pulse = document.getElementById("pulse");
-    let wasLost = false;
+  let events = null, wasLost = false;
+
+  function connect() {
+    events = new EventSource(`${document.body.dataset.base}/events`);
     events.onopen = () => { show("live", "live"); if (wasLost) refresh(); wasLost = false; };
     events.onerror = () => { show("lost", "no server"); wasLost = true; };
     events.addEventListener("changed", () => {
+      const pulse = document.getElementById("pulse");
       delete pulse.dataset.new;
       requestAnimationFrame(() => { pulse.dataset.new = ""; });
       refresh();
     });
-    document.addEventListener("visibilitychange", () => { if (isStale) refresh(); });
+  }
+
+  function listen() {
+    if (!document.getElementById("live") || !window.EventSource) return;
+    if (!document.hidden) connect();
+    document.addEventListener("visibilitychange", () => {
+      events?.close(); // a browser opens six connections to a host: hidden tabs must leave them to the others
+      if (!document.hidden) { connect(); refresh(); }
+    });
     document.addEventListener("selectionchange", () => { if (isPaused) { isPaused = false; refresh(); } });
     document.addEventListener("focusout", () => { if (isPaused) { isPaused = false; refresh(); } });
-    addEventListener("pagehide", () => events.close());
+    addEventListener("pagehide", () => events?.close());
     addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   }
 
