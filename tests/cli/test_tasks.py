@@ -42,7 +42,7 @@ def file(backend: Any) -> str:
 
 
 def end(backend: Any, task_id: str, name: str = "proj.add", state: str = "SUCCESS", **request: Any) -> None:
-    result = ValueError("no") if state == "FAILURE" else 42
+    result = ValueError("no") if state == "FAILURE" else "forty-two"
     traceback = f'Traceback (most recent call last):\n  File "{name}"\nValueError: no' if state == "FAILURE" else None
     backend.store_result(task_id, result, state, traceback, Request(task_id, name, **request))
 
@@ -95,9 +95,9 @@ def test_a_task_is_shown_with_its_tree_and_decoded_only_if_asked(backend, file, 
     said = run("show", file, "failed").stdout
     assert "ValueError: no" in said
     assert re.search(r"SUCCESS proj.add root\n├── SUCCESS proj.add child\n└── FAILURE proj.mail failed\n", said)
-    assert "42" not in run("show", file, "root").stdout
+    assert "forty-two" not in run("show", file, "root").stdout
     found = json.loads(run("show", file, "root", "--decode", "--json").stdout)
-    assert (found["result"], found["arguments"]["args"]) == (42, [7])
+    assert (found["result"], found["arguments"]["args"]) == ("forty-two", [7])
     assert [child["id"] for child in found["canvas"]["children"]] == ["child", "failed"]
     assert "Nothing is stored" in run("show", file, "unknown", code=1).stderr
 
@@ -259,7 +259,7 @@ def test_an_export_can_be_decoded_and_filtered_for_other_programs(backend, file,
     end(backend, "one", args=(7,))
     end(backend, "failed", state="FAILURE")
     (line,) = run("export", file, "--decode", "--state", "SUCCESS").stdout.splitlines()
-    assert (json.loads(line)["result"], json.loads(line)["arguments"]["args"]) == (42, [7])
+    assert (json.loads(line)["result"], json.loads(line)["arguments"]["args"]) == ("forty-two", [7])
     assert len(json.loads(run("export", file, "--format", "json").stdout)) == 2
     assert "without --decode" in run("import", file, given=line + "\n", code=2).stderr
     assert "Is --format right?" in run("import", file, "--format", "json", given="id,state\n", code=2).stderr
