@@ -22,19 +22,17 @@ from celery.app.task import Context
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult, ResultSet
 
-from lmdbresults import LMDBStore
 from lmdbresults.integrations.celery import aio
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import consumer as celery_consumer
 from lmdbresults.store import following
 from lmdbresults.store.lmdb.types import FINAL
-from lmdbresults.store.redis import subscription as redis_subscription
 from tests.support import waits
 from tests.support.celery_tasks import OwnError, add, progress, settings_for
 from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
 from tests.support.processes import FORKS_WITH_THREADS, Child, run_script
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.any_engine]
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 HOUR = 3600.0
 
@@ -55,15 +53,13 @@ def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(celery_consumer, "INTERVAL", HOUR)
     monkeypatch.setattr(celery_callbacks, "_ASK_AGAIN", HOUR)
     monkeypatch.setattr(following, "LOOK_EVERY", HOUR)
-    monkeypatch.setattr(redis_subscription, "LOOK_EVERY", HOUR)
     monkeypatch.setattr(following, "CHORES_EVERY", HOUR)
 
 
 @pytest.fixture
-def store_elsewhere(app: Celery, tmp_path: Path, result_backend: str) -> Iterator[Callable[..., None]]:
+def store_elsewhere(app: Celery, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Has another process store results: ``store_elsewhere(id, result, state)``, or a list of such as ``many``."""
-    settings = settings_for(tmp_path, result_backend=result_backend)
-    command = [sys.executable, "-c", PRODUCER, json.dumps(settings)]
+    command = [sys.executable, "-c", PRODUCER, json.dumps(settings_for(tmp_path))]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def store(task_id: str = "", result: Any = None, state: str = "SUCCESS", many: Any = None) -> None:
@@ -85,8 +81,6 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def registrations(app: Celery) -> int:
     """How many keys are followed in all processes, without those that this one is about to leave."""
     app.backend.result_consumer.hub._unsubscribe()
-    if not isinstance(app.backend.store, LMDBStore):
-        return len(app.backend.store._server.call(b"", "PUBSUB", "CHANNELS", "lmdbresults:*"))
     return waits.registrations(app.backend.store.options.path)
 
 
@@ -97,14 +91,12 @@ def until_waited_for(app: Celery, *results: AsyncResult) -> None:
 
 
 def left_behind(app: Celery) -> list[Any]:
-    """Return what says, in memory, in the file, or on the server, that a thread waits, although none does."""
+    """Return what says, in memory or in the file, that a thread waits, although none does."""
     gc.collect()
     consumer = app.backend.result_consumer
     consumer.drain_events(timeout=0)
     consumer.drain_events(timeout=0)  # callbacks that the first one has called are not followed any more
     hub, noted = consumer.hub, consumer.callbacks
-    if registrations(app) and not isinstance(app.backend.store, LMDBStore):
-        wait_for(lambda: not registrations(app))  # a server is told by another thread
     places = (*(list(each) for each in vars(noted).values() if hasattr(each, "__iter__")), hub._followers, hub._waiting)
     return [place for place in (*places, registrations(app)) if place]
 
@@ -414,7 +406,6 @@ def test_a_callback_comes_while_another_result_is_waited_for(app: Celery, thread
     assert left_behind(app) == []
 
 
-@pytest.mark.of_a_file
 def test_a_message_that_cannot_be_decoded_is_no_result_for_a_callback(app: Celery, threads: Any) -> None:
     told: list[Any] = []
     result, other = pending(app, 2)
@@ -488,7 +479,6 @@ def test_groups_that_are_dropped_are_not_kept(app: Celery) -> None:
     assert len(app.backend.result_consumer.callbacks) <= celery_callbacks._FEW
 
 
-@pytest.mark.of_a_file
 def test_a_result_may_go_inside_a_transaction(app: Celery) -> None:
     """What is collected as garbage takes no lock, and writes nothing."""
     [result] = pending(app)
@@ -523,7 +513,6 @@ def test_what_a_callback_raises_is_not_lost_and_loses_nothing(app: Celery) -> No
 # -- nothing grows ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.of_a_file
 def test_ten_thousand_waits_leave_nothing_behind(app: Celery, threads: Any) -> None:
     hub = app.backend.result_consumer.hub
     everything: list[Future[Any]] = []
@@ -577,9 +566,8 @@ def test_processes_that_are_forked_after_waiting_wait_for_themselves(app: Celery
             of_parent = app.AsyncResult(task_id)
             waits = [pool.submit(of_parent.get), pool.submit(again.get)]
             until_waited_for(app, of_parent, again)
-            value = waits[0].result(PATIENCE)
             app.backend.mark_as_done(again.id, 0)
-            return [value, waits[1].result(PATIENCE)], len(app.backend.result_consumer.callbacks)
+            return [each.result(PATIENCE) for each in waits], len(app.backend.result_consumer.callbacks)
 
     results = pending(app, 3)
     children = [Child(child, result.id) for result in results]
@@ -641,7 +629,6 @@ print(result.get())
 """
 
 
-@pytest.mark.of_a_file
 def test_signals_interrupt_a_wait_which_may_be_repeated(app: Celery, tmp_path: Path) -> None:
     done = run_script(INTERRUPTED, json.dumps(settings_for(tmp_path)))
     assert (done.stdout, done.stderr) == ("interrupted\n" * 6 + "42\n", "")
@@ -727,7 +714,6 @@ app.backend.close()
 """
 
 
-@pytest.mark.of_a_file
 @pytest.mark.parametrize("kind", GREEN)
 def test_greenlets_wait(app: Celery, tmp_path: Path, kind: str) -> None:
     if importlib.util.find_spec(kind) is None:
@@ -737,7 +723,6 @@ def test_greenlets_wait(app: Celery, tmp_path: Path, kind: str) -> None:
     assert (done.stdout, done.stderr) == ("interrupted\n0 2\n0 0 0\n", "")
 
 
-@pytest.mark.of_a_file
 def test_a_backend_that_is_closed_leaves_nothing_in_the_folder(app: Celery, tmp_path: Path) -> None:
     with pytest.raises(exceptions.TimeoutError):
         pending(app)[0].get(timeout=0.01)
@@ -748,8 +733,8 @@ def test_a_backend_that_is_closed_leaves_nothing_in_the_folder(app: Celery, tmp_
 # -- a real worker ---------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_wakes_its_clients(tmp_path: Path, threads: Any, result_backend: str) -> None:
-    settings = settings_for(tmp_path, result_backend=result_backend, task_track_started=True)
+def test_a_worker_wakes_its_clients(tmp_path: Path, threads: Any) -> None:
+    settings = settings_for(tmp_path, task_track_started=True)
     metas: list[dict[str, Any]] = []
     with running_worker(tmp_path, settings) as app:
         end = tmp_path / "end"
