@@ -18,7 +18,7 @@ from tests.support.processes import FORKS_WITH_THREADS
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
-IMAGES = 200 if os.environ.get("LMDBRESULTS_FULL") == "1" else 30
+IMAGES = 200 if os.environ.get("LMDBRESULTS_FULL") == "1" else 15
 
 #: Stores something that a checkpoint covers, and more, for which the sync fails. The events tell when.
 FAILS = """

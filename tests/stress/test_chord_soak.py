@@ -30,7 +30,7 @@ from tests.support.celery_workers import Worker
 from tests.support.chord_keys import leftovers
 from tests.support.redis_servers import fail_over, redis_cluster
 
-SECONDS = float(os.environ.get("LMDBRESULTS_SOAK_SECONDS", "6"))
+SECONDS = float(os.environ.get("LMDBRESULTS_SOAK_SECONDS", "4"))
 CHORDS = int(os.environ.get("LMDBRESULTS_SOAK_CHORDS", "10"))
 PARTS = 50
 WORKERS = 2
