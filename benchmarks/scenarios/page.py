@@ -47,7 +47,7 @@ ALONE = replace(WRITER, name="writer", configuration=plain.NONE.configuration)
 
 @scenario(
     "page",
-    "A page of lmdbresults web, made anew by the server; and the stores of a worker while the overview is open in a "
+    "A page of lmdbresults web, made again by the server; and the stores of a worker while the overview is open in a "
     "browser that shows every change",
     grows_with="stored results",
 )

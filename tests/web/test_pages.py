@@ -189,7 +189,7 @@ class TestFiles:
         assert "cannot be read" in Visitor(create_app(path)).text("/", 503)
         assert path.read_bytes() == b"x" * 10_000
 
-    def test_a_replaced_file_is_opened_anew(self, tmp_path: Path) -> None:
+    def test_a_replaced_file_is_opened_again(self, tmp_path: Path) -> None:
         path, other = tmp_path / "results.lmdb", tmp_path / "other.lmdb"
         for file, id_ in ((path, "before"), (other, "after")):
             with open_store(file, durability="none") as store:

@@ -54,7 +54,7 @@ class Node:
         except self._response_error:
             self._idle.append(connection)
             raise
-        except BaseException:
+        except BaseException:  # an answer that was not read would be taken for that of the next command
             connection.disconnect()
             raise
         self._idle.append(connection)
@@ -68,7 +68,7 @@ class Node:
         try:
             connection.send_packed_command(connection.pack_commands(sent), check_health=False)
             answers = [self._answer(connection) for _ in sent]
-        except BaseException:
+        except BaseException:  # an answer that was not read would be taken for that of the next command
             connection.disconnect()
             raise
         self._idle.append(connection)
