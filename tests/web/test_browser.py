@@ -218,10 +218,11 @@ def test_keys_move_open_and_change_the_colours(visit: Callable[..., Page]) -> No
     page = visit("/tasks", color_scheme="light")
     for key in ("j", "j", "k", "Enter"):
         page.keyboard.press(key)
-    expect(page).to_have_url(re.compile("/task[?]id="))
+    page.wait_for_url(re.compile("/task[?]id="))  # and until it has loaded: at the change of its address it has no body
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.keyboard.press("t")
     page.keyboard.press("q")
+    page.wait_for_url("**/queues")
     expect(page.locator("nav a[aria-current]")).to_have_text("Queues")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
