@@ -16,7 +16,7 @@ from benchmarks.rows import BARE, BARE_ROW, OWN, OWN_ROW, Row, Section
 from benchmarks.servers import Unavailable
 
 #: Seconds after which no new round starts, by mode; a few rounds are always made.
-LONGEST = {"tiny": 0.0, "short": 6.0, "full": 60.0}
+LONGEST = {"tiny": 0.0, "short": 6.0, "full": 60.0, "huge": 60.0}
 FEWEST_ROUNDS = 3
 
 Size = TypeVar("Size")
@@ -72,9 +72,9 @@ class Bench:
     step: Callable[[str], None]
     """Reports progress. Only called between measurements."""
 
-    def size(self, tiny: Size, short: Size, full: Size) -> Size:
-        """Return the value for this mode."""
-        return {"tiny": tiny, "short": short, "full": full}[self.mode]
+    def size(self, tiny: Size, short: Size, full: Size, huge: Size | None = None) -> Size:
+        """Return the value for this mode; ``huge`` is as ``full`` unless it is given."""
+        return {"tiny": tiny, "short": short, "full": full, "huge": full if huge is None else huge}[self.mode]
 
     def operations(self, about: Peer) -> int:
         """Return the number of operations in a block."""

@@ -34,7 +34,8 @@ HOW: Final = """\
 
 ```sh
 make bench                                  # a few minutes: all scenarios, small sizes
-python -m benchmarks --full --json run.json # all sizes, up to 10 million results: two hours, 20 GB on disk
+python -m benchmarks --full --json run.json # what is published here: 35 minutes
+python -m benchmarks --huge --only growth   # files of up to 10 million results: 20 GB on disk
 python -m benchmarks --only store --only get
 python -m benchmarks --compare run.json     # fails if lmdbresults has become slower relative to bare LMDB
 ```

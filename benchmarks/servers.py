@@ -43,6 +43,15 @@ def used_cpu(session: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def ran(session: int) -> float:
+    """Return the seconds that the living threads of a process, and of those that it started, have run.
+
+    Finer than `used_cpu`, which counts in ticks of a hundredth of a second.
+    """
+    times = [file.read_text() for folder, _ in _processes(session) for file in folder.glob("task/*/schedstat")]
+    return sum(int(each.split()[0]) for each in times) / 1e9
+
+
 def wake_ups(session: int) -> int:
     """Return how often the threads of a process, and of those that it started, have fallen asleep."""
     statuses = [status for folder, _ in _processes(session) for status in folder.glob("task/*/status")]

@@ -149,7 +149,7 @@ CHARTS: Final[Mapping[str, Chart]] = {
         "visibility timeout, an hour; SQLite and files never.",
         (
             Measure(
-                "broker", "redelivery after kill -9", "A killed worker's task runs again after {own}", SET_UPS,
+                "broker", "redelivery after kill -9", "Killed worker: its task runs again after {own}", SET_UPS,
                 longest=5e6,
             ),
         ),

@@ -34,20 +34,20 @@ def journey() -> Picture:
     picture.box(MARGIN, file, RIGHT - MARGIN, 92, "box fill", 6)
     picture.box(MARGIN, file, RIGHT - MARGIN, 92, "lmdbresults line", 6)
     picture.text(MARGIN + 14, file + 80, "celery.lmdb, a file that all of them have mapped", SMALL, "muted")
-    for x, width, name in ((MARGIN + 14, 170, "queue"), (246, 200, "results")):
+    for x, width, name in ((MARGIN + 14, 200, "queue"), (246, 200, "results")):
         picture.box(x, file + 14, width, 44, "lmdbresults line", 4)
         picture.text(x + width / 2, file + 41, name, TEXT, "ink bold", "middle")
     in_file = file + 12
     for number, points in (
         (1, [(82, below + 2), (82, in_file)]),
-        (3, [(190, in_file), (190, below + 4)]),
+        (3, [(222, in_file), (222, below + 4)]),
         (4, [(264, below + 2), (264, in_file)]),
         (6, [(420, in_file), (420, below + 4)]),
     ):
         picture.path(points, "ink", 2, "ink-arrow")
         picture.number(points[0][0], (below + file) / 2 + 16, number)
     for number, points in (
-        (2, [(120, below + 2), (120, below + 26), (212, below + 26), (212, below + 4)]),
+        (2, [(120, below + 2), (120, below + 26), (196, below + 26), (196, below + 4)]),
         (5, [(288, below + 2), (288, below + 26), (380, below + 26), (380, below + 4)]),
     ):
         picture.path(points, "lmdbresults dashed", 2, "lmdbresults-arrow")

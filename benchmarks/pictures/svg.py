@@ -60,7 +60,8 @@ class Picture:
         self.title = title
         self.bottom: float = MARGIN
         self._shapes: list[str] = []
-        self.paragraph(title, TITLE, "ink bold")
+        for part in _parts_of(title):
+            self.paragraph(part, TITLE, "ink bold")
         self.paragraph(subtitle, SMALL, "muted")
 
     def paragraph(self, text: str, size: float = TEXT, style: str = "ink") -> None:
@@ -117,6 +118,14 @@ class Picture:
         yield f'<rect class="rule line" x="0.5" y="0.5" {edge}/>'
         yield from self._shapes
         yield "</svg>\n"
+
+
+def _parts_of(title: str) -> list[str]:
+    """Return a title, or what stands before and behind its colon if it is too long for a line."""
+    if len(lines_of(title, TITLE, WIDTH - 2 * MARGIN, bold=True)) == 1:
+        return [title]
+    before, colon, after = title.partition(": ")
+    return [before + colon.strip(), after] if colon else [title]
 
 
 def lines_of(text: str, size: float, width: float, *, bold: bool = False) -> list[str]:

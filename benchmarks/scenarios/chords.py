@@ -151,7 +151,7 @@ def chords(bench: Bench) -> list[Row]:
             if size <= CELERY_LARGEST or name == plain.BESIDE_CELERY.name:
                 key = Key(name, "part", size)
                 blocks[key] = partial(_block, client, size, bench.size(1, SHORT_BLOCK, BLOCK), bench.rng, details[key])
-    rows = field.rows(bench.interleave(blocks, bench.size(1, 3, 10)), alike=True)
+    rows = field.rows(bench.interleave(blocks, bench.size(1, 3, 3)), alike=True)
     return [replace(row, note=_note(details[Key(row.peer, row.work, row.x)])) if row.median else row for row in rows]
 
 

@@ -43,7 +43,7 @@ CROWDS = (Crowd(1, 1), Crowd(2, 1), Crowd(4, 1), Crowd(1, 8), Crowd(4, 8), Crowd
 def commits(bench: Bench) -> list[Row]:
     field = bench.serve(PEERS)
     crowds = [Crowd(1, 1), Crowd(2, 2)] if bench.mode == "tiny" else CROWDS
-    crew, seconds = Crew(bench, max(crowd.processes for crowd in crowds)), bench.size(0.05, 0.4, 2.0)
+    crew, seconds = Crew(bench, max(crowd.processes for crowd in crowds)), bench.size(0.05, 0.4, 1.0)
     keys = {Key(name, str(crowd)): crowd for crowd in crowds for name in field.folders}
     times: dict[Key, Rounds] = {key: [] for key in keys}
     rates: dict[Key, list[float]] = {key: [] for key in keys}

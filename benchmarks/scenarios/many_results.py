@@ -33,7 +33,7 @@ def get_many(bench: Bench) -> list[Row]:
             if not (is_slow and count > 1000 and bench.mode == "short"):
                 task_ids = stored(client, count, bench.rng)
                 blocks[Key(name, "get_many", count)] = partial(_get_many, client, task_ids)
-    return field.rows(bench.interleave(blocks, bench.size(1, 5, 15)), alike=True)
+    return field.rows(bench.interleave(blocks, bench.size(1, 5, 7)), alike=True)
 
 
 def _get_many(client: Any, task_ids: list[str]) -> list[int]:
@@ -67,7 +67,7 @@ def groups(bench: Bench) -> list[Row]:
             blocks[Key(name, "save", size)] = partial(_save, bench, client, size, count, saved)
         for name, client in field.clients.items():
             blocks[Key(name, "restore", size)] = partial(_restore, client, size, saved)
-    return field.rows(bench.interleave(blocks, bench.size(1, 10, 30)))
+    return field.rows(bench.interleave(blocks, bench.size(1, 10, 10)))
 
 
 def _save(

@@ -55,7 +55,7 @@ def monitoring(bench: Bench) -> list[Row]:
         for work, look in _WORKS.items():
             blocks[Key(OWN, work, count)] = partial(_timed, partial(look, Monitor(store)))
         blocks[Key(_SCAN, "the newest 100", count)] = partial(_timed, partial(_newest, backend))
-    return field.rows(bench.interleave(blocks, bench.size(1, 3, 15), warm_up=bench.mode != "tiny"), alike=True)
+    return field.rows(bench.interleave(blocks, bench.size(1, 3, 3), warm_up=bench.mode != "tiny"), alike=True)
 
 
 def _timed(look: Callable[[], object]) -> list[int]:

@@ -56,11 +56,11 @@ def on_redis(bench: Bench) -> list[Row]:
     waiting = bench.open(PEERS, group="waiting")  # a client of its own: Celery's still follows what it has read
     for name, client in waiting.clients.items():
         blocks[Key(name, "wake-up")] = partial(_wake_ups, bench, crew, waiting, name, client)
-    return field.rows(bench.interleave(blocks, bench.size(1, 15, 60)), alike=True)
+    return field.rows(bench.interleave(blocks, bench.size(1, 15, 15)), alike=True)
 
 
 def _wake_ups(bench: Bench, crew: Crew, field: Field, name: str, client: Any) -> list[int]:
-    return [took for _ in range(bench.size(1, 20, 50)) for took in _wake(bench, crew, field, name, client, False)]
+    return [took for _ in range(bench.size(1, 20, 20)) for took in _wake(bench, crew, field, name, client, False)]
 
 
 def _chord(bench: Bench, client: Any, parts: int) -> list[float]:

@@ -16,7 +16,7 @@ from benchmarks.rows import BOUNDED, DISK, OWN, Row
 def store(bench: Bench) -> list[Row]:
     field = bench.open((*celery.EVERY, bare.NONE, bare.COMMIT))
     blocks = {Key(name, "store"): partial(store_new, bench, client) for name, client in field.clients.items()}
-    return field.rows(bench.interleave(blocks, bench.size(1, 20, 100)))
+    return field.rows(bench.interleave(blocks, bench.size(1, 20, 30)))
 
 
 @scenario("progress", "Celery's backend classes: STARTED, then SUCCESS of the same task; the time is for both")
@@ -28,7 +28,7 @@ def progress(bench: Bench) -> list[Row]:
         return time_each(client.start_and_store, requests)
 
     blocks = {Key(name, "both"): partial(block, client) for name, client in field.clients.items()}
-    return field.rows(bench.interleave(blocks, bench.size(1, 15, 100)))
+    return field.rows(bench.interleave(blocks, bench.size(1, 15, 20)))
 
 
 @scenario("get", "Celery's backend classes: read an existing result, a missing one, and one in the client's cache")
@@ -44,7 +44,7 @@ def get(bench: Bench) -> list[Row]:
             caching = client.about.open(client.folder, settings={"result_cache_max": len(present)})
             bench.stack.callback(caching.close)
             cached[Key(name, "cached")] = partial(_get_cached, bench, caching, present, count)
-    return field.rows(bench.interleave({**hits, **misses, **cached}, bench.size(1, 20, 100)), alike=True)
+    return field.rows(bench.interleave({**hits, **misses, **cached}, bench.size(1, 20, 40)), alike=True)
 
 
 def store_new(bench: Bench, client: Client) -> list[int]:
@@ -124,7 +124,7 @@ def large(bench: Bench) -> list[Row]:
         }
         is_huge = size > 1 << 20
         samples = bench.interleave(
-            blocks, bench.size(1, 2 if is_huge else 10, 5 if is_huge else 30), warm_up=not is_huge
+            blocks, bench.size(1, 2 if is_huge else 10, 3 if is_huge else 10), warm_up=not is_huge
         )
         rows += field.rows(samples)
     return rows

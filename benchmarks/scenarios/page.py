@@ -54,7 +54,7 @@ ALONE = replace(WRITER, name="writer", configuration=plain.NONE.configuration)
 def page(bench: Bench) -> list[Row]:
     own = Peer(name=OWN, configuration="Starlette, without HTTP", durability=KILL, client=plain.Plain)
     blocks: dict[Key, Block] = {}
-    for count in bench.size([300], [10_000, 100_000], [10_000, 100_000, 1_000_000]):
+    for count in bench.size([300], [10_000, 100_000], [10_000, 100_000], [10_000, 100_000, 1_000_000]):
         folder = bench.folder / str(count)
         folder.mkdir()
         store = bench.stack.enter_context(open_store(folder / FILE, durability="none", max_size=8 << 30))
@@ -116,11 +116,11 @@ def beside_a_writer(bench: Bench) -> list[Row]:
     with open_store(folder / FILE, durability="none", max_size=8 << 30) as store:
         fill(store, bench.size(300, 10_000, 100_000))
     field = Field({about.name: about for about in (ALONE, WRITER)}, dict.fromkeys((ALONE.name, WRITER.name), folder))
-    crew, seconds = Crew(bench, 1), bench.size(0.05, 2.0, 10.0)
+    crew, seconds = Crew(bench, 1), bench.size(0.05, 2.0, 5.0)
     alone: list[Sequence[float]] = []
     watched: list[Sequence[float]] = []
     memory = 0.0
-    for _ in range(bench.size(1, 4, 8)):
+    for _ in range(bench.size(1, 4, 4)):
         alone.append(crew.run(1, pace, field, ALONE.name, seconds, "")[0])
         with open_page(folder / FILE) as peak:
             watched.append(crew.run(1, pace, field, WRITER.name, seconds, "")[0])

@@ -35,12 +35,12 @@ Plan = list[tuple[Callable[[Any], object], Any]]
 def mixed(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few((*celery.SHARED, bare.NONE)))
     sizes = bench.size([1, 2], [1, 2, 4, 8], [1, 2, 4, 8])
-    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.01, 0.25, 1.0)
+    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.01, 0.25, 0.5)
     present = {name: crew.run(1, fill, field, name, bench.size(10, 300, 2000))[0] for name in field.folders}
     keys = [Key(name, "mixed", size) for size in sizes for name in field.folders]
     times: dict[Key, Rounds] = {key: [] for key in keys}
     rates: dict[Key, list[float]] = defaultdict(list)
-    for _ in bench.rounds(bench.size(1, 2, 10)):
+    for _ in bench.rounds(bench.size(1, 2, 4)):
         for key in bench.rng.sample(keys, len(keys)):
             seed = bench.rng.getrandbits(32)
             found = crew.run(int(key.x or 1), operate, field, key.peer, present[key.peer], seconds, seed)
@@ -111,7 +111,7 @@ class Flood(NamedTuple):
 def sustained(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few(PEERS))
     sizes = bench.size([1, 2], [1, 4], [1, 4])
-    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 30.0)
+    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 8.0)
     keys = [Key(name, "store", size) for size in sizes for name in field.folders]
     found: dict[Key, dict[str, Any]] = {}
     for key in bench.steps(bench.rng.sample(keys, len(keys)), "peer"):
@@ -176,7 +176,7 @@ LOOK_EVERY = 100
 )
 def checkpoint_latency(bench: Bench) -> list[Row]:
     field = bench.serve((celery.CHECKPOINT, celery.NONE, celery.REDIS_EVERYSEC))
-    crew, seconds = Crew(bench, 1), bench.size(0.1, 2.0, 30.0)
+    crew, seconds = Crew(bench, 1), bench.size(0.1, 2.0, 10.0)
     made: dict[str, int] = defaultdict(int)
 
     def block(name: str) -> list[int]:
@@ -185,7 +185,7 @@ def checkpoint_latency(bench: Bench) -> list[Row]:
         return times  # type: ignore[no-any-return]
 
     blocks = {Key(name, "store"): partial(block, name) for name in field.folders}
-    rows = field.rows(bench.interleave(blocks, bench.size(1, 2, 4), warm_up=False), alike=True)
+    rows = field.rows(bench.interleave(blocks, bench.size(1, 2, 2), warm_up=False), alike=True)
     return [replace(row, note=f"{made[row.peer]} checkpoints") if made[row.peer] else row for row in rows]
 
 

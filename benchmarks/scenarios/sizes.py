@@ -31,9 +31,11 @@ FILES = {OWN: "plain.lmdb", BARE: "bare.lmdb"}
     grows_with="present results",
 )
 def growth(bench: Bench) -> list[Row]:
-    counts = bench.size([0, 100], [0, 10_000, 200_000], [0, 10_000, 100_000, 1_000_000, 10_000_000])
+    counts = bench.size(
+        [0, 100], [0, 10_000, 200_000], [0, 10_000, 100_000, 1_000_000], [0, 10_000, 100_000, 1_000_000, 10_000_000]
+    )
     folders = _prepare(bench, counts)
-    opening = bench.interleave(_openings(folders), bench.size(2, 30, 60))
+    opening = bench.interleave(_openings(folders), bench.size(2, 30, 30))
     using = _stores_and_reads(bench, {count: folder for count, folder in folders.items() if count})
     field = Field({OWN: plain.NONE, BARE: bare.NONE})
     return [*field.rows(using), *field.rows(opening)]
@@ -63,7 +65,7 @@ def _stores_and_reads(bench: Bench, folders: dict[int, Path]) -> Samples:
     reading = {
         Key(name, "get", count): partial(_get, bench, client, count) for (name, count), client in clients.items()
     }
-    samples = bench.interleave({**storing, **reading}, bench.size(2, 30, 100))
+    samples = bench.interleave({**storing, **reading}, bench.size(2, 30, 40))
     for client in clients.values():
         client.close()
     return samples
@@ -101,7 +103,7 @@ def _open_bare(path: Path) -> None:
 
 @scenario("disk", "Celery's backend classes: bytes on disk per result, after storing so many", grows_with="results")
 def disk(bench: Bench) -> list[Row]:
-    count = bench.size(20, 2_000, 50_000)
+    count = bench.size(20, 2_000, 20_000)
     field = bench.open((celery.NONE, celery.REDIS, celery.REDIS_EVERYSEC, celery.FILES, celery.SQLITE_OFF, bare.NONE))
     figures = {}
     for name, client in field.clients.items():
@@ -140,7 +142,7 @@ NO_BACKEND = Peer(name="no backend", configuration="disabled://", durability=MEM
 )
 def memory(bench: Bench) -> list[Row]:
     field = bench.serve((*bench.few(celery.KINDS), NO_BACKEND))
-    count = bench.size(10, 1_000, 5_000)
+    count = bench.size(10, 1_000, 3_000)
     crews = {name: Crew(bench, 1) for name in field.folders}  # a new process for each
     taken = {name: crew.run(1, memory_after_work, field, name, count)[0] for name, crew in crews.items()}
     figures = {

@@ -32,7 +32,7 @@ def startup(bench: Bench) -> list[Row]:
         Key(name, "import"): partial(time_each, partial(_run, bench.folder), [statement] * bench.size(1, 3, 5))
         for name, statement in IMPORTS.items()
     }
-    return Field(peers).rows(bench.interleave(blocks, bench.size(1, 5, 15), warm_up=bench.mode != "tiny"), alike=True)
+    return Field(peers).rows(bench.interleave(blocks, bench.size(1, 5, 8), warm_up=bench.mode != "tiny"), alike=True)
 
 
 def _run(folder: Path, statement: str) -> None:

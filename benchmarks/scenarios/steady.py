@@ -41,7 +41,7 @@ DEADLINE = Struct(">d")
 #: After so many a row is complete.
 LIFETIMES = 10
 #: How much longer lmdbresults may take, to see its expired share over several lifetimes.
-LONGER = 5
+LONGER = 3
 
 # -- the peers ---------------------------------------------------------------------------------------------------------
 
@@ -315,9 +315,10 @@ WORKS: dict[str, tuple[str, tuple[float, ...]]] = {
     grows_with="kept results",
 )
 def steady(bench: Bench) -> list[Row]:
-    seconds, rows = bench.size(0.05, 4.0, 60.0), []
-    for kept in bench.size([40], [10_000], [10_000, 100_000, 1_000_000]):
-        for number, work in enumerate(WORKS):
+    seconds, rows = bench.size(0.05, 4.0, 12.0, 60.0), []
+    sizes = bench.size([40], [10_000], [10_000, 200_000], [10_000, 200_000, 1_000_000])
+    for kept in sizes:
+        for number, work in enumerate(WORKS if kept == sizes[0] else (ONE_TTL,)):
             peers = [about for about in bench.few(PEERS) if work == ONE_TTL or about.name == OWN]
             with ExitStack() as stack:
                 rows += _each_alone(replace(bench, stack=stack), peers, work, kept, seconds, f"{kept}{number}")

@@ -39,7 +39,7 @@ WRITER_BEFORE = replace(WRITER, name="writer, no sweep", client=Before)
     grows_with="expired results",
 )
 def sweep(bench: Bench) -> list[Row]:
-    count = bench.size(5_000, 100_000, 1_000_000)
+    count = bench.size(5_000, 100_000, 300_000, 1_000_000)
     rows = [Row(**_sweep(_filled(bench, ids, count), count), work=f"alone, {ids}") for ids in IDS]
     return [*rows, _sqlite(bench, count), *_beside_a_writer(bench, count)]
 

@@ -80,7 +80,7 @@ def wakeups(bench: Bench) -> list[Row]:
         fields[work] = field = bench.open(peers, group=str(number))
         for name, client in field.clients.items():
             blocks[Key(name, work)] = partial(_wake, bench, crew, field, name, client, work == FROM_COMMIT)
-    samples = bench.interleave(blocks, bench.size(3, 500, 3000))
+    samples = bench.interleave(blocks, bench.size(3, 500, 1000))
     return [
         row
         for work, field in fields.items()

@@ -22,12 +22,12 @@ from benchmarks.scenarios.broker import round_trips, with_workers
 )
 def worker(bench: Bench) -> list[Row]:
     field, clients, _ = with_workers(bench, stacks.RESULTS)
-    size = bench.size(5, 200, 1000)
+    size = bench.size(5, 200, 500)
     blocks: dict[Key, Block] = {
-        Key(name, "round trip"): partial(round_trips, client, bench.size(1, 10, 50)) for name, client in clients.items()
+        Key(name, "round trip"): partial(round_trips, client, bench.size(1, 10, 20)) for name, client in clients.items()
     }
     blocks |= {Key(name, f"group of {size:,}"): partial(_group, client.app, size) for name, client in clients.items()}
-    rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 10), warm_up=False))
+    rows = field.rows(bench.interleave(blocks, bench.size(1, 5, 5), warm_up=False))
     return [replace(row, rate=1e6 / row.median) if row.median else row for row in rows]
 
 
