@@ -112,6 +112,57 @@ def test_a_task_with_an_eta_arrives_then(loop: Loop, connection: Any) -> None:
         assert datetime.now(timezone.utc) >= due
 
 
+class IdlePolls:
+    """A poller that notes for how many seconds it would sleep without an event, and does not sleep."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._poller = hub, hub.poller
+        self.slept: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._poller, name)
+
+    def poll(self, timeout: float) -> Any:
+        events = self._poller.poll(0)
+        if not events:
+            self.slept.append(timeout)
+        return events
+
+    def run_until_idle(self) -> None:
+        """Run the loop until it would sleep."""
+        while not self.slept:
+            self._hub.run_once()
+        self.slept.clear()
+
+    def run_until(self, done: list[Any], *, longest: float) -> None:
+        """Run the loop until something is done. Before, no sleep may be longer than so many seconds."""
+        while not done:
+            self._hub.run_once()
+            assert done or max(self.slept, default=0.0) <= longest, "the loop sleeps too long"
+
+
+@pytest.fixture
+def idle_polls(hub: Hub) -> IdlePolls:
+    hub.poller = IdlePolls(hub)
+    return hub.poller
+
+
+def test_the_loop_sleeps_no_longer_than_until_a_task_with_an_eta_is_due_and_begun(
+    hub: Hub, idle_polls: IdlePolls, connection: Any
+) -> None:
+    begun: list[int] = []
+    connection.connect()
+    connection.register_with_event_loop(hub)
+    consumer = connection.Consumer(queue(), no_ack=True)
+    # Celery's worker begins such a task by a timer, also if it is due.
+    consumer.register_callback(lambda body, message: hub.call_later(0, begun.append, body))
+    with consumer:
+        idle_polls.run_until_idle()
+        publish(connection, 1, headers={"eta": (datetime.now(timezone.utc) + timedelta(seconds=0.2)).isoformat()})
+        idle_polls.run_until(begun, longest=0.2)
+    assert begun == [1]
+
+
 def test_the_messages_of_a_dead_process_arrive(loop: Loop, connection: Any, connect: Callable[..., Any]) -> None:
     publish(connection, 1)
     ready, end = os.pipe()

@@ -34,7 +34,9 @@ class LoopDriver:
 
     A round of the loop handles what was called for and timers, then ticks, then it sleeps. At the tick, a pool prepares
     to send to its processes. Ticks are in a set: if this one is not the first of them, or if Celery has called for an
-    acknowledgement in the next round, the loop is kept awake after a delivery.
+    acknowledgement in the next round, the loop is kept awake after a delivery. It is also kept awake if a tick has
+    started a timer that is the next one, such as that of a task with an ETA: how long the loop sleeps was decided
+    before the tick.
     """
 
     def __init__(self, receiver: Receiver, loop: Any) -> None:
@@ -60,7 +62,7 @@ class LoopDriver:
         receiver = self._receiver
         if not receiver.is_due or self._is_closed:
             return
-        until, has_delivered = time.monotonic() + _ROUND, False
+        until, has_delivered, timer = time.monotonic() + _ROUND, False, self._next_timer()
         while receiver.is_due and not self._is_closed:
             receiver.turn()
             while receiver.has_taken and not self._is_closed:
@@ -75,9 +77,13 @@ class LoopDriver:
         is_first = next(iter(self._loop.on_tick)) is self._on_tick
         if receiver.has_taken or (has_delivered and (self._loop._ready or not is_first)):
             receiver.is_due = True
-            receiver.subscription.ring()
         self._wait_for_arrivals()
         self._wait_for_due()
+        if receiver.is_due or self._next_timer() is not timer:
+            receiver.subscription.ring()
+
+    def _next_timer(self) -> Any:
+        return self._loop.timer._queue[0] if self._loop.timer._queue else None
 
     def _wait_for_arrivals(self) -> None:
         """Have the loop watch the descriptor of the subscription, which may have changed."""
