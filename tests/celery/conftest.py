@@ -19,7 +19,7 @@ if find_spec("celery") is None and os.environ.get("CI") != "true":
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module with the mark ``any_engine`` over a file and over Redis, but those ``of_a_file``."""
+    """Run tests with the mark ``any_engine`` over a file and over Redis, except those ``of_a_file``."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "any_engine" in marks and "of_a_file" not in marks and "engine" in metafunc.fixturenames:
         metafunc.parametrize("engine", ["lmdb", "redis"], indirect=True)

@@ -22,11 +22,13 @@ from celery.app.task import Context
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult, ResultSet
 
+from lmdbresults import LMDBStore
 from lmdbresults.integrations.celery import aio
 from lmdbresults.integrations.celery import callbacks as celery_callbacks
 from lmdbresults.integrations.celery import consumer as celery_consumer
 from lmdbresults.store import following
 from lmdbresults.store.lmdb.types import FINAL
+from lmdbresults.store.redis import subscription as redis_subscription
 from tests.support import waits
 from tests.support.celery_tasks import OwnError, add, progress, settings_for
 from tests.support.celery_workers import PATIENCE, ROOT, running_worker, wait_for
@@ -53,13 +55,15 @@ def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(celery_consumer, "INTERVAL", HOUR)
     monkeypatch.setattr(celery_callbacks, "_ASK_AGAIN", HOUR)
     monkeypatch.setattr(following, "LOOK_EVERY", HOUR)
+    monkeypatch.setattr(redis_subscription, "LOOK_EVERY", HOUR)
     monkeypatch.setattr(following, "CHORES_EVERY", HOUR)
 
 
 @pytest.fixture
-def store_elsewhere(app: Celery, tmp_path: Path) -> Iterator[Callable[..., None]]:
+def store_elsewhere(app: Celery, tmp_path: Path, result_backend: str) -> Iterator[Callable[..., None]]:
     """Has another process store results: ``store_elsewhere(id, result, state)``, or a list of such as ``many``."""
-    command = [sys.executable, "-c", PRODUCER, json.dumps(settings_for(tmp_path))]
+    settings = settings_for(tmp_path, result_backend=result_backend)
+    command = [sys.executable, "-c", PRODUCER, json.dumps(settings)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def store(task_id: str = "", result: Any = None, state: str = "SUCCESS", many: Any = None) -> None:
@@ -81,6 +85,8 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def registrations(app: Celery) -> int:
     """How many keys are followed in all processes, without those that this one is about to leave."""
     app.backend.result_consumer.hub._unsubscribe()
+    if not isinstance(app.backend.store, LMDBStore):
+        return len(app.backend.store._server.call(b"", "PUBSUB", "CHANNELS", "lmdbresults:*"))
     return waits.registrations(app.backend.store.options.path)
 
 
@@ -91,12 +97,14 @@ def until_waited_for(app: Celery, *results: AsyncResult) -> None:
 
 
 def left_behind(app: Celery) -> list[Any]:
-    """Return what says, in memory or in the file, that a thread waits, although none does."""
+    """Return what says, in memory, in the file, or on the server, that a thread waits, although none does."""
     gc.collect()
     consumer = app.backend.result_consumer
     consumer.drain_events(timeout=0)
     consumer.drain_events(timeout=0)  # callbacks that the first one has called are not followed any more
     hub, noted = consumer.hub, consumer.callbacks
+    if registrations(app) and not isinstance(app.backend.store, LMDBStore):
+        wait_for(lambda: not registrations(app))  # a server is told by another thread
     places = (*(list(each) for each in vars(noted).values() if hasattr(each, "__iter__")), hub._followers, hub._waiting)
     return [place for place in (*places, registrations(app)) if place]
 
@@ -143,6 +151,7 @@ def test_without_time_there_is_one_look_and_no_write(app: Celery) -> None:
     assert app.backend.store.moment() == before
 
 
+@pytest.mark.any_engine
 def test_a_wait_that_times_out_leaves_nothing_and_may_be_repeated(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     for _ in range(3):
@@ -155,6 +164,7 @@ def test_a_wait_that_times_out_leaves_nothing_and_may_be_repeated(app: Celery, t
     assert got.result(PATIENCE) == 42
 
 
+@pytest.mark.any_engine
 def test_what_is_forgotten_while_it_is_waited_for_may_still_come(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     got = threads.submit(result.get)
@@ -213,6 +223,7 @@ def test_a_group_that_can_never_run_is_not_waited_for(
     assert [type(value) for value in collected.result(PATIENCE)] == [OwnError, OwnError]
 
 
+@pytest.mark.any_engine
 def test_a_chord_raises_what_its_header_has_raised(app: Celery, threads: Any) -> None:
     """As with Celery's Redis backend: the failure of the body is only a ChordError."""
     part, body = pending(app, 2)
@@ -226,6 +237,7 @@ def test_a_chord_raises_what_its_header_has_raised(app: Celery, threads: Any) ->
         asyncio.run(aio.get(AsyncResult(body.id, app=app, parent=body.parent)))
 
 
+@pytest.mark.any_engine
 def test_wait_for_returns_the_meta(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     got = threads.submit(app.backend.wait_for, result.id)
@@ -281,6 +293,7 @@ def test_on_message_is_told_of_progress(app: Celery, threads: Any, store_elsewhe
     assert {meta["task_id"] for meta in metas} == {result.id}
 
 
+@pytest.mark.any_engine
 def test_progress_wakes_only_waits_with_on_message(app: Celery, threads: Any) -> None:
     [result] = pending(app)
     got = threads.submit(result.get)
@@ -291,6 +304,7 @@ def test_progress_wakes_only_waits_with_on_message(app: Celery, threads: Any) ->
     assert got.result(PATIENCE) == 42
 
 
+@pytest.mark.any_engine
 def test_on_message_is_told_of_each_member_of_a_group(app: Celery, threads: Any) -> None:
     results = ResultSet(pending(app, 3), app=app)
     metas: list[dict[str, Any]] = []
@@ -338,6 +352,7 @@ def test_iter_native_yields_each_member_as_it_ends(app: Celery, store_elsewhere:
     assert seen == [(task_id, number) for number, task_id in enumerate(order)]
 
 
+@pytest.mark.any_engine
 def test_a_group_inside_is_yielded_when_all_in_it_has_ended(app: Celery, threads: Any) -> None:
     inner = GroupResult(uuid(), pending(app, 2), app=app)
     outer = ResultSet([inner, *pending(app)], app=app)
@@ -445,6 +460,7 @@ def test_a_callback_is_called_once_though_many_wait(app: Celery, threads: Any, s
     assert told == [result]
 
 
+@pytest.mark.any_engine
 def test_draining_tells_results_that_were_added(app: Celery) -> None:
     results = pending(app, 2)
     app.backend.add_pending_results(results)
@@ -492,6 +508,7 @@ def test_a_result_may_go_inside_a_transaction(app: Celery) -> None:
     assert left_behind(app) == []
 
 
+@pytest.mark.any_engine
 def test_what_a_callback_raises_is_not_lost_and_loses_nothing(app: Celery) -> None:
     told: list[Any] = []
 
@@ -551,6 +568,7 @@ def test_ten_thousand_waits_leave_nothing_behind(app: Celery, threads: Any) -> N
 # -- processes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_engine
 def test_processes_that_are_forked_after_waiting_wait_for_themselves(app: Celery, threads: Any) -> None:
     """As a web server does that loads the application, uses it, and then forks."""
     [first, during, told] = pending(app, 3)
@@ -566,8 +584,9 @@ def test_processes_that_are_forked_after_waiting_wait_for_themselves(app: Celery
             of_parent = app.AsyncResult(task_id)
             waits = [pool.submit(of_parent.get), pool.submit(again.get)]
             until_waited_for(app, of_parent, again)
+            value = waits[0].result(PATIENCE)
             app.backend.mark_as_done(again.id, 0)
-            return [each.result(PATIENCE) for each in waits], len(app.backend.result_consumer.callbacks)
+            return [value, waits[1].result(PATIENCE)], len(app.backend.result_consumer.callbacks)
 
     results = pending(app, 3)
     children = [Child(child, result.id) for result in results]
@@ -733,8 +752,9 @@ def test_a_backend_that_is_closed_leaves_nothing_in_the_folder(app: Celery, tmp_
 # -- a real worker ---------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_wakes_its_clients(tmp_path: Path, threads: Any) -> None:
-    settings = settings_for(tmp_path, task_track_started=True)
+@pytest.mark.any_engine
+def test_a_worker_wakes_its_clients(tmp_path: Path, threads: Any, result_backend: str) -> None:
+    settings = settings_for(tmp_path, result_backend=result_backend, task_track_started=True)
     metas: list[dict[str, Any]] = []
     with running_worker(tmp_path, settings) as app:
         end = tmp_path / "end"

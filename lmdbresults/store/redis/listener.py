@@ -4,8 +4,11 @@ It subscribes again to all channels then, and once the server has confirmed them
 meanwhile. Under gevent and eventlet it is a greenlet.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from lmdbresults.store.redis.driver import load_driver
@@ -60,6 +63,7 @@ class Listener:
         self._is_closed = False
         #: Whether the server does not let this user listen, so that no channel will be confirmed.
         self._is_refused = False
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="lmdbresults-listener", daemon=True)
         self._thread.start()
 
@@ -107,6 +111,17 @@ class Listener:
             self._drop()
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Stop listening, without a lock: for a subscription that is garbage, or was inherited by a forked child."""
+        self._is_closed = True
+        connection = self._connection
+        if connection is None:
+            return
+        if os.getpid() == self._pid:
+            _hang_up(connection)
+        else:  # the thread is the parent's, and so is the connection: only the descriptor of this process is closed
+            connection.disconnect()
+
     def _send_all(self, command: bytes, channels: list[bytes]) -> None:
         batches = range(0, len(channels), self._batch)
         self._send([(command, *channels[start : start + self._batch]) for start in batches])
@@ -120,11 +135,11 @@ class Listener:
             self._drop()
 
     def _drop(self) -> None:
-        """Close the connection; the thread, which may be reading, opens another one."""
+        """Give the connection up; the thread, which may be reading, closes it and opens another one."""
         connection, self._connection = self._connection, None
         self._confirmed.clear()
         if connection is not None:
-            connection.disconnect()
+            _hang_up(connection)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -133,11 +148,10 @@ class Listener:
         errors = (load_driver().base_error, OSError, AttributeError, ValueError)  # the last two: of a closed connection
         while not self._is_closed:
             try:
-                self._listen(self._open())
+                self._connect_and_listen()
                 patience = Patience(float("inf"))
             except errors as error:
                 with self._changed:
-                    self._drop()
                     self._has_missed = True
                     wanted = list(self._wanted)
                 if self._is_closed:
@@ -148,15 +162,18 @@ class Listener:
                     self._hearer.lost(self, wanted)
                 patience.pause()
 
-    def _open(self) -> Any:
+    def _connect_and_listen(self) -> None:
         connection = self._node.connect(PING_AFTER)
-        with self._changed:
-            if self._is_closed:
-                connection.disconnect()
-            self._connection = connection
-            self._send_all(self._subscribe, list(self._wanted))
-            self._tell_missed()
-        return connection
+        try:
+            with self._changed:
+                self._connection = connection
+                self._send_all(self._subscribe, list(self._wanted))
+                self._tell_missed()
+            self._listen(connection)
+        finally:
+            with self._changed:
+                self._drop()
+            connection.disconnect()
 
     def _listen(self, connection: Any) -> None:
         """Hand on what the server says until the connection is lost."""
@@ -209,3 +226,11 @@ class Listener:
         if self._has_missed and len(self._confirmed) == len(self._wanted):
             self._has_missed = False
             self._hearer.missed()
+
+
+def _hang_up(connection: Any) -> None:
+    """End what another thread reads. It closes the connection itself: else it might read from the next socket that gets
+    the number of the descriptor, and take what is meant for another thread.
+    """
+    with suppress(OSError, AttributeError):  # it is closed already
+        connection._sock.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,10 @@
 """The servers of a deployment, and which of them has a slot: a single server, a master behind sentinels, a Cluster."""
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias
 
 from lmdbresults.errors import ConfigurationError
@@ -35,10 +37,11 @@ class Node:
         self._idle: deque[Any] = deque()
         self._response_error = load_driver().exceptions.ResponseError
         gate.watch_forks(self)
+        weakref.finalize(self, _disconnect, self._idle)  # before their sockets are collected, which would warn
 
     def after_fork_in_child(self) -> None:
-        """Leave the connections to the parent."""
-        self._idle = deque()
+        """Leave the connections to the parent: only the descriptors of the child are closed."""
+        self.disconnect()
 
     def call(self, command: Command) -> Any:
         """Return the answer to one command; raise the error that it is."""
@@ -96,8 +99,13 @@ class Node:
 
     def disconnect(self) -> None:
         """Close the connections that are not in use."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        _disconnect(self._idle)
+
+
+def _disconnect(idle: deque[Any]) -> None:
+    with suppress(IndexError):  # other threads may take some meanwhile
+        while True:
+            idle.pop().disconnect()
 
 
 class Deployment(Protocol):

@@ -4,7 +4,6 @@ A key's channel is confirmed before its value is looked at, so no change falls b
 they hear; a byte in a socket says that there is something.
 """
 
-import os
 import socket
 import threading
 import weakref
@@ -44,6 +43,8 @@ class RedisSubscription(Subscription):
         self._is_sharded = is_sharded
         self._mget = mget
         self._is_closed = False
+        #: What closes the bell and the listeners.
+        self._finalizers: list[weakref.finalize[..., RedisSubscription]] = []
         self._reset()
         gate.watch_forks(self)
 
@@ -64,14 +65,18 @@ class RedisSubscription(Subscription):
         #: its last look.
         self._fence = self._passed = 0
         self._fences: dict[bytes, int] = {}
-        self._pid = os.getpid()
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._bell = _Bell()
+        self._finalizers.append(weakref.finalize(self, self._bell.close))
 
     def after_fork_in_child(self) -> None:
-        """Leave the listeners to the parent."""
+        """Leave the listeners to the parent: only the descriptors of the child are closed."""
+        self._release()
         self._reset()
+
+    def _release(self) -> None:
+        finalizers, self._finalizers = self._finalizers, []
+        for finalizer in finalizers:
+            finalizer()
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
@@ -125,7 +130,7 @@ class RedisSubscription(Subscription):
         if node not in self._listeners:
             hearer = _Weak(self)
             self._listeners[node] = listener = Listener(node, hearer, self._is_sharded())
-            weakref.finalize(self, listener.close)
+            self._finalizers.append(weakref.finalize(self, listener.abandon))
         return self._listeners[node]
 
     # -- what listeners tell -----------------------------------------------------------------------------------------
@@ -181,20 +186,17 @@ class RedisSubscription(Subscription):
 
     def receive(self, timeout: float) -> Mapping[bytes, bytes | None] | None:
         with suppress(OSError):  # nothing has come, or it is closed
-            if self._reader.gettimeout() != timeout:
-                self._reader.settimeout(timeout)
-            self._reader.recv(4096)
+            self._bell.wait(timeout)
         with self._lock:
             changed, self._changed = self._changed, {}
             has_missed, self._has_missed = self._has_missed, False
         return None if has_missed or self._is_closed else changed
 
     def fileno(self) -> int:
-        return -1 if self._is_closed or self._is_refused else self._reader.fileno()
+        return -1 if self._is_closed or self._is_refused else self._bell.reader.fileno()
 
     def ring(self) -> None:
-        with suppress(OSError):  # it is readable already, or closed
-            self._writer.send(b"!")
+        self._bell.ring()
 
     def close(self) -> None:
         with self._lock:
@@ -205,7 +207,31 @@ class RedisSubscription(Subscription):
             self.ring()
         for listener in listeners:
             listener.close()
-        self._reader.close()
+        self._release()
+
+
+class _Bell:
+    """A pair of sockets, of which one is readable when there is something to receive."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def wait(self, timeout: float) -> None:
+        """Return once it was rung. Raises OSError if that takes longer, or it is closed."""
+        if self.reader.gettimeout() != timeout:
+            self.reader.settimeout(timeout)
+        self.reader.recv(4096)
+
+    def ring(self) -> None:
+        """Have `wait` return. Any thread may call this."""
+        with suppress(OSError):  # it is readable already, or closed
+            self._writer.send(b"!")
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.reader.close()
         self._writer.close()
 
 

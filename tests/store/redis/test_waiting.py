@@ -1,7 +1,10 @@
 """Waiting for what others store: lost connections, forks, threads, event loops, gevent; and who is alive."""
 
 import asyncio
+import gc
 import os
+import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -154,6 +157,49 @@ def test_many_stores_by_threads_and_their_children_do_not_mix_up_answers(store: 
         parents = [pool.submit(work, number) for number in range(4)]
         assert in_child(lambda: [work(number) for number in range(10, 13)]) == [True] * 3
         assert all(parent.result() for parent in parents)
+
+
+def test_dropped_stores_leave_no_connection_no_thread_and_no_warning(server: RedisServer):
+    class Cycle:
+        def __init__(self, *held: object) -> None:
+            self.held = (self, *held)
+
+    def clients() -> int:
+        return len(server.call("CLIENT", "LIST", "TYPE", "normal").splitlines()) + len(listeners())
+
+    def listeners() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "lmdbresults-listener"]
+
+    before = clients()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for turn in range(6):
+            store = open_redis(server.url)
+            subscription = store.subscribe()
+            subscription.add([key(turn)])
+            if turn % 2:
+                Cycle(store, subscription)
+            if turn % 3:
+                in_child(lambda subscription=subscription: subscription.add([key(1)]))
+        del store, subscription
+        gc.collect()
+        until(lambda: clients() == before, "connections or threads are left")
+    assert [str(warning.message) for warning in said if warning.category is ResourceWarning] == []
+
+
+def test_a_connection_is_closed_by_the_thread_that_reads_it(server: RedisServer):
+    """Closed by another one, its descriptor may be that of a new socket while the thread still reads from it."""
+    closed_by = []
+    with open_redis(server.url) as store:
+        subscription = store.subscribe()
+        subscription.add([key(1)])
+        (listener,) = subscription._listeners.values()
+        connection = listener._connection
+        close = connection.disconnect
+        connection.disconnect = lambda: (closed_by.append(threading.current_thread()), close())
+        subscription.close()
+        listener._thread.join(60)
+    assert set(closed_by) == {listener._thread}
 
 
 # -- who is alive ------------------------------------------------------------------------------------------------------
