@@ -31,9 +31,14 @@ def read_chords(store: Store, prefix: bytes, limit: int) -> list[Chord]:
     return list(islice((chord for chord in chords if chord is not None and chord.state != ENDED), limit))
 
 
+def _are_records(store: Store) -> bool:
+    """Return whether chords lie in a store as chord_records.py says. A subclass may keep some of them elsewhere."""
+    return type(store.chords) is TransactionalChords
+
+
 def _keys(store: Store, prefix: bytes) -> Iterator[bytes]:
     """Yield the keys of chords, and a few others."""
-    if isinstance(store.chords, TransactionalChords):
+    if _are_records(store):
         start = prefix
         while (key := next((key for key, _ in store.range(prefix, start, 1, head=0)), None)) is not None:
             run = _OF_RUN.match(key)
@@ -87,7 +92,7 @@ class _Part(NamedTuple):
 
 def _parts(store: Store, key: bytes, head: Head) -> Iterator[_Part]:
     """Yield the parts of a chord that have returned. Of a value no more is read than that takes, where possible."""
-    if isinstance(store.chords, TransactionalChords):
+    if _are_records(store):
         beginning = name_of(key, head.run, "part.")
         for name, value in store.scan(beginning, head=HEAD_BYTES):
             place, _, part_id = name[len(beginning) :].decode().partition(".")

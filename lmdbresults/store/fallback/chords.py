@@ -40,12 +40,15 @@ class FallbackChords(TransactionalChords):
         if head.state != OPEN or self._handed_over.get((key, head.run)) == head.returned:
             return
         (ttl,) = self._old_store.ttls([key])
+        if ttl is None:  # it has expired just now
+            return
         ttl = None if ttl == math.inf else ttl
         run = self._old.read_run(Claim(key, head.run, ""))
         self._new.adopt(key, ttl, size=head.size, body=run.body, header=run.header)
         for name in run.names:  # before the parts: they must not complete the chord without them
-            if name.startswith(name_of(key, head.run, "more.")):
-                _, count, id_ = msgpack.unpackb(self._old_store.get(name) or b"")
+            addition = self._old_store.get(name) if name.startswith(name_of(key, head.run, "more.")) else None
+            if addition is not None:
+                _, count, id_ = msgpack.unpackb(addition)
                 self._new.add_more(key, id_, count, ttl)
         hand_over(self._new, key, run, head.size, ttl, claims_key)
         self._handed_over[key, head.run] = len(run.parts)
@@ -92,6 +95,9 @@ class FallbackChords(TransactionalChords):
         header: bytes | None = None,
     ) -> bool:
         return self._new.adopt(key, ttl, size=size, body=body, header=header)
+
+    def head(self, key: bytes) -> Head | None:
+        return self._new.head(key) or self._old.head(key)
 
     def in_flight(self, prefix: bytes) -> Iterator[tuple[bytes, Head]]:
         found = set()

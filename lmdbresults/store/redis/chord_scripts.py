@@ -8,8 +8,8 @@ refuses keys of which some exist and some do not.
 
 The claims of all chords are one sorted set, by the time at which they were entered. In a Cluster it lies in another
 slot. So a chord is entered before it is claimed: a script that would claim it returns "enter" and does nothing, unless
-it is told that this was done. No claim can be missing in the set, whatever dies; a chord that stands there but is not
-claimed is removed later.
+its arguments say that this was done. No claim can be missing in the set, whatever dies; a chord that is in the set but
+not claimed is removed later.
 
 KEYS begin with the head and the records; then comes the set of claims, if it is in the same slot. ARGV begin with
 three words: whether the claims are among the KEYS ("keys"), entered ("entered") or not yet ("no"), the key of the chord

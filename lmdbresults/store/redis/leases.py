@@ -51,12 +51,13 @@ class Leases:
         self._server = server
         self._name = layout.special(b"leases")
         self._seconds = server.options.owner_lease
-        self._stopped = threading.Event()
         self._reset()
         gate.watch_forks(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
+        #: Set to end the thread. Its lock, too, must be a new one in a child.
+        self._stopped = threading.Event()
         self._renewed_at = -self._seconds
         self._thread: threading.Thread | None = None
 

@@ -25,7 +25,7 @@ _BATCH: Final = 1000
 
 
 class Hearer(Protocol):
-    """What a listener tells what it hears."""
+    """What a listener reports to."""
 
     def heard(self, channel: bytes, message: bytes) -> None:
         """Take a message."""
@@ -58,7 +58,7 @@ class Listener:
         self._connection: Any = None
         self._wanted: dict[bytes, None] = {}
         self._confirmed: set[bytes] = set()
-        #: Whether messages may have been missed, which is told once all channels are confirmed.
+        #: Whether messages may have been missed, which is reported once all channels are confirmed.
         self._has_missed = False
         self._is_closed = False
         #: Whether the server does not let this user listen, so that no channel will be confirmed.

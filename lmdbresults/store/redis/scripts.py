@@ -11,14 +11,14 @@ from typing import Final
 from lmdbresults.store.redis.chord_scripts import CHORD_SCRIPTS
 from lmdbresults.store.redis.server import Script
 
-__all__ = ["ADD", "COMMIT", "DELETE", "EXPIRE", "INCREMENT", "MOST_SENT", "REPLACE", "SET", "Scripts"]
+__all__ = ["ADD", "COMMIT", "DELETE", "EXPIRE", "INCREMENT", "REPLACE", "SET", "Scripts"]
 
 #: Bytes of a value that go with its message at most.
-MOST_SENT: Final = 2048
+_MOST_SENT: Final = 2048
 #: Functions that other scripts begin with. ``tell`` publishes on the channel of a key.
 PRELUDE: Final = """
 local function tell(channels, name, kind, value)
-  if value and #value <= 2048 then kind = kind .. '=' .. value end
+  if value and #value <= MOST_SENT then kind = kind .. '=' .. value end
   redis.call('PUBLISH', channels .. name, kind)
 end
 local function put(name, value, px)
@@ -138,8 +138,8 @@ class Scripts:
 
     def __init__(self, publish: str, kept: float) -> None:
         def script(source: str) -> Script:
-            whole = PRELUDE.replace("OUTCOME_KEPT", str(round(1000 * kept))) + source
-            return Script(whole.replace("'PUBLISH'", f"'{publish}'"))
+            prelude = PRELUDE.replace("OUTCOME_KEPT", str(round(1000 * kept))).replace("MOST_SENT", str(_MOST_SENT))
+            return Script((prelude + source).replace("'PUBLISH'", f"'{publish}'"))
 
         self.set = script(SET)
         self.add = script(ADD)

@@ -29,7 +29,7 @@ _MOST_MOVES: Final = 5
 
 
 class Script:
-    """A Lua script. The server keeps it and is told its digest only."""
+    """A Lua script. The server keeps it, and gets only its digest from then on."""
 
     def __init__(self, source: str) -> None:
         self.source = source

@@ -49,7 +49,8 @@ class RedisSubscription(Subscription):
         gate.watch_forks(self)
 
     def _reset(self) -> None:
-        #: Guards all that follows. Reentrant, because a signal handler may subscribe.
+        #: Guards all that follows. Reentrant, because a signal handler may subscribe. Lock order: that of a listener,
+        #: this one. So no listener is called while this one is held.
         self._lock = threading.RLock()
         #: Keys by their channels, and those for which interim values count.
         self._keys: dict[bytes, bytes] = {}
@@ -86,9 +87,11 @@ class RedisSubscription(Subscription):
         values = self._mget(wanted)
         with self._lock:
             self._fence += 1
-            self._fences.update(dict.fromkeys(wanted, self._fence))
-            for listener in {self._listener_of[key] for key in wanted if key in self._listener_of}:
-                listener.fence(self._fence)
+            fence = self._fence
+            self._fences.update(dict.fromkeys(wanted, fence))
+            listeners = {self._listener_of[key] for key in wanted if key in self._listener_of}
+        for listener in listeners:  # without the lock: a listener that holds its own may be waiting for this one
+            listener.fence(fence)
         return dict(zip(wanted, values, strict=True))
 
     def follow(self, keys: Collection[bytes], *, every_change: bool = False) -> None:
@@ -106,7 +109,7 @@ class RedisSubscription(Subscription):
                     self._keys[channel] = key
                     self._listener_of[key] = listener = self._listener(name)
                 wanted.setdefault(listener, []).append(channel)
-        for listener, channels in wanted.items():  # without the lock, for the listener's thread may want it
+        for listener, channels in wanted.items():  # without the lock, as in `add`
             listener.add(channels, self._server.options.socket_timeout)
 
     def remove(self, keys: Iterable[bytes]) -> None:
@@ -157,14 +160,9 @@ class RedisSubscription(Subscription):
             self.ring()
 
     def refused(self, error: Exception) -> None:
-        """Have waiters poll."""
-        self._is_refused = True
-        self.missed_by_refusal()
-
-    def missed_by_refusal(self) -> None:
         """Wake the waiter, which polls from now on."""
         with self._lock:
-            self._has_missed = True
+            self._is_refused = self._has_missed = True
             self.ring()
 
     def lost(self, listener: Listener, channels: list[bytes]) -> None:

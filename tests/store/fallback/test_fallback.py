@@ -12,9 +12,12 @@ import pytest
 from lmdbresults import LMDBStore, open_store
 from lmdbresults.app import App, Request
 from lmdbresults.backends import StoreBackend
+from lmdbresults.monitoring import Monitor
 from lmdbresults.results import AsyncResult, GroupResult
+from lmdbresults.store.chords import Part, PartOutcome
 from lmdbresults.store.fallback import FallbackStore
 from lmdbresults.store.redis import open_redis
+from lmdbresults.testing import FakeClock, MemoryStore
 from tests.support.redis_servers import free_port, redis_server
 
 
@@ -124,6 +127,34 @@ def test_a_claim_that_a_worker_of_the_old_store_has_left_is_taken_over(old: LMDB
     assert RAN == []
     backend_over(both).chords.recover(now=True)
     assert RAN == [[0, [1, 2]]]
+
+
+def test_a_chord_that_moves_is_shown_with_the_parts_that_have_returned_to_either(old: LMDBStore, both: FallbackStore):
+    monitor = Monitor(both)
+    start(backend_over(old))
+    assert [(chord.id, chord.returned_ids) for chord in monitor.chords()] == [("chord", [])]
+    part(backend_over(old), 0)
+    part(backend_over(both), 1)
+    assert [(chord.id, chord.size, chord.returned_ids) for chord in monitor.chords()] == [("chord", 3, ["a", "b"])]
+
+
+@pytest.mark.parametrize("expires", ["before", "after"])
+def test_a_chord_that_expires_as_it_is_handed_over_harms_no_part(expires: str):
+    """Its head was read, and it expires before or after all the rest is."""
+    clock = FakeClock()
+    old = MemoryStore(clock=clock)
+    both = FallbackStore(MemoryStore(clock=clock), old)
+    old.chords.open(b"key", 60.0)
+    old.chords.add_more(b"key", "added", 1, 60.0)
+    with pytest.MonkeyPatch.context() as patch:
+        if expires == "before":
+            patch.setattr(old, "ttls", lambda keys: (clock.advance(1000.0), MemoryStore.ttls(old, keys))[1])
+        else:
+            read = both.chords._old.read_run
+            patch.setattr(both.chords._old, "read_run", lambda claim: (read(claim), clock.advance(1000.0))[0])
+        outcome = both.chords.return_part(b"key", Part(0, "part", b"value"), 60.0, b"claims")
+    assert outcome == (None if expires == "before" else PartOutcome(True, None))
+    assert (both.chords.head(b"key") is None) == (expires == "before")
 
 
 def test_a_new_store_that_lets_no_user_listen_is_polled(tmp_path: Path, old: LMDBStore):

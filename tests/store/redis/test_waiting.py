@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from lmdbresults.process.identity import NO_OWNER, lease
 from lmdbresults.store import following
 from lmdbresults.store.loop_hub import LoopHubs, LoopWait
 from lmdbresults.store.redis import RedisStore, open_redis
+from lmdbresults.store.redis.listener import Listener
 from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from tests.support.processes import FORKS_WITH_THREADS, child, in_child, run_script
 from tests.support.redis_servers import RedisServer, until
@@ -200,6 +203,22 @@ def test_a_connection_is_closed_by_the_thread_that_reads_it(server: RedisServer)
         subscription.close()
         listener._thread.join(60)
     assert set(closed_by) == {listener._thread}
+
+
+def test_a_listener_can_report_while_a_thread_follows_a_key(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
+    with open_redis(server.url) as store:
+        subscription: Any = store.subscribe()
+        reported: list[bool] = []
+
+        def fence(*_: object) -> None:
+            report = Thread(target=subscription.missed)  # as the thread of a listener does, under its own lock
+            report.start()
+            report.join(30)
+            reported.append(not report.is_alive())
+
+        monkeypatch.setattr(Listener, "fence", fence)
+        subscription.add([key(1)])
+    assert reported == [True]
 
 
 # -- who is alive ------------------------------------------------------------------------------------------------------
