@@ -72,18 +72,31 @@ class CelerySqlite(Source):
         super().__init__()
         if not os.path.isfile(path):
             raise NotAFile(f"{path} is not a file. Check the spelling of the URL: db+sqlite:////absolute/path.")
-        self._metas, self._expires = metas, expires
+        self._path, self._metas, self._expires = path, metas, expires
         self._type = serializers()[serializer].content_type
         self._connection = sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)
         self._connection.row_factory = sqlite3.Row
-        if not self._columns("celery_taskmeta"):
-            raise StoreError(f"{path} has no table celery_taskmeta: Celery has stored no result in it.")
+        try:
+            if not self._columns("celery_taskmeta"):
+                raise StoreError(f"{path} has no table celery_taskmeta: Celery has stored no result in it.")
+        except BaseException:
+            self.close()
+            raise
+
+    def _query(self, query: str, *values: int) -> list[sqlite3.Row]:
+        """Return all rows of a query. Raises `StoreError`."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self._path} cannot be read: {error}. Repeat the copy, or check the database."
+            ) from error
 
     def _columns(self, table: str) -> set[str]:
-        return {row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+        return {row["name"] for row in self._query(f"PRAGMA table_info({table})")}
 
     def estimate(self) -> int | None:
-        (count,) = self._connection.execute("SELECT count(*) FROM celery_taskmeta").fetchone()
+        [(count,)] = self._query("SELECT count(*) FROM celery_taskmeta")
         return int(count)
 
     def batches(self, size: int) -> Iterator[list[Item]]:
@@ -99,7 +112,7 @@ class CelerySqlite(Source):
         """Yield the rows of a table in short queries, so that its writers need not wait."""
         last = -1
         query = f"SELECT {columns} FROM {table} WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - names of ours
-        while rows := self._connection.execute(query, (last, size)).fetchall():
+        while rows := self._query(query, last, size):
             yield rows
             last = rows[-1]["id"]
 
@@ -127,7 +140,7 @@ class CelerySqlite(Source):
 
     def _deadline_of(self, row: sqlite3.Row) -> float:
         if row["date_done"] is None:
-            return math.inf if self._expires is None else time.time() + self._expires
+            return _deadline(time.time(), self._expires)
         date = datetime.fromisoformat(row["date_done"])
         return _deadline(date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp(), self._expires)
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 from celery.app.task import Context
 
-from lmdbresults.copying import copy, verify
-from lmdbresults.errors import ChordsInFlight
+from lmdbresults.copying import copy, open_source, verify
+from lmdbresults.errors import ChordsInFlight, StoreError
 from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS
 
 #: Ids of results of all kinds.
@@ -64,6 +64,13 @@ def test_celerys_redis_backend_reads_a_copy_and_a_copy_of_it_comes_back(
     back = celery(back_url, serializer)
     copy(source(database, layout="celery", accept=ALL_CONTENT), target(back_url))
     assert seen(back) == seen(app)
+
+
+def test_a_file_that_is_not_a_database_of_celery_is_refused(tmp_path: Path):
+    for content in (b"not a database" * 100, b""):
+        (tmp_path / "celery.db").write_bytes(content)
+        with pytest.raises(StoreError, match=r"celery\.db (cannot be read: file is not a database|has no table)"):
+            open_source(f"db+sqlite:///{tmp_path}/celery.db")
 
 
 @pytest.mark.parametrize("kind", ["file", "db+sqlite"])
