@@ -74,10 +74,6 @@ class Layout:
         #: Returns mark, time and zone at once. Raises `struct.error` if the data is too short.
         self.unpack = Struct(f"{self.mark.start}x{self.mark.stop - self.mark.start}s26s6s").unpack_from
 
-    def ended(self, data: bytes) -> datetime:
-        """Return when the task of a usual entry ended. Raises ValueError if the date is damaged."""
-        return datetime.fromisoformat(data[self.time.start : self.zone.stop].decode()).astimezone(timezone.utc)
-
     def is_expired(self, data: bytes) -> bool:
         """Return whether the deadline in the data of an entry has passed."""
         deadline: float = _DEADLINE.unpack_from(data, self.deadline.start)[0]
@@ -175,8 +171,14 @@ def bytes_of_text(data: bytes, start: int) -> int:
 
 
 def utc(date: str | None) -> datetime | None:
-    """Return a stored date in UTC. One without a zone is in UTC: so Celery before 5.5 wrote them."""
+    """Return a stored date in UTC. One without a zone is in UTC: so Celery before 5.5 wrote them.
+
+    Raises ValueError for a date that is none, or is out of range in UTC.
+    """
     if date is None:
         return None
     moment = datetime.fromisoformat(date)
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    try:
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error

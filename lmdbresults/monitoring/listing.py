@@ -118,7 +118,10 @@ class _Bounds(dict[bytes, tuple[bytes, bytes]]):
 def _local(time: bytes, offset: timedelta) -> bytes:
     if not time[:1].isdigit():  # before, or after, everything
         return time
-    return (datetime.fromisoformat(time.decode()) + offset).isoformat(timespec="microseconds").encode()
+    try:
+        return (datetime.fromisoformat(time.decode()) + offset).isoformat(timespec="microseconds").encode()
+    except OverflowError:  # at the first or last day that a datetime can have
+        return time
 
 
 class _Newest:
@@ -154,7 +157,10 @@ class _Newest:
             if is_wanted is None:
                 unusual.append(entry)
             elif is_wanted and low <= time <= high and (is_candidate is None or is_candidate(entry)):
-                self._consider(entry)
+                try:
+                    self._consider(entry)
+                except (ValueError, OverflowError):  # a damaged date
+                    unusual.append(entry)
                 bounds = self._bounds
         return unusual
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgpack
 
 from lmdbresults import states
-from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, bytes_of_text, offset_of, pass_over
+from lmdbresults.monitoring.heads import UNREADABLE, Entry, Layout, Unusual, bytes_of_text, offset_of, pass_over, utc
 from lmdbresults.monitoring.tasks import exception_in, read_record
 from lmdbresults.monitoring.values import Bucket, FailureFigures, NameFigures, Runtime, WorkerFigures
 from lmdbresults.record import TaskRecord, runtime_in
@@ -160,7 +160,8 @@ class _Figures:
                     heappushpop(self._slow, (runtime, entry[0]))
             if marks[mark] != states.SUCCESS:
                 call.failures += 1
-                self._count_failure(layout.ended(data), partial(TaskRecord.unpack, data[layout.value_at :]))
+                ended = _moment(time, zone) or _EPOCH
+                self._count_failure(ended, partial(TaskRecord.unpack, data[layout.value_at :]))
         self._bound()
         return unusual
 
@@ -205,10 +206,7 @@ class _Figures:
             yield minute, state, count
         for zone, counts in self._minutes.items():
             for key, count in counts.items():
-                try:
-                    yield _moment(key[-16:], zone), self._layout.states[key[:-16]], count
-                except ValueError:  # a damaged date
-                    yield None, self._layout.states[key[:-16]], count
+                yield _moment(key[-16:], zone), self._layout.states[key[:-16]], count
 
     def names_and_workers(self) -> tuple[list[NameFigures], list[WorkerFigures]]:
         """Return the figures of names, and of workers."""
@@ -220,7 +218,7 @@ class _Figures:
             calls[name].append(call)
             names[name].update(count=call.count, failures=call.failures)
             if worker is not None:
-                last = _moment(call.last, zone)
+                last = _moment(call.last, zone) or _EPOCH
                 known = workers.get(worker, WorkerFigures(worker, 0, 0, last))
                 count, failures = known.count + call.count, known.failures + call.failures
                 workers[worker] = WorkerFigures(worker, count, failures, max(last, known.last))
@@ -262,8 +260,12 @@ def _distribution(calls: list[_Call]) -> Runtime | None:
     return Runtime(count, percentile(0.5), percentile(0.9), percentile(0.99), longest)
 
 
-def _moment(time: bytes, zone: bytes) -> datetime:
-    return datetime.fromisoformat((time + zone).decode()).astimezone(timezone.utc)
+def _moment(time: bytes, zone: bytes) -> datetime | None:
+    """Return a local time in UTC; None if it is damaged."""
+    try:
+        return utc((time + zone).decode())
+    except ValueError:
+        return None
 
 
 def _texts(packed: bytes) -> tuple[str | None, str | None]:

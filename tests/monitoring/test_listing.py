@@ -11,7 +11,7 @@ from lmdbresults import states
 from lmdbresults.errors import ConfigurationError
 from lmdbresults.monitoring import Filters
 from lmdbresults.monitoring.listing import matches
-from lmdbresults.record import TaskHead
+from lmdbresults.record import TaskHead, TaskRecord
 
 
 def ids(monitor: Any, limit: int = 100, **filters: Any) -> list[str]:
@@ -112,6 +112,22 @@ def test_a_damaged_record_is_left_out_and_counted(backend, monitor, end):
     backend.store.set(b"celery-task-meta-other", b"\x9c\x01")
     page = monitor.tasks()
     assert ([row.id for row in page.rows], page.damaged) == (["sound"], 2)
+
+
+@pytest.mark.parametrize("state", [states.SUCCESS, states.FAILURE])
+@pytest.mark.parametrize(
+    "date", ["2026-99-99T99:99:99.999999", "9999-12-31T23:59:59.999999", "0001-01-01T00:00:00.000000"]
+)
+@pytest.mark.parametrize("zone", ["+00:00", "-13:00", "+13:00"])
+def test_a_date_that_is_damaged_or_out_of_range_spoils_no_list_and_no_figure(backend, monitor, end, state, day, zone):
+    end("sound", hostname="w")
+    end("damaged", state=state, hostname="w")
+    key, date = b"celery-task-meta-damaged", f"{day}T12:00:00.000000{zone}"
+    backend.store.set(key, TaskRecord.unpack(backend.store.get(key))._replace(date_done=date).pack())
+    for since in (None, datetime.min.replace(tzinfo=timezone.utc)):
+        assert "sound" in ids(monitor, since=since)
+    found = monitor.overview()
+    assert (found.total, found.workers[0].count) == (2, 2)
 
 
 def test_what_does_not_lead_to_a_page_is_refused(monitor):
