@@ -52,14 +52,15 @@ def backup(path: Any, copy: str, overwrite: bool, results_only: bool, as_json: b
 
 def _back_up_results(store: LMDBStore, copy: str, overwrite: bool, report: Progress | None) -> None:
     """Copy everything, delete the queues in the copy, and copy what is left: so the file appears complete."""
-    refuse_target(store.options.path, os.path.abspath(copy), overwrite)
-    with TemporaryDirectory(prefix=f"{copy}.") as folder:
-        whole = os.path.join(os.path.abspath(folder), "whole")
+    target = os.path.abspath(copy)
+    refuse_target(store.options.path, target, overwrite)
+    with TemporaryDirectory(prefix=f"{target}.") as folder:
+        whole = os.path.join(folder, "whole")
         store.backup(whole, progress=report)
         with LMDBStore(replace(store.options, path=whole, durability="none")) as draft:
             while keys := [key for key, _ in islice(draft.scan(_QUEUES, head=0), _BATCH)]:
                 draft.update(partial(_delete, keys))
-            draft.backup(copy, overwrite=overwrite)
+            draft.backup(target, overwrite=overwrite)
 
 
 def _delete(keys: Iterable[bytes], txn: WriteTransaction) -> None:

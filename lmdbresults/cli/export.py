@@ -16,6 +16,7 @@ from lmdbresults.monitoring import Filters, Monitor
 from lmdbresults.monitoring.tasks import payload_of
 from lmdbresults.record import TaskRecord
 from lmdbresults.serialization import DEFAULT_ACCEPT
+from lmdbresults.store.base import Measurable
 
 __all__ = ["FIELDS", "export"]
 
@@ -51,7 +52,8 @@ def export(path: Any, file: TextIO, form: str, decode: bool, accept: str, **chos
 def _rows(
     monitor: Monitor, filters: Filters, accept: list[str] | None, report: Callable[[int, int], object] | None
 ) -> Iterator[dict[str, Any]]:
-    total = monitor.store.stats().records if report is not None and hasattr(monitor.store, "stats") else 0
+    stats = monitor.store.stats() if report is not None and isinstance(monitor.store, Measurable) else None
+    total = getattr(stats, "records", 0)  # a server does not know it
     for number, row in enumerate(monitor.matching(filters)):
         if report is not None and number % _REPORT_EVERY == 0:
             report(number, max(total, number))

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from itertools import islice
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 import click
 
@@ -41,9 +42,9 @@ def import_(path: Any, file: TextIO, form: str, as_json: bool) -> None:
     """
     stored = expired = kept = 0
     with monitored(path) as monitor:
-        rows = _rows(file, form)
-        while batch := list(islice(rows, _BATCH)):
-            counts = _store(monitor, batch)
+        results = _results(file, form)
+        while batch := list(islice(results, _BATCH)):
+            counts = monitor.store.update(partial(_store, monitor, batch))
             stored, expired, kept = stored + counts[0], expired + counts[1], kept + counts[2]
     if as_json:
         say_json({"stored": stored, "expired": expired, "kept": kept})
@@ -51,22 +52,33 @@ def import_(path: Any, file: TextIO, form: str, as_json: bool) -> None:
         say(f"Stored: {stored}. Expired since: {expired}. Kept, because they have succeeded: {kept}.")
 
 
-def _store(monitor: Monitor, rows: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
-    records = [(row["id"], _record(row), row["expires"]) for row in rows]
+class _Result(NamedTuple):
+    """A result to store."""
 
-    def store(txn: WriteTransaction) -> tuple[int, int, int]:
-        stored = expired = kept = 0
-        for id_, record, expires in records:
-            ttl = None if expires is None else datetime.fromisoformat(expires).timestamp() - txn.now()
-            if ttl is not None and ttl <= 0:
-                expired += 1
-            elif txn.set(monitor.task_key(id_), record, ttl, keep_prefix=SUCCESS_PREFIX):
-                stored += 1
-            else:
-                kept += 1
-        return stored, expired, kept
+    id: str
+    record: bytes
+    deadline: float | None
+    """In seconds since the epoch; None: it never expires."""
 
-    return monitor.store.update(store)
+
+def _store(monitor: Monitor, results: Iterable[_Result], txn: WriteTransaction) -> tuple[int, int, int]:
+    """Store results; return how many were stored, have expired, and were kept."""
+    stored = expired = kept = 0
+    for id_, record, deadline in results:
+        ttl = None if deadline is None else deadline - txn.now()
+        if ttl is not None and ttl <= 0:
+            expired += 1
+        elif txn.set(monitor.task_key(id_), record, ttl, keep_prefix=SUCCESS_PREFIX):
+            stored += 1
+        else:
+            kept += 1
+    return stored, expired, kept
+
+
+def _result(row: dict[str, Any]) -> _Result:
+    """Return what a row says. Raises ValueError or TypeError if `export` has not written it."""
+    expires = row["expires"]
+    return _Result(row["id"], _record(row), None if expires is None else datetime.fromisoformat(expires).timestamp())
 
 
 def _record(row: dict[str, Any]) -> bytes:
@@ -85,17 +97,16 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text, validate=True)
 
 
-def _rows(file: TextIO, form: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows in a file. Raises `DecodeError` for the first one that `export` has not written."""
+def _results(file: TextIO, form: str) -> Iterator[_Result]:
+    """Yield the results in a file. Raises `DecodeError` for the first one that `export` has not written."""
     number = 0
     try:
         for row in _READERS[form](file):
             number += 1
             if not isinstance(row, dict) or row.keys() != set(FIELDS) or not isinstance(row["id"], str):
                 raise ValueError("it does not have the fields that `export` writes without --decode")
-            _record(row)
-            yield row
-    except (ValueError, TypeError, csv.Error) as error:
+            yield _result(row)
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
         raise DecodeError(f"Result {number} of the input cannot be read: {error}. Is --format right?") from error
 
 

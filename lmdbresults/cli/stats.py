@@ -8,6 +8,7 @@ import click
 from lmdbresults.cli import options
 from lmdbresults.cli.opening import opened_anywhere
 from lmdbresults.cli.output import say, say_json
+from lmdbresults.errors import Unsupported
 from lmdbresults.store.base import Measurable
 
 __all__ = ["stats"]
@@ -19,7 +20,8 @@ __all__ = ["stats"]
 def stats(path: Any, as_json: bool) -> None:
     """Print figures about a store: sizes in bytes, entries, readers."""
     with opened_anywhere(path) as store:
-        assert isinstance(store, Measurable), "files and servers have figures"
+        if not isinstance(store, Measurable):
+            raise Unsupported("Two stores as one have no figures: leave `fallback` out of the URL, or give the file.")
         found = store.stats()
     if as_json:
         say_json(found)

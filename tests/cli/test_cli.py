@@ -158,10 +158,11 @@ def test_a_backup_of_results_only_has_no_queues(file: Path, tmp_path: Path):
         store.queues.publish([Message(os.urandom(20_000), "tasks"), Message(b"held", "tasks"), Message(b"x", "tasks")])
         store.queues.take(["tasks"], 2)
         records = {key: value for key, value in store.scan() if not key.startswith(b"queue-")}
-        run("backup", "--results-only", file, tmp_path / "copy")
+        (tmp_path / "folder").mkdir()
+        run("backup", "--results-only", file, "folder/copy", cwd=tmp_path)
         assert store.queues.state("tasks").ready == 1
-    with open_store(tmp_path / "copy") as copy:
+    with open_store(tmp_path / "folder" / "copy") as copy:
         assert dict(copy.scan()) == records
         assert copy.check() == []
-    run("backup", "--results-only", file, tmp_path / "copy", code=2)
-    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("copy.")} == set()
+    run("backup", "--results-only", file, tmp_path / "folder" / "copy", code=2)
+    assert {path.name for path in tmp_path.glob("**/copy.*")} == set()

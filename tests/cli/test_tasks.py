@@ -263,6 +263,10 @@ def test_an_export_can_be_decoded_and_filtered_for_other_programs(backend, file,
     assert len(json.loads(run("export", file, "--format", "json").stdout)) == 2
     assert "without --decode" in run("import", file, given=line + "\n", code=2).stderr
     assert "Is --format right?" in run("import", file, "--format", "json", given="id,state\n", code=2).stderr
+    (line,) = run("export", file, "--state", "SUCCESS").stdout.splitlines()
+    for expires in ("soon", 7):
+        wrong = json.dumps({**json.loads(line), "expires": expires})
+        assert "Result 1 of the input cannot be read" in run("import", file, given=wrong + "\n", code=2).stderr
 
 
 # -- all commands ------------------------------------------------------------------------------------------------------
