@@ -1,6 +1,5 @@
 """What visitors may do if actions are allowed: delete a result, revoke a task, send a failed one again."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,8 +83,6 @@ class Actions:
             seen = await self._source.ask(lambda monitor: step(monitor, form.get("id", ""), form))
         except (Refused, ResultError, KeyError) as error:
             return self._refuse(request, 409, str(error))
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # of a broker that cannot be reached, whatever it is
             return self._refuse(request, 502, f"{type(error).__name__}: {error}")
         base = request.scope.get("root_path", "")

@@ -1,4 +1,4 @@
-"""Live pages: one thread waits for commits while pages are open, and each page is told by a server-sent event.
+"""Live pages: one thread waits for commits while pages are open, and each page gets a server-sent event.
 
 A page then asks for itself again, and itself decides how often. The thread waits for the wake-ups of writers, and
 reads them at most four times a second: a writer sends one only when the last one was read.
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from lmdbresults.errors import ResultError
+from lmdbresults.monitoring import Monitor
 from lmdbresults.web.source import Source
 
 __all__ = ["Live"]
@@ -69,7 +70,7 @@ class Live:
         self.tell_all()
 
     def is_full(self) -> bool:
-        """Return whether no more pages can be told."""
+        """Return whether there may be no more open pages."""
         return len(self._pages) >= MOST_PAGES
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -77,7 +78,7 @@ class Live:
         page = _Page()
         with self._lock:
             self._pages.add(page)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="lmdbresults-live", daemon=True)
                 self._thread.start()
         try:
@@ -94,11 +95,11 @@ class Live:
         last: object = None
         while self._is_needed():
             try:
-                state: object = self._source.monitor()
-                if state is not last:
+                monitor = self._source.monitor()
+                if monitor is not last:
                     self.tell_all()
-                    last = state
-                self._follow(state)
+                    last = monitor
+                self._follow(monitor)
             except ResultError as error:  # there is no file, say
                 if last != str(error):
                     self.tell_all()
@@ -111,11 +112,10 @@ class Live:
                 self._thread = None
             return bool(self._pages)
 
-    def _follow(self, monitor: object) -> None:
+    def _follow(self, monitor: Monitor) -> None:
         """Tell the pages of changes, until the file is replaced or no page is open."""
-        current = self._source.monitor()
-        with current.changes() as changes:
-            while self._pages and self._source.monitor() is current:
+        with monitor.changes() as changes:
+            while self._pages and self._source.monitor() is monitor:
                 if changes.wait(_LOOK_EVERY):
                     self.tell_all()
                     time.sleep(_PAUSE)
