@@ -115,15 +115,12 @@ def test_a_damaged_record_is_left_out_and_counted(backend, monitor, end):
 
 
 @pytest.mark.parametrize("state", [states.SUCCESS, states.FAILURE])
-@pytest.mark.parametrize(
-    "date", ["2026-99-99T99:99:99.999999", "9999-12-31T23:59:59.999999", "0001-01-01T00:00:00.000000"]
-)
-@pytest.mark.parametrize("zone", ["+00:00", "-13:00", "+13:00"])
-def test_a_date_that_is_damaged_or_out_of_range_spoils_no_list_and_no_figure(backend, monitor, end, state, day, zone):
+@pytest.mark.parametrize("date", ["2026-99-99 +00:00", "2026-99-99 -05:00", "9999-12-31 -13:00", "0001-01-01 +13:00"])
+def test_a_date_that_is_damaged_or_out_of_range_spoils_no_list_and_no_figure(backend, monitor, end, state, date):
     end("sound", hostname="w")
     end("damaged", state=state, hostname="w")
-    key, date = b"celery-task-meta-damaged", f"{day}T12:00:00.000000{zone}"
-    backend.store.set(key, TaskRecord.unpack(backend.store.get(key))._replace(date_done=date).pack())
+    key, date_done = b"celery-task-meta-damaged", date.replace(" ", "T12:00:00.000000")
+    backend.store.set(key, TaskRecord.unpack(backend.store.get(key))._replace(date_done=date_done).pack())
     for since in (None, datetime.min.replace(tzinfo=timezone.utc)):
         assert "sound" in ids(monitor, since=since)
     found = monitor.overview()
