@@ -137,21 +137,25 @@ class Fresh:
         self._renewal: asyncio.Task[None] | None = None
 
     async def get(self) -> object:
-        """Return the figure."""
-        now = time.monotonic()
-        if self._monitor is None or self._took < _SLOW or now > self._done + _OLDEST:
-            return await self._computed()
-        if not await self._source.ask(lambda monitor: monitor is self._monitor):
-            return await self._computed()
-        if now > self._until() and (self._renewal is None or self._renewal.done()):
+        """Return the figure. One that is out of date is renewed later, or the last change would never be shown."""
+        is_quick = self._took < _SLOW or time.monotonic() > self._done + _OLDEST
+        if is_quick or not await self._source.ask(lambda monitor: monitor is self._monitor):
+            await self._computed()
+        value = self._value
+        if await self._source.ask(self._is_outdated) and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._renew())
-        return self._value
+        return value
 
     def _until(self) -> float:
         """Return until when the figure is not computed again, whatever happens."""
         return self._done + min(max(self._took / _SHARE, _SHORTEST), _LONGEST)
 
+    def _is_outdated(self, monitor: Monitor) -> bool:
+        moment = monitor.moment()
+        return moment is None or moment != self._moment or time.monotonic() > self._done + _LONGEST
+
     async def _renew(self) -> None:
+        await asyncio.sleep(self._until() - time.monotonic())
         with suppress(ResultError):  # which the next visitor sees
             await self._computed()
             self._on_renewed()
@@ -162,10 +166,8 @@ class Fresh:
 
     def _compute(self, monitor: Monitor) -> object:
         began, moment = time.monotonic(), monitor.moment()
-        if monitor is self._monitor:
-            is_same = moment is not None and moment == self._moment and began < self._done + _LONGEST
-            if is_same or began < self._until():
-                return self._value
+        if monitor is self._monitor and (began < self._until() or not self._is_outdated(monitor)):
+            return self._value
         try:
             self._value = self._question(monitor)
         except BaseException:

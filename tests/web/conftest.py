@@ -33,9 +33,11 @@ def serving(*arguments: object) -> Iterator[str]:
         line = process.stdout.readline()
         address = re.search(r"http://\S+:\d+", line)
         assert address is not None, f"it does not say where the page is: {line}"
-        yield address[0]
-        process.terminate()
-        assert process.wait(timeout=30) == -signal.SIGTERM
+        try:
+            yield address[0]
+        finally:
+            process.terminate()
+        assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,6 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=100_000)
         yield browser
         browser.close()

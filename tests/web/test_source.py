@@ -39,6 +39,8 @@ def test_a_figure_is_computed_once_until_something_has_changed(
 ) -> None:
     monkeypatch.setattr(source, "_SHORTEST", 0.0)
     monkeypatch.setattr(source, "_SHARE", 1e9)
+    monkeypatch.setattr(source, "_SLOW", 3600.0)
+    monkeypatch.setattr(source, "_LONGEST", 3600.0)
 
     async def ask() -> None:
         fresh = Fresh(Source(store), figure)
@@ -77,6 +79,47 @@ def test_a_visitor_sees_the_last_figure_while_a_slow_one_is_computed(
         assert await fresh.get() == 2
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("slow", [0.0, 3600.0])
+def test_the_last_change_is_shown_though_it_came_soon_after_another(
+    store: LMDBStore, figure: Figure, monkeypatch: pytest.MonkeyPatch, slow: float
+) -> None:
+    monkeypatch.setattr(source, "_SLOW", slow)
+    monkeypatch.setattr(source, "_LONGEST", 3600.0)
+
+    async def ask() -> None:
+        renewed = asyncio.Event()
+        fresh = Fresh(Source(store), figure, renewed.set)
+        await fresh.get()
+        is_old = False
+        while not is_old:
+            count = figure.count
+            store.set(b"key", b"value")
+            is_old = await fresh.get() == count
+        await asyncio.wait_for(renewed.wait(), 60)
+        assert await fresh.get() == figure.count == count + 1
+
+    asyncio.run(ask())
+
+
+def test_open_pages_are_not_told_of_a_figure_that_is_the_same(
+    store: LMDBStore, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_SLOW", 0.0), ("_SHORTEST", 0.0), ("_SHARE", 1e9), ("_LONGEST", 3600.0)):
+        monkeypatch.setattr(source, name, value)
+    told = list[int]()
+
+    async def ask() -> None:
+        fresh = Fresh(Source(store), figure, lambda: told.append(figure.count))
+        assert [await fresh.get() for _ in range(3)] == [1, 1, 1]
+        store.set(b"key", b"value")
+        while not told:
+            await fresh.get()
+        assert [await fresh.get() for _ in range(3)] == [2, 2, 2]
+
+    asyncio.run(ask())
+    assert told == [2]
 
 
 def test_pages_are_told_by_wake_ups_of_writers(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
