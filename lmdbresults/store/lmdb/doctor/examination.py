@@ -20,13 +20,13 @@ def examine(options: Options) -> Iterator[Finding]:
     """
     yield from place.file_system(options)
     yield from place.cleaners(options)
-    refused = False
-    for found in place.permissions(options):
-        refused |= found.level == ERROR and not os.access(options.path, os.R_OK | os.W_OK)
-        yield found
+    allowed = list(place.permissions(options))
+    yield from allowed
     yield from place.space(options)
+    refused = any(one.level == ERROR for one in allowed) and not os.access(options.path, os.R_OK | os.W_OK)
     if not refused:
-        yield from _examine_file(options)
+        said = {one.text for one in allowed}
+        yield from (one for one in _examine_file(options) if one.text not in said)
     yield from machine.limits(options)
     yield from machine.versions()
 

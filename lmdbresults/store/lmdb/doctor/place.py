@@ -111,7 +111,7 @@ def permissions(options: Options) -> Iterator[Finding]:
         return
     bad = list(_of_folder(folder, around))
     if found.has_file:
-        bad += _of_file(options.path, around)
+        bad += _of_file(options, around)
     yield from bad or [Finding("permissions", OK, f"User {user} may use the file and its folder.")]
 
 
@@ -208,11 +208,15 @@ def _of_folder(folder: str, around: os.stat_result) -> Iterator[Finding]:
         yield Finding("permissions", ERROR, text, f"chmod o-w {folder}")
 
 
-def _of_file(path: str, around: os.stat_result) -> Iterator[Finding]:
-    data, folder = os.stat(path), os.path.dirname(path)
+def _of_file(options: Options, around: os.stat_result) -> Iterator[Finding]:
+    path, folder = options.path, os.path.dirname(options.path)
+    data = os.stat(path)
     mode = stat.S_IMODE(data.st_mode)
     if mode & stat.S_IWOTH:
         yield Finding("permissions", ERROR, f"Every user may write to the file (mode {mode:#o}).", f"chmod o-rw {path}")
+    elif mode & ~options.mode & stat.S_IROTH and around.st_mode & stat.S_IXOTH:
+        text = f"Every user may read the file (mode {mode:#o}), with all results and messages."
+        yield Finding("permissions", WARNING, text, f"chmod o-r {path}")
     if data.st_uid == 0 != around.st_uid:
         text = f"The file belongs to root, and its folder to user {around.st_uid}, which cannot open it."
         cure = f"Stop every process that uses it, and chown {around.st_uid} the file and what lies beside it."

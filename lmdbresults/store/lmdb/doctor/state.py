@@ -71,8 +71,9 @@ def content(options: Options, found: paths.Found, seen: Seen | None) -> Iterator
         yield Finding("file", ERROR, str(refusal))
         return
     yield Finding("file", OK, "A store of this version. `lmdbresults check` verifies all of it.")
-    if seen is None or not found.has_lock:
-        text = "The -lock or the -checkpoint beside it is missing, as beside a copy."
+    missing = [name for name, exists in (("-lock", found.has_lock), ("-checkpoint", found.has_sidecar)) if not exists]
+    if missing:
+        text = f"Beside it there is no {' and no '.join(missing)}, as beside a copy."
         cure = "If it is not a copy, a job has deleted it: stop every process that uses the file, then start them."
         yield Finding("file", WARNING, text, cure)
 

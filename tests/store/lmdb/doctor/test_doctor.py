@@ -111,6 +111,11 @@ def test_folders_that_jobs_clean_are_told(tmp_path: Path):
 def test_permissions_that_are_too_wide_or_too_narrow_are_errors(path: Path):
     path.chmod(0o666)
     assert found(path, "permissions").cure == f"chmod o-rw {path}"
+    path.chmod(0o644)
+    path.parent.chmod(0o755)
+    assert found(path, "permissions").cure == f"chmod o-r {path}"
+    path.parent.chmod(0o700)
+    assert found(path, "permissions").level == OK  # others do not get as far as the file
     path.chmod(0o660)
     assert "chmod g+s" in found(path, "permissions", mode=0o660).cure
     path.chmod(0o600)
@@ -118,7 +123,9 @@ def test_permissions_that_are_too_wide_or_too_narrow_are_errors(path: Path):
     assert "Every user may replace" in found(path, "permissions").text
     path.parent.chmod(0o700)
     path.with_name("link").symlink_to(path)
-    assert "symbolic link" in found(path.with_name("link"), "permissions").text
+    refused = [one.text for one in examine(options_from_url(path.with_name("link"))) if one.level == ERROR]
+    assert len(refused) == 1
+    assert "symbolic link" in refused[0]
 
 
 def test_a_missing_file_or_folder_is_told_with_what_to_do(tmp_path: Path):
@@ -143,6 +150,13 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path):
     other = tmp_path / "notes.txt"
     other.write_bytes(b"dear diary " * 1000)
     assert "not an LMDB file" in found(other, "file").text
+
+
+def test_a_file_without_its_lock_or_checkpoint_is_a_warning_that_names_what_is_missing(path: Path):
+    path.with_name("results.lmdb-checkpoint").unlink()
+    assert "no -checkpoint" in found(path, "file").text
+    path.with_name("results.lmdb-lock").unlink()
+    assert "no -lock and no -checkpoint" in found(path, "file").text
 
 
 def test_a_failed_fsync_is_told_with_the_command_that_repairs_it(path: Path):
