@@ -217,7 +217,8 @@ class Checkpoints:
                     self._sidecar.unlock_checkpoints()
 
     def _is_durable(self, through: float) -> bool:
-        return through < math.inf and self._sidecar.read().durable.txn >= through
+        is_covered = through < math.inf and self._sidecar.read().durable.txn >= through
+        return is_covered and not self._sidecar.is_missing()
 
     def release_pages(self) -> None:
         """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""
@@ -285,7 +286,9 @@ class Checkpoints:
     def _rely_on(self, checkpoint: Checkpoint) -> None:
         if checkpoint.is_logged and self.log is None:
             self._attach_log()  # first: a writer that finds the pin must find the log
-        self._pin_line = self._pins.line_of(checkpoint)
+        # A checkpoint that is made before there is a log does not begin one: the next commit does.
+        begins_log = self.log is not None and not checkpoint.is_logged
+        self._pin_line = NO_LINE if begins_log else self._pins.line_of(checkpoint)
         page = meta.unpack(checkpoint.meta)
         self._covered, self._end = checkpoint.txn, page.end if page else 0
         self._is_large = self.is_backlogged = False

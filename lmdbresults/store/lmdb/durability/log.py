@@ -228,14 +228,15 @@ class Log:
             return None
         self.switch(durable, durable)
         position = self._position()
-        return position if position is not None and position.number == last else None
+        return position if position is not None and (position.file, position.number) == (self._file, last) else None
 
     def switch(self, checkpoint: Checkpoint, durable: Checkpoint) -> None:
         """Go on in the other half as a checkpoint of the last commit begins, if no checkpoint needs what is there.
 
-        ``durable`` is the last durable checkpoint. If the chain is broken, begin a new one.
+        ``durable`` is the last durable checkpoint. If the chain is broken, begin a new one. A deleted sidecar may know
+        less than one that others have made since, so no half is begun by it.
         """
-        if not self._open(checkpoint.txn):
+        if self._sidecar.is_missing() or not self._open(checkpoint.txn):
             return
         position = self._position()
         if position is None or (position.file, position.life) != (self._file, checkpoint.life):
@@ -298,7 +299,9 @@ class Log:
             return False
         if self._synced < number:
             with self._syncing:
-                return (self._synced >= number or self._sync()) and number > self._chain
+                # The chain before: another thread may have closed the log, and found no other one.
+                is_in_chain = number > self._chain
+                return is_in_chain and (self._synced >= number or self._sync()) and number > self._chain
         return True
 
     def _sync(self) -> bool:

@@ -33,10 +33,9 @@ class Pins:
         table, pin = self._handle.readers(), f" {_label(checkpoint):x} {checkpoint.txn}\n"
         if pin in table:
             return pin
-        # On a system without labels, any reader of that commit keeps its pages. The pin of a file that is logged is
-        # not for a checkpoint that knows of no log: its process would not write to it.
-        end, not_for_it = f" {checkpoint.txn}", f" {LOGGED_PIN:x} "
-        found = (line for line in table.splitlines() if line.endswith(end) and not_for_it not in line)
+        if self.are_labelled:  # another reader keeps the pages as well, but does not say whether the file is logged
+            return NO_LINE
+        found = (line for line in table.splitlines() if line.endswith(f" {checkpoint.txn}"))
         return next((f"\n{line}\n" for line in found), NO_LINE)
 
     def exists(self, checkpoint: Checkpoint) -> bool:

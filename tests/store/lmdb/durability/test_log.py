@@ -13,7 +13,8 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from lmdbresults.store.lmdb.maintenance.salvage import salvage
 from lmdbresults.store.queues import Message
 from lmdbresults.testing import FakeClock
 from tests.support.boots import in_boot, keys_in, keys_in_next_boot
-from tests.support.covering import LONG, covered, last_commit, write_and_stay
+from tests.support.covering import LONG, covered, last_commit, wait_until, write_and_stay
 from tests.support.failing import run_failing
 from tests.support.processes import FORKS_WITH_THREADS, ChildDied, child, in_child, in_children
 
@@ -362,8 +363,11 @@ def test_processes_that_do_not_wait_write_to_the_log_of_those_that_do(path: str,
     assert in_next_boot(path) == live
 
 
-def test_checkpoint_that_was_begun_before_there_was_a_log_does_not_take_the_logged_pin_for_its_own(path: str) -> None:
-    """The pins of both are on the same commit."""
+@pytest.mark.parametrize("reads", [False, True])
+def test_checkpoint_that_was_begun_before_there_was_a_log_takes_no_other_pin_for_its_own(
+    path: str, reads: bool
+) -> None:
+    """The pins of both are on the same commit, and so is a reader, by which no writer finds that there is a log."""
     (ready, told), (begun, begin) = os.pipe(), os.pipe()
     write = Sidecar.write
 
@@ -377,14 +381,30 @@ def test_checkpoint_that_was_begun_before_there_was_a_log_does_not_take_the_logg
         store = opened(path, "checkpoint")
         store.set(b"key", b"value")
         Sidecar.write = wait_for_the_other
-        store.flush()
-        store.set(b"key", b"value")
+        with ThreadPoolExecutor() as pool, store.read() if reads else nullcontext():
+            pool.submit(store.flush).result()
+            pool.submit(store.set, b"key", b"value").result()
         return store._environment.file.checkpoints.log is not None
 
     with child(make_checkpoint) as slower:
         os.read(begun, 1)
         with child(write_and_stay, path, told, {"durability": "commit", "checkpoint_interval": LONG}):
             assert slower.join()
+
+
+def test_process_that_flushes_before_it_stores_begins_the_log(path: str) -> None:
+    def commit() -> bool:
+        store = opened(path)
+        store.flush()
+        for number in range(3):
+            store.set(b"%d" % number, b"value")
+        return covered(store) < last_commit(store)
+
+    ready, told = os.pipe()
+    with child(write_and_stay, path, told, {"checkpoint_interval": LONG}):
+        os.read(ready, 1)
+        assert in_child(commit)
+    assert keys_in_next_boot(path) == [b"0", b"1", b"2", b"written"]
 
 
 def test_log_ends_when_no_process_needs_it(path: str) -> None:
@@ -476,6 +496,79 @@ def test_nothing_is_acknowledged_without_a_sidecar(path: str) -> None:
         os.unlink(f"{path}-checkpoint")
         store.set(b"after", b"value")
         assert os.path.exists(f"{path}-checkpoint")
+        assert covered(store) == last_commit(store)
+
+
+def test_checkpoint_whose_sidecar_was_deleted_does_not_count(path: str) -> None:
+    with begun(path) as store:
+        os.unlink(f"{path}-checkpoint")
+        store._environment.flush(last_commit(store))
+        assert covered(store) == last_commit(store)
+
+
+def test_process_with_a_deleted_sidecar_leaves_the_log_to_those_that_have_made_another_one(path: str) -> None:
+    def write_again(told: int, order: int) -> None:
+        store = opened(path, "checkpoint")
+        for _ in range(2):
+            store.incr(b"other")
+            os.write(told, b".")
+            os.read(order, 1)
+
+    def commit() -> None:
+        store = begun(path)
+        os.write(begun_it, b".")
+        os.read(ready, 1)
+        os.unlink(f"{path}-checkpoint")
+        store.set(b"another one is made", b"value")
+        store.flush()
+        for number in range(5):
+            store.set(b"%d" % number, b"value")
+        os.write(command, b".")
+        os.read(ready, 1)
+
+    (ready, told), (order, command), (has_begun, begun_it) = os.pipe(), os.pipe(), os.pipe()
+    with child(commit) as process:
+        os.read(has_begun, 1)
+        with child(write_again, told, order):
+            process.join()
+    assert {b"%d" % number for number in range(5)} <= set(keys_in_next_boot(path))
+
+
+def test_transaction_that_changes_nothing_needs_no_log(path: str) -> None:
+    """A process has no descriptor for the log, and there is no record after the last checkpoint."""
+
+    def delete_nothing(sets: int) -> bool:
+        store = opened(path)
+        for _ in range(sets):
+            store.set(b"key", b"value")
+        store.flush()
+        os.unlink(f"{path}-log")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            for _ in range(sets):
+                store.set(b"key", b"value")
+            return store.delete(b"absent")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    ready, told = os.pipe()
+    with child(write_and_stay, path, told, {"durability": "commit", "checkpoint_interval": LONG}):
+        os.read(ready, 1)
+        for sets in (0, 2):
+            assert not in_child(delete_nothing, sets)
+
+
+def test_store_whose_log_is_closed_before_its_sync_waits_for_a_checkpoint(path: str) -> None:
+    with begun(path) as store, ThreadPoolExecutor() as pool:
+        store.set(b"before", b"value")
+        log = store._environment.file.checkpoints.log
+        with log._syncing:
+            stored = pool.submit(store.set, b"key", b"value")
+            wait_until(lambda: store.get(b"key") is not None)
+            os.unlink(f"{path}-log")
+            log._open(last_commit(store))
+        assert stored.result()
         assert covered(store) == last_commit(store)
 
 
