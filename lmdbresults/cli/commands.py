@@ -1,5 +1,6 @@
 """The group of all commands, and how errors become exit statuses."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, TypeVar
@@ -64,6 +65,9 @@ def exiting(ctx: click.Context, invoke: Callable[[click.Context], Result]) -> Re
     except ResultError as error:
         say(str(error), err=True)
         ctx.exit(1 if isinstance(error, FileDamaged) else 2)
+    except UnicodeEncodeError as error:  # of an argument: what is stored is UTF-8
+        say(f"Ids and names must be UTF-8, got {os.fsencode(error.object)!r}.", err=True)
+        ctx.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

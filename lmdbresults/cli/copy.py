@@ -7,10 +7,13 @@ from typing import Any, Final
 import click
 
 from lmdbresults import copying
+from lmdbresults.cli.opening import existing, opened
 from lmdbresults.cli.options import MOMENT
 from lmdbresults.cli.output import progress, say, say_some
 from lmdbresults.copying.opening import LAYOUTS
 from lmdbresults.copying.sides import Source, Target
+from lmdbresults.copying.stores import StoreSource
+from lmdbresults.options import Options
 from lmdbresults.serialization import DEFAULT_ACCEPT
 
 __all__ = ["copy"]
@@ -37,7 +40,7 @@ _SERIALIZERS: Final = click.Choice(["json", "msgpack", "yaml", "pickle"])
     help="Seconds: result_expires of file:// and db+sqlite://.",
 )
 @click.option("--keyprefix", default="", help="The global_keyprefix of Celery's layout.")
-def copy(source: str, destination: str, **options: Any) -> None:
+def copy(source: Any, destination: str, **options: Any) -> None:
     """Copy the live results of SOURCE to DESTINATION.
 
     SOURCE and DESTINATION are paths, lmdb:// or Redis URLs; SOURCE may also be Celery's file:// or db+sqlite://. Both
@@ -61,7 +64,9 @@ def _timestamp(options: dict[str, Any]) -> float | None:
     return None if options["since"] is None else float(options["since"].timestamp())
 
 
-def _source(url: str, options: dict[str, Any]) -> Source:
+def _source(url: str | Options, options: dict[str, Any]) -> Source:
+    if isinstance(url, Options):
+        return StoreSource(opened(existing(url)))
     return copying.open_source(
         url,
         layout=options["source_layout"],

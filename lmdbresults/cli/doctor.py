@@ -4,11 +4,12 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
 from lmdbresults.cli.output import say
-from lmdbresults.options import options_from_url
+from lmdbresults.options import Options, options_from_url
 from lmdbresults.store.findings import OK, Finding
 from lmdbresults.store.lmdb.doctor import examine as examine_file
 from lmdbresults.store.redis import is_redis_url, redis_options_from_url
@@ -24,7 +25,7 @@ _WIDEST = 110
 @click.argument("path", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for programs.")
 @click.pass_context
-def doctor(context: click.Context, path: str, as_json: bool) -> None:
+def doctor(context: click.Context, path: Any, as_json: bool) -> None:
     """Say what could go wrong with a file here, and the cure.
 
     Looks at the file system, cleanup jobs, permissions, space, the file and its checkpoint, the processes that have it
@@ -41,11 +42,11 @@ def doctor(context: click.Context, path: str, as_json: bool) -> None:
         context.exit(1)
 
 
-def _examine(path: str) -> tuple[str, list[Finding]]:
-    if is_redis_url(path):
+def _examine(path: str | Options) -> tuple[str, list[Finding]]:
+    if isinstance(path, str) and is_redis_url(path):
         server = redis_options_from_url(path)
         return server.address(), list(examine_server(server))
-    options = options_from_url(path)
+    options = path if isinstance(path, Options) else options_from_url(path)
     return options.path, list(examine_file(options))
 
 

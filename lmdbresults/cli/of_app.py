@@ -9,14 +9,16 @@ import click
 
 __all__ = ["lmdb"]
 
-#: Commands that do not work on one store, and those for which the application may not be able to start.
-_OTHERS: Final = ("completion", "copy", "doctor", "web")
+#: Commands that work on no store.
+_OTHERS: Final = ("completion",)
+#: How the parameter is called that names the store, and the one that names an application.
+_STORES, _APP = frozenset({"path", "source"}), "app"
 #: Begins the result backend of an application whose results are on a server.
 _ON_SERVER: Final = "lmdbresults+"
 
 
 class _OfApp(click.Group):
-    """The commands whose FILE is the result backend of the application, or its broker."""
+    """The commands whose FILE, or SOURCE, is the result backend of the application, or its broker."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in _group().list_commands(ctx) if name not in _OTHERS]
@@ -25,12 +27,14 @@ class _OfApp(click.Group):
         command = None if cmd_name in _OTHERS else _group().get_command(ctx, cmd_name)
         if command is None or command.callback is None:
             return None
-        run = command.callback
+        run, names = command.callback, {param.name for param in command.params}
 
         def run_on_file(**arguments: Any) -> Any:
-            return run(path=_options_of(click.get_current_context().obj.app), **arguments)
+            app = click.get_current_context().obj.app
+            known = {name: _options_of(app) for name in names & _STORES} | dict.fromkeys(names & {_APP}, app)
+            return run(**known, **arguments)
 
-        params = [param for param in command.params if param.name != "path"]
+        params = [param for param in command.params if param.name not in _STORES | {_APP}]
         return click.Command(cmd_name, params=params, callback=run_on_file, help=command.help)
 
     def invoke(self, ctx: click.Context) -> Any:

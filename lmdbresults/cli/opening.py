@@ -24,13 +24,19 @@ def existing(path_or_url: str | Options) -> Options:
     return options
 
 
+#: Seconds in which a server must answer a command, unless the URL has a ``retry_timeout``.
+_REACH: Final = 3.0
+
 #: Opens a file with the durability that other processes use for it.
 opened: Final = open_as_it_is
 
 
 def opened_anywhere(path_or_url: str | Options) -> Store:
-    """Open an existing store, of a file or on a server."""
+    """Open an existing store, of a file or on a server. Raises `StoreUnavailable` if the server does not answer."""
     if isinstance(path_or_url, str) and is_on_server(path_or_url):
+        if "retry_timeout=" not in path_or_url:
+            with open_store(path_or_url, retry_timeout=_REACH) as probe:
+                probe.now()
         store: Store = open_store(path_or_url)
         return store
     return opened(existing(path_or_url))

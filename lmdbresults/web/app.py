@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from lmdbresults.errors import ResultError
+from lmdbresults.options import Options
 from lmdbresults.store.base import Store
 from lmdbresults.web.actions import Actions
 from lmdbresults.web.guard import Guard, Sessions
@@ -22,7 +23,7 @@ __all__ = ["create_app"]
 
 
 def create_app(
-    store: str | os.PathLike[str] | Store,
+    store: str | os.PathLike[str] | Options | Store,
     *,
     hosts: Iterable[str] = LOOPBACK,
     token: str | None = None,
@@ -30,12 +31,13 @@ def create_app(
     allow_actions: bool = False,
     control: Control | None = None,
 ) -> Starlette:
-    """Return an ASGI application that shows what is in a store: a path, a URL, or an open `Store`.
+    """Return an ASGI application that shows what is in a store: a path, a URL, `Options`, or an open `Store`.
 
-    A file is opened for the first request, and again if it is replaced. ``hosts`` are the names that the page answers
-    to (``example.org``, without a port); any but those of this machine demand a ``token``, which visitors must enter,
-    or ``authorize(scope)``, which returns whether a request may be answered. With ``allow_actions`` visitors can delete
-    results, and revoke and retry tasks through ``control``. Raises `ConfigurationError`.
+    A file is opened for the first request, and again if it is replaced; a server is connected by it. ``hosts`` are
+    the names that the page answers to (``example.org``, without a port); any but those of this machine demand a
+    ``token``, which visitors must enter, or ``authorize(scope)``, which returns whether a request may be answered.
+    With ``allow_actions`` visitors can delete results, and revoke and retry tasks through ``control``. Raises
+    `ConfigurationError`.
     """
     settings = Settings(
         hosts=frozenset(host.lower() for host in hosts),
@@ -53,6 +55,8 @@ def create_app(
         middleware=[Middleware(Guard, settings=settings, sessions=sessions)],
         exception_handlers={ResultError: pages.problem, 404: pages.not_found},
     )
+    app.state.name = source.name
+    app.state.prepare = pages.prepare
     app.state.close = live.close  # or a server would wait for open pages at its end
     return app
 

@@ -20,6 +20,8 @@ __all__ = ["Live"]
 MOST_PAGES: Final = 100
 #: Seconds between two messages to a page.
 _PAUSE: Final = 0.25
+#: The same for a store that cannot say whether it has changed, so that each message has the pages read it again.
+_LONG_PAUSE: Final = 2.0
 #: Seconds after which the thread looks whether the file was replaced and whether a page is open.
 _LOOK_EVERY: Final = 1.0
 #: Seconds after which a page that nothing is sent to gets a comment, which shows whether it is still there.
@@ -114,11 +116,12 @@ class Live:
 
     def _follow(self, monitor: Monitor) -> None:
         """Tell the pages of changes, until the file is replaced or no page is open."""
+        pause = _LONG_PAUSE if monitor.moment() is None else _PAUSE
         with monitor.changes() as changes:
             while self._pages and self._source.monitor() is monitor:
                 if changes.wait(_LOOK_EVERY):
                     self.tell_all()
-                    time.sleep(_PAUSE)
+                    time.sleep(pause)
 
     def tell_all(self) -> None:
         """Tell all pages that something has changed."""

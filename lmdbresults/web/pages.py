@@ -1,6 +1,7 @@
 """The pages: each asks the monitor in a thread, and shows the answer."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final, cast
@@ -55,7 +56,13 @@ class Pages:
     async def overview(self, request: Request) -> Response:
         """What happens, on one page."""
         overview = cast(Overview, await self._overview.get())
-        return self.page(request, "overview.html", overview=overview, now=overview.at)
+        is_old = self._overview.is_being_renewed
+        return self.page(request, "overview.html", overview=overview, now=overview.at, is_old=is_old)
+
+    async def prepare(self) -> None:
+        """Compute the figures, so that the first visitor need not wait for them."""
+        with suppress(ResultError):  # which the first visitor sees
+            await self._overview.get()
 
     async def tasks(self, request: Request) -> Response:
         """The tasks, newest first."""
@@ -104,6 +111,8 @@ class Pages:
         queue = request.query_params.get("name")
 
         def read(monitor: Monitor) -> tuple[Any, Any]:
+            if not hasattr(monitor.store, "queues"):
+                return [], None
             return monitor.queues(), None if queue is None else monitor.messages(queue, _ROWS)
 
         queues, messages = await self._source.ask(read)

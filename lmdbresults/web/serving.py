@@ -1,12 +1,13 @@
 """Serving the page on its own: a socket, and a server that is bounded in what it accepts."""
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -37,11 +38,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends the streams of open pages when it is told to stop."""
+    """A server that prepares what takes long, and ends the streams of open pages when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, close: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, prepare: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], object]
+    ) -> None:
         super().__init__(config)
+        self._prepare = prepare
         self._close = close
+        self._preparation: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._preparation = asyncio.create_task(self._prepare())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._close()
@@ -62,4 +71,4 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         timeout_graceful_shutdown=_PATIENCE,
     )
     with suppress(KeyboardInterrupt):
-        _Server(config, app.state.close).run(sockets=[listening])
+        _Server(config, app.state.prepare, app.state.close).run(sockets=[listening])

@@ -9,18 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from lmdbresults.errors import ConfigurationError, FileReplaced, FolderMissing, ResultError, StoreClosed
+from lmdbresults.errors import AccessDenied, FileReplaced, FolderMissing, ResultError, StoreClosed
 from lmdbresults.monitoring import Monitor
 from lmdbresults.options import Options, options_from_url
-from lmdbresults.store import LMDBStore
+from lmdbresults.store import LMDBStore, open_store
 from lmdbresults.store.base import Store
+from lmdbresults.store.fallback import FallbackStore
+from lmdbresults.store.opening import is_on_server, open_as_it_is
+from lmdbresults.store.redis import RedisStore
 
 __all__ = ["Fresh", "Source"]
 
@@ -33,7 +35,9 @@ _LONGEST: Final = 30.0
 _SHORTEST: Final = 0.25
 #: Seconds of work above which a visitor does not wait for a new figure, unless the last one is older than this.
 _SLOW: Final = 0.05
-_OLDEST: Final = 300.0
+_OLDEST: Final = 3600.0
+#: Seconds for which an operation on a server is repeated, unless its URL says another time: a visitor waits for it.
+_RETRY: Final = "retry_timeout", 3.0
 
 Answer = TypeVar("Answer")
 
@@ -41,12 +45,13 @@ Answer = TypeVar("Answer")
 class Source:
     """The store at a path or URL, or one that the caller has opened and closes."""
 
-    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Options | Store) -> None:
+        if isinstance(store, str) and is_on_server(store):
+            store = _on_server(store)
         self._given = Monitor(store) if isinstance(store, Store) else None
-        self._options = None if isinstance(store, Store) else options_from_url(store)
-        known = store.options if isinstance(store, LMDBStore) else self._options
+        self._options = None if isinstance(store, Store) else _options(store)
         #: What is shown, as a visitor knows it.
-        self.name = type(store).__name__ if known is None else known.path
+        self.name = _name(store) if self._options is None else self._options.path
         #: Guards the three below while the file is opened.
         self._lock = threading.Lock()
         self._store: LMDBStore | None = None
@@ -82,7 +87,7 @@ class Source:
             if self._monitor is None:
                 if identity is None:
                     raise FolderMissing(f"{self._options.path} does not exist.")
-                self._store = _opened(self._options)
+                self._store = open_as_it_is(self._options)
                 self._monitor = Monitor(self._store)
                 self._identity = identity
             return self._monitor
@@ -98,20 +103,36 @@ class Source:
             self._close()
 
 
+def _on_server(url: str) -> Store:
+    """Return the store on a server, which is connected when it is first asked."""
+    name, seconds = _RETRY
+    store: Store = open_store(url, **({} if f"{name}=" in url else {name: seconds}))
+    return store
+
+
+def _options(store: str | os.PathLike[str] | Options) -> Options:
+    return store if isinstance(store, Options) else options_from_url(store)
+
+
+def _name(store: object) -> str:
+    """Return what visitors may know of an open store: the path, or the address without user and password."""
+    if isinstance(store, LMDBStore):
+        return store.options.path
+    if isinstance(store, FallbackStore):
+        return _name(store.new)
+    return store.options.address() if isinstance(store, RedisStore) else type(store).__name__
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise AccessDenied(
+            f"{path} cannot be looked at: {error.strerror}. Check the permissions of its folder."
+        ) from error
     return found.st_dev, found.st_ino
-
-
-def _opened(options: Options) -> LMDBStore:
-    """Open a store with the durability that other processes use for it."""
-    try:
-        return LMDBStore(options)
-    except ConfigurationError:
-        return LMDBStore(replace(options, durability="none"))
 
 
 class Fresh:
@@ -136,13 +157,18 @@ class Fresh:
         self._done = self._took = 0.0
         self._renewal: asyncio.Task[None] | None = None
 
+    @property
+    def is_being_renewed(self) -> bool:
+        """Whether visitors see an older figure until a new one is computed."""
+        return self._renewal is not None and not self._renewal.done()
+
     async def get(self) -> object:
         """Return the figure. One that is out of date is renewed later, or the last change would never be shown."""
         is_quick = self._took < _SLOW or time.monotonic() > self._done + _OLDEST
         if is_quick or not await self._source.ask(lambda monitor: monitor is self._monitor):
             await self._computed()
         value = self._value
-        if await self._source.ask(self._is_outdated) and (self._renewal is None or self._renewal.done()):
+        if await self._source.ask(self._is_outdated) and not self.is_being_renewed:
             self._renewal = asyncio.create_task(self._renew())
         return value
 

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from lmdbresults import open_backend
 from lmdbresults.app import App, Request
 from lmdbresults.cli.commands import COMMANDS, commands
+from lmdbresults.cli.of_app import lmdb
 from lmdbresults.cli.output import inert, rich_table
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store.queues import Message
@@ -298,6 +301,27 @@ def test_celery_has_the_commands_for_the_file_of_an_application(backend, file, t
     command: list[str] = [sys.executable, "-m", "celery", "-A", "proj", "lmdb", "list", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert [row["id"] for row in json.loads(done.stdout)["rows"]] == ["one"], done.stderr
+
+
+def test_copy_doctor_and_web_work_on_the_store_of_an_application_too(backend, file, tmp_path):
+    celery = pytest.importorskip("celery")
+    end(backend, "one")
+
+    def run(app: Any, *arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(lmdb, arguments, obj=SimpleNamespace(app=app))
+        assert done.exit_code == code, done.output
+        return done.output
+
+    app = celery.Celery("proj", backend=f"lmdb://{file}", set_as_current=False)
+    assert "1 copied" in run(app, "copy", str(tmp_path / "copy.lmdb"))
+    assert json.loads(run(app, "doctor", "--json", code=1))["path"] == str(file)
+    (tmp_path / "foreign").write_bytes(b"x" * 10_000)
+    foreign = celery.Celery("proj", backend=f"lmdb://{tmp_path}/foreign", set_as_current=False)
+    assert "is not an LMDB file" in run(foreign, "web", "--allow-actions", code=2)
+
+
+def test_an_id_that_is_not_utf_8_is_refused(file, run):
+    assert "must be UTF-8" in run("show", file, "\udcff", code=2).output
 
 
 def test_in_a_narrow_terminal_ids_are_cut_before_states_and_names():

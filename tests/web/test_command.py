@@ -27,6 +27,13 @@ def test_another_address_demands_a_token(tmp_path: Path) -> None:
     assert "give it a token" in refused(path, "--allow-host", "jobs.example.org")
 
 
+def test_a_file_that_cannot_be_shown_is_said_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "results.lmdb"
+    path.write_bytes(b"x" * 10_000)
+    assert refused(path).startswith(f"{path} is not an LMDB file")
+    assert "does not serve" in refused(f"unix://{tmp_path}/no-server?retry_timeout=0")
+
+
 def test_a_port_that_is_in_use_is_an_error_with_its_cure(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "--port" in refused(tmp_path / "results.lmdb", "--port", taken.getsockname()[1])

@@ -52,7 +52,7 @@ class TestPages:
         assert "app.conf.result_backend" in visitor.text("/")
         assert "No task is stored yet" in visitor.text("/tasks")
         assert "No chord is in flight" in visitor.text("/chords")
-        assert "no queues" in visitor.text("/queues")
+        assert "No queues" in visitor.text("/queues")
         assert "belongs to a group" in visitor.text("/groups")
 
     def test_the_list_is_filtered_and_newest_first(self, store: LMDBStore, visitor: Visitor) -> None:

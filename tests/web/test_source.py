@@ -74,6 +74,7 @@ def test_a_visitor_sees_the_last_figure_while_a_slow_one_is_computed(
         store.set(b"key", b"value")
         figure.may_end.clear()
         assert [await fresh.get() for _ in range(3)] == [1, 1, 1]
+        assert fresh.is_being_renewed
         figure.may_end.set()
         await asyncio.wait_for(renewed.wait(), 30)
         assert await fresh.get() == 2

@@ -102,7 +102,13 @@
 
   function connect() {
     events = new EventSource(`${document.body.dataset.base}/events`);
-    events.onopen = () => { show("live", "live"); if (wasLost) refresh(); wasLost = false; };
+    events.onopen = () => {
+      show("live", "live");
+      const region = document.getElementById("live");
+      if (wasLost || "old" in region.dataset) refresh(); // newer figures may have been there before the stream was
+      wasLost = false;
+      delete region.dataset.old;
+    };
     events.onerror = () => { show("lost", "no server"); wasLost = true; };
     events.addEventListener("changed", () => {
       const pulse = document.getElementById("pulse");
