@@ -266,11 +266,9 @@ class ResultSet:
         until = None if timeout is None else time.monotonic() + timeout
         values = []
         for result in self.results:
-            left = None if until is None else max(until - time.monotonic(), 0.0)
-            value = result.get(timeout=left, propagate=propagate, interval=interval, on_interval=on_interval)
+            values.append(result.get(_left(until), propagate, interval, on_interval=on_interval))
             if callback is not None:
-                callback(str(result.id), value)
-            values.append(value)
+                callback(str(result.id), values[-1])
         return values
 
     def join_native(
@@ -287,10 +285,9 @@ class ResultSet:
         values: dict[str, Any] = {}
         for id_, meta in self.iter_native(timeout, interval, on_message, on_interval):
             values[id_] = settle(id_, meta, propagate, callback)
-        left = None if until is None else max(until - time.monotonic(), 0.0)
         return [
-            result.join_native(left, propagate, interval) if isinstance(result, ResultSet) else values[result.id]
-            for result in self.results
+            each.join_native(_left(until), propagate, interval) if isinstance(each, ResultSet) else values[each.id]
+            for each in self.results
         ]
 
     get = join
@@ -372,6 +369,10 @@ class GroupResult(ResultSet):
         """Return ``((id, parent), [results])``."""
         parent = self.parent.as_tuple() if self.parent is not None else None
         return (self.id, parent), [result.as_tuple() for result in self.results]
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0.0)
 
 
 def result_from_tuple(tree: Any, backend: ResultBackend | None = None) -> AsyncResult | GroupResult:

@@ -1,5 +1,6 @@
 """Results of many tasks: in an order, in groups, in groups of groups."""
 
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,22 @@ def test_join_raises_a_failure_unless_propagate_is_false(backend, join):
         joined(timeout=0)
     one, error = joined(timeout=0, propagate=False)
     assert (one, type(error), error.args) == (1, KeyError, ("why",))
+
+
+@interface("join", "timeouts")
+@JOINS
+def test_groups_inside_share_one_timeout(backend, join):
+    waited: list[float] = []
+
+    class Slow(GroupResult):
+        def get(self, timeout=None, *_, **__):
+            waited.append(timeout)
+            time.sleep(0.02)
+
+        join_native = get
+
+    getattr(ResultSet([Slow("one"), Slow("two")], backend), join)(timeout=1)
+    assert waited[1] <= waited[0] - 0.02
 
 
 @interface("join", "timeouts")

@@ -64,10 +64,11 @@ async def as_completed(results: Iterable[Any], timeout: float | None = None) -> 
             by_id.setdefault(id_text(leaf.id), []).append(leaf)
     if backend is None:
         return
-    async for task_id, meta in backend.as_completed(by_id, timeout):
-        for result in by_id[task_id]:
-            backend.result_consumer.fulfil(result, meta)
-            yield result
+    async with aclosing(backend.as_completed(by_id, timeout)) as ended:
+        async for task_id, meta in ended:
+            for result in by_id[task_id]:
+                backend.result_consumer.fulfil(result, meta)
+                yield result
 
 
 def watch(result: AsyncResult, timeout: float | None = None) -> Watch:

@@ -2,7 +2,7 @@
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import pairwise, takewhile
 from typing import Final
 
@@ -44,22 +44,30 @@ def problems_of(file: PageFile, state: Meta) -> Iterator[str]:
     yield from survey(file, state, bytearray(state.last_page + 1))
 
 
-def survey(file: PageFile, state: Meta, pages: bytearray) -> Iterator[str]:
-    """Yield the problems of pages, and write the state of each to ``pages``, which holds zeros at first."""
+def survey(file: PageFile, state: Meta, pages: bytearray) -> Generator[str, None, bool]:
+    """Yield the problems of pages, and write the state of each to ``pages``, which holds zeros at first.
+
+    Returns whether the list of free pages is intact.
+    """
     pages[:2] = bytes((IN_USE, IN_USE))
     if not _has_usual_order(state):
         yield f"Its trees have flags {state.free.flags:#x} and {state.main.flags:#x}, unlike those of a store."
-        return
+        return False
     free = _FreeWalk(file, pages, state.free)
-    yield from free.problems()
+    problems = list(free.problems())
+    yield from problems
+    is_intact = not problems
     yield from _Walk(file, pages, state.main).problems()
     for number in free.found:
+        if 2 <= number < len(pages) and not pages[number]:
+            pages[number] = FREE
+            continue
+        is_intact = False
         if not 2 <= number < len(pages):
             yield f"Page {number} is listed as free, but does not exist."
-        elif pages[number]:
-            yield f"Page {number} is listed as free {'twice' if pages[number] == FREE else 'and in use'}."
         else:
-            pages[number] = FREE
+            yield f"Page {number} is listed as free {'twice' if pages[number] == FREE else 'and in use'}."
+    return is_intact
 
 
 def freed_before(file: PageFile, state: Meta, number: int) -> int:

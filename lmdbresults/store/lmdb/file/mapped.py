@@ -44,7 +44,7 @@ class MappedMemory:
 
         advise = ctypes.CDLL(None).madvise
         advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        paths = {os.fsencode(path) for path in self.paths}
+        paths = {os.fsencode(path) for path in tuple(self.paths)}
         with open("/proc/self/maps", "rb") as maps:
             for line in maps:
                 place, kind, *_, path = line.rstrip(b"\n").split(maxsplit=5)

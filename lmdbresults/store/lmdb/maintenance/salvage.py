@@ -108,12 +108,12 @@ class _Source:
         self.count = min(state.last_page + 1, whole_pages) if state else whole_pages
         self._marks = bytearray(self.count)
         self.problems: list[str] = []
+        #: Whether the list of free pages is intact.
+        self.knows_free_pages = False
         if state is None:
             self.problems.append("Both meta pages are invalid.")
         else:
-            self.problems += survey(file, state, self._marks)
-        #: Whether the list of free pages is intact.
-        self.knows_free_pages = state is not None and not any("free" in problem for problem in self.problems)
+            self.problems += self._survey(state)
         #: Entries that the tree should have.
         self.expected = state.main.entries if state else 0
         self._mark_large_values()
@@ -127,6 +127,9 @@ class _Source:
         pending = recovery.pending(path)
         self.logged = pending.records
         return pending.rollback or newest
+
+    def _survey(self, state: Meta) -> Iterator[str]:
+        self.knows_free_pages = yield from survey(self._file, state, self._marks)
 
     def _mark_large_values(self) -> None:
         """Mark the pages of large values as in use: a stored value may contain what looks like a page."""

@@ -181,6 +181,16 @@ def test_a_file_without_meta_pages_is_salvaged(file: Path, metas: str):
     assert newest in (0, PAGE)
 
 
+@pytest.mark.parametrize("tree", ["free", "main"])
+def test_only_a_damaged_list_of_free_pages_makes_what_is_missing_uncertain(file: Path, tree: str):
+    with PageFile(str(file)) as pages:
+        number = pages.states()[0].free.page if tree == "free" else leaf_with(file, b"key 0300")
+    poke(file, number * PAGE + 12, b"\xff" * 4)  # where its free space begins and ends
+    report, _ = salvaged(file)
+    assert report.problems
+    assert report.is_certain is (tree == "main")
+
+
 def test_a_stored_value_that_looks_like_a_page_is_not_read_as_one(tmp_path: Path):
     path = tmp_path / "results.lmdb"
     forged = tmp_path / "forged.lmdb"
