@@ -77,7 +77,7 @@ class OpenError(StoreError, OSError):
 
 
 class FolderMissing(OpenError, FileNotFoundError):
-    """Raised when neither the folder of the file nor its parent folder exists."""
+    """Raised when the folder of the file is missing and may not be created, or where a file must exist, the file."""
 
 
 class NotAFile(OpenError):

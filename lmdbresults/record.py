@@ -171,7 +171,7 @@ class TaskHead(NamedTuple):
 def runtime_in(data: bytes) -> float | None:
     """Return the seconds that a task took, by the end of its record, which is not decoded; None if they are not there.
 
-    The extra values end a record. In JSON, and in msgpack, their last one can be told by its bytes.
+    The extra values end a record. In JSON, and in msgpack, the bytes of the last one show that it is one.
     """
     start = data.rfind(_RUNTIME, -_RUNTIME_BYTES)
     if start < 0:

@@ -37,9 +37,9 @@ __all__ = [
     "serializers",
 ]
 
-#: Serializers whose decoding runs no code; what a reader accepts unless told otherwise.
+#: Serializers whose decoding runs no code; what a reader accepts by default.
 DEFAULT_ACCEPT: Final = ("json", "msgpack", "yaml")
-#: Bytes that a payload may have once it is decompressed, unless told otherwise.
+#: Bytes that a payload may have by default once it is decompressed.
 MAX_DECODED_BYTES: Final = 256 << 20
 
 

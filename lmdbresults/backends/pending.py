@@ -48,17 +48,17 @@ class Pending:
         #: What was passed to ``on_message`` last, by key.
         self._said: dict[bytes, str] = {}
 
-    def take_first(self, *, tell_cached: bool = False) -> list[tuple[str, Meta]]:
+    def take_first(self, *, report_cached: bool = False) -> list[tuple[str, Meta]]:
         """Return ``(id, meta)`` of tasks that have ended, those in the cache first. They are no longer pending.
 
-        ``tell_cached`` has ``on_message`` called for those in the cache as well.
+        ``report_cached`` has ``on_message`` called for those in the cache as well.
         """
         ended = []
         cache = self._backend._cache
         for key, task_id in list(self.ids.items()) if cache else ():
             meta = cache.get(task_id)
             if meta is not None and meta.get("status") in self._ready_states:
-                if tell_cached and self._on_message is not None:
+                if report_cached and self._on_message is not None:
                     self._on_message(meta)
                 ended.append((self.ids.pop(key), meta))
         if self.ids:
@@ -93,7 +93,7 @@ class Pending:
         return ended
 
     def _tell(self, key: bytes, meta: Meta) -> None:
-        """Call ``on_message``, unless it has been told the same."""
+        """Call ``on_message``, unless the last call for the key was with the same meta."""
         said = repr(meta)
         if self._on_message is not None and self._said.get(key) != said:
             self._said[key] = said

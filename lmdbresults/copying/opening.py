@@ -19,7 +19,7 @@ __all__ = ["LAYOUTS", "open_source", "open_target"]
 
 #: The layouts of a Redis database: that of lmdbresults, and that of Celery's own backend.
 LAYOUTS: Final = ("lmdbresults", "celery")
-#: Seconds that Celery keeps results for unless told otherwise.
+#: Seconds for which Celery keeps results by default.
 _EXPIRES: Final = 86400.0
 
 

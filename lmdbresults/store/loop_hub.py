@@ -1,7 +1,7 @@
 """Waiting in coroutines: those of one event loop share one subscription, whose socket the loop watches.
 
-So there is no thread, and one socket for each loop. Everything here is called by the thread of the loop, unless told
-otherwise. asyncio is imported when a coroutine waits, so a program without coroutines does not pay for it.
+So there is no thread, and one socket for each loop. Everything here is called by the thread of the loop, unless its
+docstring says otherwise. asyncio is imported when a coroutine waits, so that other programs do not pay for it.
 """
 
 import math

@@ -86,7 +86,7 @@ class ThreadHub(Hub):
         self._reader: ThreadWait | None = None
         #: The reader, while there is nothing to read and it just sleeps.
         self._dozing: ThreadWait | None = None
-        #: Whether the reader was told to leave, for its chores.
+        #: Whether the reader was made to leave, for its chores.
         self._is_interrupted = False
         #: The threads that wait, the reader included.
         self._waiting: set[ThreadWait] = set()

@@ -103,8 +103,8 @@ class Pages:
 
     async def chords(self, request: Request) -> Response:
         """The chords in flight."""
-        found = await self._source.ask(Monitor.chords)
-        return self.page(request, "chords.html", chords=found[:_ROWS], total=len(found))
+        found = await self._source.ask(lambda monitor: monitor.chords(limit=_ROWS))
+        return self.page(request, "chords.html", chords=found, most=_ROWS)
 
     async def queues(self, request: Request) -> Response:
         """The queues, or the messages of one."""

@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that prepares what takes long, and ends the streams of open pages when it is told to stop."""
+    """A server that prepares what takes long, and ends the streams of open pages when it must stop."""
 
     def __init__(
         self, config: uvicorn.Config, prepare: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], object]

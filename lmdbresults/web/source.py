@@ -86,7 +86,9 @@ class Source:
                 self._close()
             if self._monitor is None:
                 if identity is None:
-                    raise FolderMissing(f"{self._options.path} does not exist.")
+                    raise FolderMissing(
+                        f"{self._options.path} does not exist. Check the spelling of the path, or store a result."
+                    )
                 self._store = open_as_it_is(self._options)
                 self._monitor = Monitor(self._store)
                 self._identity = identity

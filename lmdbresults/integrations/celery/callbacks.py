@@ -70,7 +70,7 @@ class Callbacks:
         return len(self._new) + len(self._idle) + len(self._followed)
 
     def add(self, result: Any, weak: bool) -> None:
-        """Note a result, and hold it unless told to note it ``weak``."""
+        """Note a result, and hold it unless ``weak``."""
         self._new[id(result)] = weakref.ref(result) if weak else result
         if len(self._new) >= self._few:
             self._ask(follow=False)

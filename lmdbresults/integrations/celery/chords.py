@@ -163,8 +163,8 @@ class CeleryBodies:
     def _noted(self, *, holds_results: bool = True) -> Iterator[Effects]:
         """Note what the block does. What runs eagerly is done there and then, with effects of its own.
 
-        The failure of a body is stored at once: Celery revokes the tasks of a group afterwards, and a worker that is
-        told so before the failure is stored would store that they were revoked.
+        The failure of a body is stored at once: Celery revokes the tasks of a group afterwards, and a worker that
+        learns of it before the failure is stored would store that they were revoked.
         """
         effects: Effects = self._backend.new_effects(holds_results=holds_results)
         with nullcontext() if self._backend.app.conf.task_always_eager else effects:

@@ -183,7 +183,7 @@ class ResultConsumer(BaseResultConsumer):
         _let_end(former)  # a greenlet of gevent may live on in the child
 
     def on_after_fork(self) -> None:
-        """Nothing to do: Celery tells of some forks only, the gate of all."""
+        """Nothing to do: Celery reports some forks only, the gate all."""
 
     def start(self, initial_task_id: str, **kwargs: Any) -> None:
         """Nothing to do: all results are in the store."""
@@ -236,7 +236,7 @@ class ResultConsumer(BaseResultConsumer):
         for result in results:
             waiting.setdefault(id_text(result.id), []).append(result)
         pending = Pending(self.backend, waiting, on_message=on_message)
-        self._fulfil_all(pending.take_first(tell_cached=True), waiting, on_end, on_interval)
+        self._fulfil_all(pending.take_first(report_cached=True), waiting, on_end, on_interval)
         yield
         if not pending.ids:
             return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:  # generic in its type stubs only
     Transaction = lmdb.Transaction
 
-#: What subscribers are told of a commit: a key, with the prefix of its store; the kind of change; the new value if it
+#: What subscribers get of a commit: a key, with the prefix of its store; the kind of change; the new value if it
 #: is short, and when it expires.
 Change: TypeAlias = tuple[bytes, int, bytes | None, float]
 #: Kinds of change: to a value that is not final; any other; a topic of which one subscriber is woken.

@@ -136,7 +136,7 @@ class RedisSubscription(Subscription):
             self._finalizers.append(weakref.finalize(self, listener.abandon))
         return self._listeners[node]
 
-    # -- what listeners tell -----------------------------------------------------------------------------------------
+    # -- what listeners report ---------------------------------------------------------------------------------------
 
     def heard(self, channel: bytes, message: bytes) -> None:
         """Note a change, with the new value if it came with the message and is newer than the last look."""

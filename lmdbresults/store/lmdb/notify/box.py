@@ -95,7 +95,7 @@ class Box:
     # -- closing ---------------------------------------------------------------------------------------------------
 
     def refuse(self) -> None:
-        """Accept no more messages: a writer that sends one is told, and chooses another box. Those received remain."""
+        """Accept no more messages: a writer gets an error, and chooses another box. Those received remain."""
         if os.getpid() == self._owner:
             with suppress(OSError):  # closed already
                 self.receiver.shutdown(socket.SHUT_RD)

@@ -625,29 +625,6 @@ for _ in range(2):
     assert set(keys_in_next_boot(path)) >= {b"first", b"logged"}
 
 
-def test_log_that_is_closed_while_a_thread_waits_to_sync_it_is_no_failed_disk(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = begun(path)
-    store.set(b"logged", b"value")
-    log: Any = store._environment.file.checkpoints.log
-    last = last_commit(store)
-
-    class Held:
-        def __enter__(self) -> None:  # meanwhile another thread finds that the log was deleted
-            log._chain = last
-            log.close()
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    with monkeypatch.context() as patches:
-        patches.setattr(log, "_syncing", Held())
-        patches.setattr(log, "_synced", 0)
-        assert log.sync(last) is False
-    store.set(b"later", b"value")
-
-
 def test_after_a_rewrite_there_is_a_new_log(path: str) -> None:
     source = """
 import sys
