@@ -20,6 +20,8 @@ myst_heading_anchors = 4  # by the rules of GitHub
 
 html_theme = "furo"
 html_extra_path = ["index.html"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"lmdbresults {release}"
 html_copy_source = False
 html_show_copyright = False
