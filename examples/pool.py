@@ -42,7 +42,7 @@ def open_app(path: str, queue: "multiprocessing.Queue[Any]") -> None:
 def work(path: str, queue: "multiprocessing.Queue[Any]") -> None:
     open_app(path, queue)
     for signature, args in iter(queue.get, None):
-        app.run(signature, args)  # runs the task and stores its result; the last part of a chord dispatches the body
+        app.run(signature, args)  # runs the task, stores its result; a chord's last part dispatches its body
 
 
 def main(path: str) -> None:
