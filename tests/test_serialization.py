@@ -1,6 +1,7 @@
 """Payloads of every serializer and compression: the same bytes as Celery's, and damaged bytes raise our errors."""
 
 import builtins
+import json
 import math
 import uuid
 from collections import OrderedDict, namedtuple
@@ -97,6 +98,24 @@ def test_json_handles_the_json_types():
     assert math.isnan(loads(dumps(math.nan)))
     assert loads(dumps((Point(1, 2), OrderedDict(a=1)))) == [[1, 2], {"a": 1}]
     assert loads(dumps({2: "int", None: "none", True: "bool"})) == {"2": "int", "null": "none", "true": "bool"}
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "text", [LONG, LONG + '"', '"' + LONG, LONG + "\\", LONG + "\n", LONG + "\u20ac", LONG + "\U0001f600"]
+)
+def test_a_long_text_comes_back_from_json(text: str):
+    assert loads(dumps(text)) == text
+    assert loads(dumps([text, {"text": text}])) == [text, {"text": text}]
+    assert loads(Payload("application/json", "utf-8", None, json.dumps(text, ensure_ascii=False).encode())) == text
+
+
+@pytest.mark.parametrize("body", [f'"{LONG}', f'"{LONG}" "', f'"{LONG}"x', f'"{LONG}" "{LONG}"', f'"{LONG}\\"'])
+def test_a_long_body_that_is_not_one_text_is_not_valid_json(body: str):
+    with pytest.raises(DecodeError, match="application/json"):
+        loads(Payload("application/json", "utf-8", None, body.encode()))
 
 
 @given(nested(rich))

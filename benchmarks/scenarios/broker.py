@@ -169,7 +169,7 @@ def _wait(sent: list[Any]) -> None:
 
 def _idle(bench: Bench, client: Any, worker: int, count: int) -> Figures:
     """Leave a worker alone."""
-    seconds = bench.size(0.2, 3.0, 10.0)
+    seconds = bench.size(0.2, 3.0, 5.0)
     used, woken = ran(worker) + client.served(), wake_ups(worker)
     time.sleep(seconds)
     used, woken = ran(worker) + client.served() - used, wake_ups(worker) - woken
