@@ -421,6 +421,41 @@ def test_a_callback_comes_while_another_result_is_waited_for(app: Celery, thread
     assert left_behind(app) == []
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["new", "asked before"])
+def test_a_restored_group_calls_back_when_all_of_it_has_ended(app: Celery, threads: Any, asked: bool) -> None:
+    told: list[Any] = []
+    members = pending(app, 3)
+    GroupResult("outer", [*members[:2], GroupResult("inner", members[2:], app=app)], app=app).save()
+    restored = GroupResult.restore("outer", app=app)
+    assert restored.as_tuple() == GroupResult.restore("outer", app=app).as_tuple()
+    noted = app.backend.result_consumer.callbacks
+    if asked:
+        app.backend.result_consumer.drain_events(timeout=0)
+        noted._ask_at = 0.0  # as if a second had passed
+    restored.then(lambda group: told.append(group.id))
+    [other] = pending(app)
+    got = threads.submit(other.get)
+    until_waited_for(app, *members, other)
+    for member in members:
+        assert not told
+        app.backend.mark_as_done(member.id, 1)
+    wait_for(lambda: told == ["outer"])
+    app.backend.mark_as_done(other.id, 43)
+    assert got.result(PATIENCE) == 43
+
+
+def test_a_restored_group_is_noted_once_and_not_kept(app: Celery) -> None:
+    GroupResult("group", pending(app, 100), app=app).save()
+    assert left_behind(app) == []
+    restored = GroupResult.restore("group", app=app)
+    assert len(app.backend.result_consumer.callbacks) == 1
+    app.backend.result_consumer.drain_events(timeout=0)
+    assert registrations(app) == 0
+    assert len(app.backend.result_consumer.callbacks) == 1
+    del restored
+    assert left_behind(app) == []
+
+
 def test_a_message_that_cannot_be_decoded_is_no_result_for_a_callback(app: Celery, threads: Any) -> None:
     told: list[Any] = []
     result, other = pending(app, 2)

@@ -60,6 +60,8 @@ class Callbacks:
         #: those that had no callback.
         self._new: dict[int, Any] = {}
         self._idle: dict[int, Any] = {}
+        #: Weak references to groups that were noted in place of their members, and not asked yet.
+        self._groups: dict[int, weakref.ref[Any]] = {}
         #: Those that have a callback, and those of them that have changed or were discarded.
         self._followed: dict[int, CallbackFollower] = {}
         self._ready: deque[CallbackFollower] = deque()
@@ -67,7 +69,7 @@ class Callbacks:
         self._ask_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._idle) + len(self._followed)
+        return len(self._new) + len(self._idle) + len(self._groups) + len(self._followed)
 
     def add(self, result: Any, weak: bool) -> None:
         """Note a result, and hold it unless ``weak``."""
@@ -79,8 +81,22 @@ class Callbacks:
             for follower in list(self._followed.values())[:1]:
                 follower.hub.interrupt()
 
+    def add_group(self, group: Any) -> None:
+        """Note a group in place of its members, which are noted once it has a callback."""
+        number = id(group)
+
+        def forget(_: object) -> None:
+            self._groups.pop(number, None)
+            self._idle.pop(number, None)
+
+        self._groups[number] = weakref.ref(group, forget)
+        if len(self._groups) >= _FEW:
+            self._ask(follow=False)
+
     def discard(self, result: Any) -> None:
         """Forget a result. Called from anywhere, a garbage collection included, so it takes no lock."""
+        if not (self._new or self._idle or self._followed):
+            return
         number = id(result)
         self._new.pop(number, None)
         self._idle.pop(number, None)
@@ -98,7 +114,7 @@ class Callbacks:
 
     def run(self) -> None:
         """Call the callbacks of results that have ended; what one of them raises leaves the others to the next call."""
-        if self._new or (self._idle and time.monotonic() >= self._ask_at):
+        if self._new or self._groups or (self._idle and time.monotonic() >= self._ask_at):
             self._ask(follow=True)
         while self._ready:
             try:
@@ -110,19 +126,31 @@ class Callbacks:
     def _ask(self, follow: bool) -> None:
         """Ask results whether they have a callback, and follow those that do."""
         with self._lock:
-            notes = [self._new]
             if self._idle and time.monotonic() >= self._ask_at:
                 self._ask_at = time.monotonic() + _ASK_AGAIN
-                notes.append(self._idle)
-            for noted in notes:
-                self._ask_each(noted, follow)
+                self._ask_each(self._idle, follow)
+            for number in list(self._groups):
+                held = self._groups.pop(number, _nothing)
+                if (group := held()) is not None and not self._has_noted_members(group):
+                    self._idle[number] = held
+            self._ask_each(self._new, follow)
+
+    def _has_noted_members(self, group: Any) -> bool:
+        """Note the members of a group if it has a callback; return whether it has."""
+        has_one = any(map(_is_callback, _listeners(group.on_ready)))
+        if has_one:
+            self._new.update((id(member), member) for member in group.results if not isinstance(member, ResultSet))
+        return has_one
 
     def _ask_each(self, noted: dict[int, Any], follow: bool) -> None:
         groups: dict[Any, bool] = {}
         for number in list(noted):
             held = noted.get(number)
             result = held() if type(held) is weakref.ref else held
-            if result is None or not may_end(result):
+            if isinstance(result, ResultSet):
+                if self._has_noted_members(result):
+                    noted.pop(number, None)
+            elif result is None or not may_end(result):
                 noted.pop(number, None)
             elif not _may_call_back(result.on_ready, groups):  # a group has it, so it need not be held here
                 self._idle[number] = held if held is not result else weakref.ref(result)

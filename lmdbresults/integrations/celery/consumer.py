@@ -16,7 +16,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultSet, result_from_tuple
 from celery.utils.log import get_logger
 from kombu.utils.compat import detect_environment
-from vine import promise
+from vine import barrier, promise
 
 from lmdbresults.backends.pending import Pending
 from lmdbresults.backends.waiting import Waiting
@@ -62,6 +62,31 @@ class WaitingMixin(AsyncBackendMixin):
         """Undo `add_pending_result`. It never blocks: a result calls this when it is collected as garbage."""
         self.result_consumer.callbacks.discard(result)
         return result
+
+    def _restore_group(self, group_id: Any) -> dict[str, Any] | None:
+        """Return the meta of a group that was saved. The group is noted in place of its members, which saves a third.
+
+        The members of groups inside it are noted one by one.
+        """
+        saved = self.get(self.get_key_for_group(group_id))
+        if not saved:
+            return None
+        meta: dict[str, Any] = self.decode(saved)
+        (id_, parent), nodes = meta["result"]
+        simple = self.app.AsyncResult  # of a task that follows none and is no group: nearly always
+        members = [
+            simple(node[0][0]) if node[1] is None and not node[0][1] else result_from_tuple(node, self.app)
+            for node in nodes
+        ]
+        group = self.app.GroupResult(
+            id_,
+            members,
+            parent=parent and result_from_tuple(parent, self.app),
+            ready_barrier=barrier([member.on_ready for member in members]),  # the members themselves would note each
+        )
+        self.result_consumer.callbacks.add_group(group)
+        self.result_consumer.drainer.start()
+        return {**meta, "result": group}
 
     def iter_native(
         self,
