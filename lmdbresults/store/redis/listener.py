@@ -30,8 +30,8 @@ class Hearer(Protocol):
     def heard(self, channel: bytes, message: bytes) -> None:
         """Take a message."""
 
-    def fenced(self, number: int) -> None:
-        """Note that all messages before a fence have come."""
+    def fenced(self, listener: "Listener", number: int) -> None:
+        """Note that all messages of the listener's server before a fence have come."""
 
     def missed(self) -> None:
         """Note that messages may have been missed."""
@@ -205,13 +205,13 @@ class Listener:
 
     def _take(self, answer: Any) -> None:
         if not isinstance(answer, list):  # the answer to PING while there are no channels
-            self._hearer.fenced(int(answer) if answer.isdigit() else 0)
+            self._hearer.fenced(self, int(answer) if answer.isdigit() else 0)
             return
         kind = answer[0]
         if kind in (b"message", b"smessage"):
             self._hearer.heard(answer[1], answer[2])
         elif kind == b"pong":
-            self._hearer.fenced(int(answer[1] or 0))
+            self._hearer.fenced(self, int(answer[1] or 0))
         elif kind in (b"subscribe", b"ssubscribe"):
             with self._changed:
                 self._is_refused = False

@@ -62,9 +62,10 @@ class RedisSubscription(Subscription):
         self._has_missed = False
         #: Whether no message can arrive, so that waiters must poll.
         self._is_refused = False
-        #: The last fence, that which has come back, and the fence behind which the messages of a key are newer than
-        #: its last look.
-        self._fence = self._passed = 0
+        #: The last fence, the last that each server has sent back, and the fence behind which the messages of a key are
+        #: newer than its last look.
+        self._fence = 0
+        self._passed: dict[Listener, int] = {}
         self._fences: dict[bytes, int] = {}
         self._bell = _Bell()
         self._finalizers.append(weakref.finalize(self, self._bell.close))
@@ -106,8 +107,8 @@ class RedisSubscription(Subscription):
                 channel = self._layout.channel(name)
                 listener = self._listener_of.get(key)
                 if listener is None:
-                    self._keys[channel] = key
                     self._listener_of[key] = listener = self._listener(name)
+                    self._keys[channel] = key
                 wanted.setdefault(listener, []).append(channel)
         for listener, channels in wanted.items():  # without the lock, as in `add`
             listener.add(channels, self._server.options.socket_timeout)
@@ -144,13 +145,14 @@ class RedisSubscription(Subscription):
             key = self._keys.get(channel)
             if key is None or (message[:1] == INTERIM and key not in self._every_change):
                 return
-            is_new = self._fences.get(key, 0) <= self._passed
+            is_new = self._fences.get(key, 0) <= self._passed.get(self._listener_of[key], 0)
             self._changed[key] = message[2:] if message[1:2] == b"=" and is_new else None
             self.ring()
 
-    def fenced(self, number: int) -> None:
-        """Note that all messages before a fence have come."""
-        self._passed = max(self._passed, number)
+    def fenced(self, listener: Listener, number: int) -> None:
+        """Note that all messages of the listener's server before a fence have come."""
+        with self._lock:
+            self._passed[listener] = max(self._passed.get(listener, 0), number)
 
     def missed(self) -> None:
         """Have everything looked at."""
@@ -244,10 +246,10 @@ class _Weak:
         if subscription := self._subscription():
             subscription.heard(channel, message)
 
-    def fenced(self, number: int) -> None:
+    def fenced(self, listener: Listener, number: int) -> None:
         """See `RedisSubscription.fenced`."""
         if subscription := self._subscription():
-            subscription.fenced(number)
+            subscription.fenced(listener, number)
 
     def missed(self) -> None:
         """See `RedisSubscription.missed`."""

@@ -205,6 +205,22 @@ def test_a_connection_is_closed_by_the_thread_that_reads_it(server: RedisServer)
     assert set(closed_by) == {listener._thread}
 
 
+def test_only_a_fence_of_its_own_server_makes_a_value_that_is_sent_newer_than_the_last_look(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Listener, "fence", lambda *_: None)
+    with open_redis(server.url) as store:
+        subscription: Any = store.subscribe()
+        subscription.add([key(1)])
+        (channel,) = subscription._keys
+        subscription.fenced(object(), 99)
+        subscription.heard(channel, b"F=older")
+        assert subscription._changed == {key(1): None}
+        subscription.fenced(subscription._listener_of[key(1)], 99)
+        subscription.heard(channel, b"F=newer")
+        assert subscription._changed == {key(1): b"newer"}
+
+
 def test_a_listener_can_report_while_a_thread_follows_a_key(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
     with open_redis(server.url) as store:
         subscription: Any = store.subscribe()
