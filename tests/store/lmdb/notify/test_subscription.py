@@ -112,6 +112,20 @@ class TestForks:
 class TestThreads:
     """Threads that share a subscription, and signal handlers."""
 
+    def test_a_change_during_the_look_for_the_first_values_is_received(
+        self, store: LMDBStore, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        look = vars(subscription)["_look"]
+
+        def look_before_a_change(keys: list[bytes]) -> object:
+            found = look(keys)
+            store.set(b"key", b"done")
+            return found
+
+        monkeypatch.setattr(subscription, "_look", look_before_a_change)
+        assert subscription.add([b"key"]) == {b"key": None}
+        assert subscription.drain() == {b"key"}
+
     def test_threads_that_add_first_at_once_share_one_box(self, store: LMDBStore, subscription: Subscription) -> None:
         barrier = threading.Barrier(20)
 
