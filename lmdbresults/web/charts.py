@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 __all__ = ["Bars", "Ranges", "bars", "kind_of", "ranges"]
 
 #: Kinds of state, in the order in which bars are stacked, from the bottom.
-_KINDS: Final = ("success", "failure", "retry", "revoked", "running", "other")
+_KINDS: Final = ("success", "failure", "retry", "revoked", "running")
 _KIND_OF: Final = {
     "SUCCESS": "success",
     "FAILURE": "failure",
@@ -23,6 +23,8 @@ _KIND_OF: Final = {
 _HEIGHT: Final = 112.0
 #: Pixels of the smallest part of a bar: one failure among thousands of successes must be seen.
 _LEAST: Final = 2.0
+#: Times that are written below a chart, about.
+_TICKS: Final = 4
 
 
 def kind_of(state: str | None) -> str:
@@ -70,12 +72,12 @@ class Bars(NamedTuple):
     total: int
 
 
-def bars(buckets: Sequence[Bucket], ticks: int = 4) -> Bars:
+def bars(buckets: Sequence[Bucket]) -> Bars:
     """Return the chart of some intervals, the oldest first."""
     top = _nice(max((sum(bucket.states.values()) for bucket in buckets), default=0))
     width = 100 / max(len(buckets), 1)
     drawn = [_bar(bucket, number * width, width, top) for number, bucket in enumerate(buckets)]
-    step = max(len(buckets) // ticks, 1)
+    step = max(len(buckets) // _TICKS, 1)
     return Bars(
         _HEIGHT,
         drawn,

@@ -26,7 +26,7 @@ def keys_in(path: str | os.PathLike[str], **options: Any) -> list[bytes]:
     return sorted(key for key, _ in store.scan())
 
 
-def keys_in_next_boot(path: str | os.PathLike[str], **options: Any) -> list[bytes]:
+def keys_in_next_boot(path: str | os.PathLike[str]) -> list[bytes]:
     """The keys that a store has after a power failure, with which all that was not synced may have gone."""
     keys: list[bytes] = in_boot("next", keys_in, path)
     return keys

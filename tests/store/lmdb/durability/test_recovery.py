@@ -291,8 +291,8 @@ def test_damaged_file_is_renamed_if_the_options_say_so(path: str, tmp_path: Path
     left_behind(path, "none")
     garble(path)
     content = Path(path).read_bytes()
-    begin_anew: Callable[[], list[bytes]] = lambda: keys_in(path, durability="none", on_damage="fresh")  # noqa: E731
-    assert in_boot("next", begin_anew) == []
+    begin_again: Callable[[], list[bytes]] = lambda: keys_in(path, durability="none", on_damage="fresh")  # noqa: E731
+    assert in_boot("next", begin_again) == []
     (aside,) = tmp_path.glob("results.lmdb-damaged-*")
     assert aside.read_bytes() == content
     assert time.strftime("%Y") in aside.name
