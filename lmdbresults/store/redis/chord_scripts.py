@@ -22,6 +22,7 @@ __all__ = [
     "ADD_MORE",
     "ADOPT",
     "CHORD_SCRIPTS",
+    "CHORD_SCRIPTS_AGAIN",
     "CLEAR",
     "END",
     "OPEN",
@@ -206,3 +207,5 @@ return 1
 """
 
 CHORD_SCRIPTS: Final = (OPEN, ADOPT, SET_SIZE, ADD_MORE, RETURN_PART, TAKE_OVER, RELEASE, END, CLEAR)
+#: What runs instead once an answer may have been lost: a part that is there already may be the one of the first time.
+CHORD_SCRIPTS_AGAIN: Final = {RETURN_PART: RETURN_PART.replace("former and 0 or 1, is", "1, is")}

@@ -3,12 +3,13 @@
 A message on the channel of a key begins with "F" for a final value or "I" for an interim one; "=" and the value follow
 if that is small. What must happen once although its answer may be lost and asked for again leaves its outcome under
 a name of its own, ``once``, for longer than it may be asked for again. While the slot moves in a Cluster, scripts are
-run without that name: the server refuses keys of which some exist here and some do not.
+run without that name: the server refuses keys of which some exist here and some do not. Steps that change nothing the
+second time have a form ``AGAIN``, which returns what the first time has returned, as far as the values tell.
 """
 
 from typing import Final
 
-from lmdbresults.store.redis.chord_scripts import CHORD_SCRIPTS
+from lmdbresults.store.redis.chord_scripts import CHORD_SCRIPTS, CHORD_SCRIPTS_AGAIN
 from lmdbresults.store.redis.server import Script
 
 __all__ = ["ADD", "COMMIT", "DELETE", "EXPIRE", "INCREMENT", "REPLACE", "SET", "Scripts"]
@@ -33,13 +34,17 @@ local function note(once, what)
 end
 """
 
-#: KEYS: name. ARGV: channels, value, px (0: never expires), prefix that keeps the present value, kind of message.
-SET: Final = """
-if ARGV[4] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[4] - 1) == ARGV[4] then return 0 end
+#: Stores ARGV[2] for ARGV[3] and publishes it.
+_STORE: Final = """
 put(KEYS[1], ARGV[2], ARGV[3])
 tell(ARGV[1], KEYS[1], ARGV[5], ARGV[2])
 return 1
 """
+_IS_KEPT: Final = "ARGV[4] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[4] - 1) == ARGV[4]"
+#: KEYS: name. ARGV: channels, value, px (0: never expires), prefix that keeps the present value, kind of message.
+SET: Final = f"if {_IS_KEPT} then return 0 end" + _STORE
+#: A value that is kept may be the one that was stored the first time.
+SET_AGAIN: Final = f"if {_IS_KEPT} then return redis.call('GET', KEYS[1]) == ARGV[2] and 1 or 0 end" + _STORE
 
 #: KEYS: name, once. ARGV: channels, value, px.
 ADD: Final = """
@@ -51,11 +56,13 @@ note(KEYS[2], 1)
 return 1
 """
 
-#: KEYS: name. ARGV: channels.
+#: KEYS: name, once. ARGV: channels.
 DELETE: Final = """
-local existed = redis.call('DEL', KEYS[1])
-if existed == 1 then tell(ARGV[1], KEYS[1], 'F') end
-return existed
+if outcome(KEYS[2]) then return 1 end
+if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+tell(ARGV[1], KEYS[1], 'F')
+note(KEYS[2], 1)
+return 1
 """
 
 #: KEYS: name. ARGV: px.
@@ -79,14 +86,17 @@ note(KEYS[2], sum)
 return sum
 """
 
-#: Sets a value if the present one is as expected. KEYS: name. ARGV: channels, value, px, "=" or "" (absent), expected.
-REPLACE: Final = """
+#: Sets a value if the present one is as expected.
+#: KEYS: name. ARGV: channels, value, px, "=" or "" (absent), kind of message, expected.
+REPLACE: Final = (
+    """
 local present = redis.call('GET', KEYS[1])
-if ARGV[4] == '=' and present ~= ARGV[5] or ARGV[4] == '' and present then return 0 end
-put(KEYS[1], ARGV[2], ARGV[3])
-tell(ARGV[1], KEYS[1], 'F', ARGV[2])
-return 1
+if ARGV[4] == '=' and present ~= ARGV[6] or ARGV[4] == '' and present then return 0 end
 """
+    + _STORE
+)
+#: The present value may be the one that was stored the first time.
+REPLACE_AGAIN: Final = "if redis.call('GET', KEYS[1]) == ARGV[2] then return 1 end" + REPLACE
 
 #: Compares what a transaction has read with what there is; if it is the same, makes its changes. Returns 0 otherwise.
 #: KEYS: names, once. ARGV: channels, number of names, then for each name what was read (``?`` for nothing, ``-`` for
@@ -137,16 +147,20 @@ class Scripts:
     """
 
     def __init__(self, publish: str, kept: float) -> None:
-        def script(source: str) -> Script:
-            prelude = PRELUDE.replace("OUTCOME_KEPT", str(round(1000 * kept))).replace("MOST_SENT", str(_MOST_SENT))
-            return Script((prelude + source).replace("'PUBLISH'", f"'{publish}'"))
+        prelude = PRELUDE.replace("OUTCOME_KEPT", str(round(1000 * kept))).replace("MOST_SENT", str(_MOST_SENT))
 
-        self.set = script(SET)
+        def whole(source: str) -> str:
+            return (prelude + source).replace("'PUBLISH'", f"'{publish}'")
+
+        def script(source: str, again: str | None = None) -> Script:
+            return Script(whole(source), None if again is None else whole(again))
+
+        self.set = script(SET, SET_AGAIN)
         self.add = script(ADD)
         self.delete = script(DELETE)
         self.expire = script(EXPIRE)
         self.increment = script(INCREMENT)
-        self.replace = script(REPLACE)
+        self.replace = script(REPLACE, REPLACE_AGAIN)
         self.commit = script(COMMIT)
         #: Those of chords, by their sources.
-        self.chords = {source: script(source) for source in CHORD_SCRIPTS}
+        self.chords = {source: script(source, CHORD_SCRIPTS_AGAIN.get(source)) for source in CHORD_SCRIPTS}

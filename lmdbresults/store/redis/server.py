@@ -29,15 +29,31 @@ _MOST_MOVES: Final = 5
 
 
 class Script:
-    """A Lua script. The server keeps it, and gets only its digest from then on."""
+    """A Lua script. The server keeps it, and gets only its digest from then on.
 
-    def __init__(self, source: str) -> None:
+    ``again`` is the source of what runs instead once the answer to a first run may have been lost, if that differs.
+    """
+
+    def __init__(self, source: str, again: str | None = None) -> None:
         self.source = source
-        self.digest = sha1(source.encode()).hexdigest()  # noqa: S324 - which the server demands
+        self.digest = _digest(source)
+        self.again = self if again is None else Script(again)
         _scripts[self.digest] = self
 
 
+def _digest(source: str) -> str:
+    return sha1(source.encode()).hexdigest()  # noqa: S324 - which the server demands
+
+
 _scripts: Final[dict[str, Script]] = {}
+
+
+def _repeated(command: Command) -> Command:
+    """Return the command that takes the place of one whose answer may have been lost."""
+    if command[0] not in ("EVALSHA", "EVAL"):
+        return command
+    digest = command[1] if command[0] == "EVALSHA" else _digest(command[1])
+    return ("EVALSHA", _scripts[digest].again.digest, *command[2:])
 
 
 def once_name(name: bytes) -> bytes:
@@ -119,6 +135,7 @@ class Server:
                     answers[index] = self._again(requests[index], answer) if isinstance(answer, Exception) else answer
             if failure is not None:
                 self._wait(failure, patience)
+                requests = [request._replace(command=_repeated(request.command)) for request in requests]
             left = failed
         return answers
 
@@ -179,6 +196,7 @@ class Server:
                 command = shorter
             else:
                 self._wait(error, patience)
+                command = _repeated(command)
             try:
                 if asked is None:
                     return self.nodes.node(slot_of(name)).call(command)

@@ -138,8 +138,8 @@ class RedisStore(Store):
         return bool(server.run(self._scripts.add, [name, once_name(name)], *words))
 
     def delete(self, key: bytes) -> bool:
-        server = self._ready()
-        return bool(server.run(self._scripts.delete, [self._layout.name(key)], self._layout.channel_prefix))
+        server, name = self._ready(), self._layout.name(key)
+        return bool(server.run(self._scripts.delete, [name, once_name(name)], self._layout.channel_prefix))
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
         server, name, by = self._ready(), self._layout.name(key), operator.index(by)
@@ -166,7 +166,7 @@ class RedisStore(Store):
         requests = []
         for key, expected, value, ttl in changes:
             name = self._layout.name(key)
-            read = (b"", b"") if expected is None else (b"=", expected)
+            read = (b"", FINAL, b"") if expected is None else (b"=", FINAL, expected)
             words = (self._layout.channel_prefix, value, milliseconds(ttl), *read)
             requests.append(Request(name, ("EVALSHA", script.digest, 1, name, *words)))
         return [bool(answer) for answer in server.call_all(requests)]

@@ -84,6 +84,12 @@ def test_a_step_whose_answer_is_lost_happens_once(between: Proxy):
                 (lambda: store.incr(b"counter"), number + 1),
                 (lambda number=number: store.add(b"added %d" % number, b"value"), True),
                 (lambda number=number: store.set(b"set %d" % number, b"value", 60.0), True),
+                (lambda number=number: store.set(b"kept %d" % number, b"done", keep_prefix=b"done"), True),
+                (lambda number=number: store.set(b"kept %d" % number, b"late", keep_prefix=b"done"), False),
+                (lambda number=number: store.replace_many([(b"kept %d" % number, b"done", b"new", None)]), [True]),
+                (lambda number=number: store.replace_many([(b"kept %d" % number, b"done", b"old", None)]), [False]),
+                (lambda number=number: store.delete(b"kept %d" % number), True),
+                (lambda number=number: store.delete(b"kept %d" % number), False),
             ):
                 between.answers_to_lose = 1
                 assert step() == outcome
@@ -106,7 +112,8 @@ def test_a_chord_whose_last_part_loses_its_answer_is_claimed(between: Proxy):
                 b"chord-unlock-g", Part(number, f"{number}", b"value"), 60.0, b"chord-unlock-.claims"
             )
             assert between.answers_to_lose == 0
-        assert outcome is not None
+            assert outcome is not None
+            assert outcome.counts is True
         assert outcome.claim is not None
         assert store.chords.end(outcome.claim, 60.0, b"chord-unlock-.claims", [], is_last=True)
 
