@@ -107,6 +107,7 @@ def _verify(source: Source, target: Target, options: dict[str, Any]) -> Iterable
             since=_timestamp(options),
             accept=_accepted(options),
             values=options["layout"] != "celery",
+            chords=not options["skip_chords"],
             progress=_counting(report),
         )
 

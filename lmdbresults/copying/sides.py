@@ -71,6 +71,10 @@ class Target(ABC):
         """Open a chord, or return to it those parts that it lacks. Return whether anything was missing."""
         raise NotImplementedError(f"{type(self).__name__}.add_chord: {self.refuses_chords}")
 
+    def lacking(self, chords: Iterable[OpenChord]) -> Iterator[str]:
+        """Yield a sentence for each open chord that is missing, or lacks something that another side has of it."""
+        return iter(())
+
     @abstractmethod
     def close(self) -> None:
         """Release what is open."""

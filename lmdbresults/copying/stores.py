@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,8 +20,8 @@ from lmdbresults.copying.items import (
 )
 from lmdbresults.copying.sides import Merged, Source, Target, batched
 from lmdbresults.errors import RecordDamaged
-from lmdbresults.store.base import Measurable, Replacing, Store, WriteTransaction
-from lmdbresults.store.chord_records import CLAIMED, OPEN
+from lmdbresults.store.base import Listing, Measurable, Replacing, Store, WriteTransaction
+from lmdbresults.store.chord_records import CLAIMED, OPEN, Head
 from lmdbresults.store.chords import Claim, hand_over
 
 __all__ = ["StoreSource", "StoreTarget"]
@@ -45,14 +45,14 @@ class StoreSource(Source):
         return None if count is None else int(count)
 
     def batches(self, size: int) -> Iterator[list[Item]]:
-        for keys in batched(self._keys(), size):
+        for keys in map(list, map(dict.fromkeys, batched(self._keys(), size))):
             yield [_item(key, *found) for key, found in zip(keys, _found(self._store, keys), strict=True) if found]
 
     def _keys(self) -> Iterator[bytes]:
         """Yield the keys of items."""
         has_queues = False
         try:
-            for key, _ in self._store.scan(head=0):
+            for key in self._all_keys():
                 if key.startswith(_QUEUES):
                     has_queues = True
                 elif not key.startswith(CHORD_PREFIX):
@@ -61,6 +61,11 @@ class StoreSource(Source):
             self.problems.append(str(error))
         if has_queues:
             self.left_out.append("Queues and messages are not copied: `celery migrate SOURCE DESTINATION` moves them.")
+
+    def _all_keys(self) -> Iterator[bytes]:
+        if isinstance(self._store, Listing):  # a key that comes twice is copied twice
+            return self._store.keys()
+        return (key for key, _ in self._store.scan(head=0))
 
     def chords(self) -> Iterator[OpenChord]:
         chords = self._store.chords
@@ -115,6 +120,31 @@ class StoreTarget(Target):
     def add_chord(self, chord: OpenChord) -> bool:
         ttl = None if chord.deadline == math.inf else max(chord.deadline - time.time(), 1.0)
         return hand_over(self._store.chords, CHORD_PREFIX + chord.id, chord.run, chord.size, ttl, CLAIMS)
+
+    def lacking(self, chords: Iterable[OpenChord]) -> Iterator[str]:
+        heads = dict(self._store.chords.in_flight(CHORD_PREFIX))
+        for chord in chords:
+            key = CHORD_PREFIX + chord.id
+            problem = self._lack(key, heads.get(key), chord)
+            if problem is not None and not self._store.chords.has_ended(key):
+                yield f"chord {chord.id.decode(errors='backslashreplace')}: {problem}"
+
+    def _lack(self, key: bytes, head: Head | None, chord: OpenChord) -> str | None:
+        """Return what a chord lacks here; None if it has all, or is beyond waiting for parts."""
+        if head is None:
+            return "it is missing"
+        if head.state != OPEN:
+            return None
+        run = self._store.chords.read_run(Claim(key, head.run, ""))
+        present = {(part.place, part.id): part.value for part in run.parts}
+        if any((part.place, part.id) not in present for part in chord.run.parts):
+            return f"of {len(chord.run.parts)} parts that have returned, some are missing"
+        if any(present[part.place, part.id] != part.value and not part.has_failed for part in chord.run.parts):
+            return "the value of a part differs"
+        if (run.body, run.header) != (chord.run.body, chord.run.header):
+            return "its body or header differs"
+        size = None if head.size is None else head.size + head.added
+        return "it waits for fewer parts" if (size or 0) < (chord.size or 0) else None
 
     def close(self) -> None:
         self._store.close()

@@ -25,13 +25,15 @@ def verify(
     since: float | None = None,
     accept: Collection[str] = serialization.DEFAULT_ACCEPT,
     values: bool = True,
+    chords: bool = True,
     progress: Progress | None = None,
     batch: int = BATCH,
 ) -> Iterator[str]:
-    """Yield a sentence for each result, group or value that is missing or different on the other side.
+    """Yield a sentence for each result, group, value or open chord that is missing or different on the other side.
 
     A newer version on the other side is no difference, nor is a deadline within a second. ``values``: compare values
-    that are neither results nor groups, too. Payloads whose serializer is not in ``accept`` are compared as bytes.
+    that are neither results nor groups, too. ``chords``: and chords in flight, if they can be copied. Payloads whose
+    serializer is not in ``accept`` are compared as bytes.
     """
     total, done = source.estimate(), 0
     for items in source.batches(batch):
@@ -43,6 +45,8 @@ def verify(
         done += len(items)
         if progress is not None:
             progress(done, total)
+    if chords and target.refuses_chords is None:
+        yield from target.lacking(source.chords())
 
 
 def _difference(item: Item, other: Item | None, accept: Collection[str]) -> str | None:

@@ -25,6 +25,7 @@ __all__ = [
     "Durable",
     "Interactive",
     "Keep",
+    "Listing",
     "Measurable",
     "Progress",
     "ReadTransaction",
@@ -270,6 +271,14 @@ class Replacing(Protocol):
 
         A write is key, expected value (None: there is none), value and seconds to live.
         """
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A store of a server, which must remember each key to name it once."""
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield all keys, some perhaps twice, in memory that does not grow with their number."""
 
 
 @runtime_checkable

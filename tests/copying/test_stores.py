@@ -13,6 +13,7 @@ import pytest
 
 from lmdbresults import LMDBStore, open_backend, open_store
 from lmdbresults.app import Request
+from lmdbresults.backends.store import StoreBackend
 from lmdbresults.copying import copy, verify
 from lmdbresults.copying.items import GROUP, RESULT, VALUE, Item, wins
 from lmdbresults.copying.sides import Merged
@@ -186,17 +187,25 @@ def test_an_open_chord_moves_whole_and_ends_where_it_is(tmp_path: Path):
     nested = GroupResult("inner", header[1:], old)
     old.apply_chord(("chord", [header[0], nested]), old.app.signature("body").set(task_id="body"))
     _return(old, "c", 3, 2)
+    assert _differences(old, new) == ["result c: it is missing", "chord chord: it is missing"]
     for _ in range(2):  # repeating it changes nothing
         assert copy(StoreSource(old.store), StoreTarget(new.store)).problems == []
+    assert _differences(old, new) == []
     _return(new, "a", 1, 0)
     _return(old, "b", 2, 1)  # by a worker that has the file still
+    assert "chord chord: of 2 parts that have returned, some are missing" in _differences(old, new)
     assert ran == []
     copy(StoreSource(old.store), StoreTarget(new.store))
     new.chords.recover(now=True)
     assert ran == [[1, [2, 3]]]
     assert copy(StoreSource(old.store), StoreTarget(new.store)).chords == 0
+    assert _differences(old, new) == []  # it has ended there
     for backend in backends:
         backend.process_cleanup()
+
+
+def _differences(one: StoreBackend, other: StoreBackend) -> list[str]:
+    return list(verify(StoreSource(one.store), StoreTarget(other.store)))
 
 
 def _return(backend: object, id_: str, value: object, index: int) -> None:

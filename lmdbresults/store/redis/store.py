@@ -14,7 +14,7 @@ from lmdbresults.store.redis.chords import RedisChords
 from lmdbresults.store.redis.layout import Layout
 from lmdbresults.store.redis.leases import Leases
 from lmdbresults.store.redis.options import RedisOptions, redis_options_from_url
-from lmdbresults.store.redis.scanning import read_all, read_range
+from lmdbresults.store.redis.scanning import list_keys, read_all, read_range, read_values
 from lmdbresults.store.redis.scripts import Scripts
 from lmdbresults.store.redis.server import Patience, Request, Server, once_name
 from lmdbresults.store.redis.subscription import RedisSubscription
@@ -24,7 +24,6 @@ from lmdbresults.store.redis.transactions import (
     Reading,
     Writing,
     milliseconds,
-    read_values,
     server_time,
     ttl_of,
 )
@@ -119,6 +118,11 @@ class RedisStore(Store):
 
     def scan(self, prefix: bytes = b"", *, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         yield from read_all(self._ready(), self._layout, prefix, head)
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield the keys of all records, some perhaps twice, in constant memory."""
+        for keys in list_keys(self._ready(), self._layout):
+            yield from keys
 
     def range(
         self, prefix: bytes = b"", start: bytes = b"", limit: int | None = None, *, head: int | None = None

@@ -7,13 +7,14 @@ the order in which the operation has written to them first.
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
-from lmdbresults.errors import StoreClosed
+from lmdbresults.errors import StoreClosed, StoreError
 from lmdbresults.store.redis.layout import Layout, slot_of
-from lmdbresults.store.redis.scanning import read_all, read_range
+from lmdbresults.store.redis.scanning import read_all, read_range, read_values
 from lmdbresults.store.redis.scripts import Scripts
-from lmdbresults.store.redis.server import Request, Server, once_name
+from lmdbresults.store.redis.server import Server, once_name
 from lmdbresults.store.transactions import KEEP, Keep, ReadTransaction, WriteTransaction
 from lmdbresults.store.values import add_to_counter, deadline_of
 
@@ -23,13 +24,14 @@ __all__ = [
     "Reading",
     "Writing",
     "milliseconds",
-    "once_name",
-    "read_values",
     "server_time",
     "ttl_of",
 ]
 
 FINAL, INTERIM = b"F", b"I"
+#: Keys that are compared at once after a view, and words of a commit at most: Redis 6 takes 1,048,576.
+_COMPARED: Final = 5000
+_MOST_WORDS: Final = 1_000_000
 #: More milliseconds than a server can add to its clock mean that a record never expires.
 _NEVER: Final = 10**15
 
@@ -92,8 +94,16 @@ class Reading(ReadTransaction):
         return self._server
 
     def is_consistent(self) -> bool:
-        """Return whether all that was read is still so."""
-        return self._looks < 2 or _commit(self._server, self._layout, self._scripts, self._seen, {})
+        """Return whether there was a moment at which all was as it was read.
+
+        All was read before the first comparison. So what is the same at its comparison was there at that moment, though
+        not all is compared at once: other clients of the server would wait for that.
+        """
+        if self._looks < 2:
+            return True
+        seen = iter(self._seen.items())
+        parts = iter(lambda: dict(islice(seen, _COMPARED)), {})
+        return all(_commit(self._server, self._layout, self._scripts, part, {}) for part in parts)
 
     def get(self, key: bytes) -> bytes | None:
         return self.mget((key,))[0]
@@ -229,15 +239,6 @@ class Writing(Reading, WriteTransaction):
 # -- the commit --------------------------------------------------------------------------------------------------------
 
 
-def read_values(server: Server, layout: Layout, keys: list[bytes]) -> list[bytes | None]:
-    """Return the values of keys; those of one slot as of one moment."""
-    names = [layout.name(key) for key in keys]
-    if len({slot_of(name) for name in names}) == 1 or server.options.kind != "cluster":
-        values: list[bytes | None] = server.call(names[0], "MGET", *names) if names else []
-        return values
-    return server.call_all([Request(name, ("GET", name)) for name in names])
-
-
 def _commit(
     server: Server,
     layout: Layout,
@@ -258,6 +259,8 @@ def _commit(
         for key in keys:
             arguments += _read_words(seen, key)
             arguments += _change_words(changes.get(key), key in told)
+        if len(names) + len(arguments) > _MOST_WORDS:
+            raise StoreError(f"A transaction on a server takes about 200,000 keys, got {len(names)}: split it.")
         if not server.run(scripts.commit, [*names, once_name(names[0])], *arguments):
             return False
     return True
