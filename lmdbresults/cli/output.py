@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 from rich.console import Console
@@ -36,6 +37,7 @@ __all__ = [
 _MOST: Final = 20
 #: Kinds of characters that a terminal may act upon: controls, bidirectional marks, surrogates, line separators.
 _ACTIVE: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_NUMBER: Final = re.compile(r"[0-9.,]+( [a-z]{1,3})?")
 
 
 def inert(text: object, keep: str = "") -> str:
@@ -101,9 +103,10 @@ def say_table(titles: Sequence[str], rows: Sequence[Sequence[object]], empty: st
     if console.is_terminal:
         console.print(rich_table(titles, cells))
         return
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    columns = list(enumerate(zip(titles, *cells, strict=True)))
+    forms = [f"{'>' if _is_of_numbers(cells, place) else '<'}{max(map(len, column))}" for place, column in columns]
     for row in (titles, *cells):
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("  ".join(map(format, row, forms)).rstrip())
 
 
 def rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
@@ -111,10 +114,17 @@ def rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, title in enumerate(titles):
         # Of columns that may wrap, rich cuts the longest first, such as ids; otherwise all alike, states to nothing.
-        table.add_column(title, overflow="ellipsis", no_wrap=any(" " in row[column] for row in cells))
+        is_whole = any(" " in row[column] for row in cells)
+        side: Literal["left", "right"] = "right" if _is_of_numbers(cells, column) else "left"
+        table.add_column(title, overflow="ellipsis", no_wrap=is_whole, justify=side)
     for row in cells:
         table.add_row(*(Text(cell, style=state_style(cell)) for cell in row))
     return table
+
+
+def _is_of_numbers(cells: Sequence[Sequence[str]], column: int) -> bool:
+    """Return whether all that is in a column are numbers, which may have a unit."""
+    return all(_NUMBER.fullmatch(row[column]) for row in cells if row[column])
 
 
 def state_style(state: str) -> str:
