@@ -13,7 +13,7 @@ from lmdbresults.cli import options
 from lmdbresults.cli.opening import monitored
 from lmdbresults.cli.output import ago, inert, jsonable, local, say, say_json, span, state_style
 from lmdbresults.errors import ContentDisallowed, DecodeError
-from lmdbresults.monitoring import Monitor, Node, Task
+from lmdbresults.monitoring import Monitor, Node, QueuedMessage, Task
 from lmdbresults.serialization import DEFAULT_ACCEPT
 
 __all__ = ["show"]
@@ -41,8 +41,9 @@ def show(context: click.Context, path: Any, id_: str, decode: bool, accept: str,
     with monitored(path) as monitor:
         task, tree = monitor.task(id_), monitor.canvas(id_, limit=limit)
         values = _values(monitor, id_, accept.split(",")) if decode and task is not None else {}
+        sent = monitor.message(id_) if task is None else None
     if task is None and tree is None:
-        say(f"Nothing is stored of {id_}. It has not started, was forgotten, or has expired.", err=True)
+        say(f"Nothing is stored of {id_}. {_where(sent)}", err=True)
         context.exit(1)
     if as_json:
         say_json({"task": task, "canvas": tree, **values})
@@ -51,6 +52,16 @@ def show(context: click.Context, path: Any, id_: str, decode: bool, accept: str,
         _say_task(task, values)
     if tree is not None and (tree.children or task is None):
         _say_tree(tree)
+
+
+def _where(sent: tuple[str, QueuedMessage] | None) -> str:
+    """Return what is known of a task of which no result is stored."""
+    if sent is None:
+        return "It has not started, was forgotten, or has expired."
+    queue, message = sent
+    due = "" if message.due is None else f" until {local(message.due)}"
+    holder = "" if message.holder is None else f", taken by {message.holder.description}"
+    return f"It was sent at {local(message.published)} and is {message.state}{due} in queue {queue}{holder}."
 
 
 def _values(monitor: Monitor, id_: str, accept: list[str]) -> dict[str, Any]:

@@ -163,6 +163,13 @@ class Monitor:
         """
         return queues.read_messages(self.store, queue, limit)
 
+    def message(self, task_id: str) -> tuple[str, QueuedMessage] | None:
+        """Return the queue and the message of a task that has not run yet.
+
+        None: it is in no queue of the store, or behind the first thousand messages that wait.
+        """
+        return queues.find_message(self.store, task_id)
+
     # -- everything ----------------------------------------------------------------------------------------------------
 
     def overview(self) -> Overview:

@@ -2,14 +2,19 @@
 
 from collections import Counter, defaultdict
 from datetime import datetime, timezone
+from typing import Final
 
 import msgpack
 
 from lmdbresults.monitoring.values import Holder, Queue, QueuedMessage
 from lmdbresults.process.identity import Owner, describe
 from lmdbresults.store.base import Store
+from lmdbresults.store.queues import Unacknowledged, Waiting
 
-__all__ = ["read_messages", "read_queues"]
+__all__ = ["find_message", "read_messages", "read_queues"]
+
+#: The most waiting messages among which that of a task is looked for.
+_MOST_SEARCHED: Final = 1000
 
 
 def read_queues(store: Store) -> list[Queue]:
@@ -33,19 +38,46 @@ def read_messages(store: Store, queue: str, limit: int) -> list[QueuedMessage] |
     """Return up to ``limit`` messages of a queue: unacknowledged, ready, delayed. None: there is no such queue."""
     if store.queues.state(queue) is None:
         return None
-    found = []
-    for taken in store.queues.unacknowledged(queue)[:limit]:
-        holder, (task_id, task) = _holder(store, taken.owner, 1), _task_in(taken.body)
-        published = _at(taken.published)
-        found.append(
-            QueuedMessage(taken.tag, "unacknowledged", task_id, task, None, published, None, holder, len(taken.body))
-        )
-    for waiting in store.queues.peek(queue, limit - len(found)) if len(found) < limit else ():
-        due, (task_id, task) = None if waiting.due is None else _at(waiting.due), _task_in(waiting.body)
-        published, size = _at(waiting.published), len(waiting.body)
-        state = "ready" if due is None else "delayed"
-        found.append(QueuedMessage(waiting.tag, state, task_id, task, waiting.priority, published, due, None, size))
+    found = [_taken(store, message) for message in store.queues.unacknowledged(queue)[:limit]]
+    if len(found) < limit:
+        found.extend(map(_waiting, store.queues.peek(queue, limit - len(found))))
     return found
+
+
+def find_message(store: Store, task_id: str) -> tuple[str, QueuedMessage] | None:
+    """Return the message of a task, with its queue.
+
+    None: it is in no queue, or behind the first thousand messages that wait: there is no index by task.
+    """
+    if not hasattr(store, "queues"):
+        return None
+    mark, left = task_id.encode(), _MOST_SEARCHED
+
+    def is_it(body: bytes) -> bool:
+        return mark in body and _task_in(body)[0] == task_id
+
+    for taken in store.queues.unacknowledged():
+        if is_it(taken.body):
+            return taken.queue, _taken(store, taken)
+    for queue in store.queues.names():
+        waiting = store.queues.peek(queue, left)
+        left -= len(waiting)
+        for message in waiting:
+            if is_it(message.body):
+                return queue, _waiting(message)
+    return None
+
+
+def _taken(store: Store, message: Unacknowledged) -> QueuedMessage:
+    holder, (task_id, task) = _holder(store, message.owner, 1), _task_in(message.body)
+    size, published = len(message.body), _at(message.published)
+    return QueuedMessage(message.tag, "unacknowledged", task_id, task, None, published, None, holder, size)
+
+
+def _waiting(message: Waiting) -> QueuedMessage:
+    due, (task_id, task) = None if message.due is None else _at(message.due), _task_in(message.body)
+    state, size, published = "ready" if due is None else "delayed", len(message.body), _at(message.published)
+    return QueuedMessage(message.tag, state, task_id, task, message.priority, published, due, None, size)
 
 
 def _holder(store: Store, owner: Owner, messages: int) -> Holder:

@@ -76,14 +76,15 @@ class Pages:
         """One task, with its traceback, its result and its canvas."""
         id_ = request.query_params.get("id", "")
 
-        def read(monitor: Monitor) -> tuple[Any, Value, Any]:
+        def read(monitor: Monitor) -> tuple[Any, Value, Any, Any]:
             task = monitor.task(id_)
             value = Value() if task is None else _value(monitor, id_, task)
-            return task, value, monitor.canvas(id_, limit=_MOST_NODES)
+            sent = monitor.message(id_) if task is None or task.row.ended is None else None
+            return task, value, monitor.canvas(id_, limit=_MOST_NODES), sent
 
-        task, value, canvas = await self._source.ask(read)
-        status = 200 if task or canvas else 404
-        return self.page(request, "task.html", status, id=id_, task=task, value=value, canvas=canvas)
+        task, value, canvas, sent = await self._source.ask(read)
+        status = 200 if task or canvas or sent else 404
+        return self.page(request, "task.html", status, id=id_, task=task, value=value, canvas=canvas, sent=sent)
 
     async def groups(self, request: Request) -> Response:
         """The groups, newest first."""

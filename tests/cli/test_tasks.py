@@ -22,7 +22,7 @@ from lmdbresults import open_backend
 from lmdbresults.app import App, Request
 from lmdbresults.cli.commands import COMMANDS, commands
 from lmdbresults.cli.of_app import lmdb
-from lmdbresults.cli.output import inert, rich_table
+from lmdbresults.cli.output import inert, rich_table, say_table
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.store.queues import Message
 
@@ -322,6 +322,11 @@ def test_copy_doctor_and_web_work_on_the_store_of_an_application_too(backend, fi
 
 def test_an_id_that_is_not_utf_8_is_refused(file, run):
     assert "must be UTF-8" in run("show", file, "\udcff", code=2).output
+
+
+def test_numbers_are_aligned_at_the_right_and_texts_at_the_left(capsys):
+    say_table(["name", "tasks", "p50"], [["b", 1, "0.3 ms"], ["ab", 1000, None]], "none")
+    assert capsys.readouterr().out == "name  tasks     p50\nb         1  0.3 ms\nab     1000\n"
 
 
 def test_in_a_narrow_terminal_ids_are_cut_before_states_and_names():

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgpack
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -100,6 +101,20 @@ class TestPages:
         assert visitor.text("/queues?name=tasks").count(">ready<") == 2
         assert store.queues.state("tasks").ready == 2
         visitor.text("/queues?name=unknown")
+
+    def test_a_task_that_waits_is_shown_with_its_queue_and_when_it_was_sent(
+        self, store: LMDBStore, visitor: Visitor
+    ) -> None:
+        store.queues.declare("tasks")
+        sent = [msgpack.packb([{"id": id_, "task": "shop.charge"}]) for id_ in ("first", "second", "third")]
+        store.queues.publish([Message(sent[0], "tasks"), Message(sent[1], "tasks"), Message(sent[2], "tasks", due=2e9)])
+        store.queues.take(["tasks"], 1)
+        assert "taken by" in visitor.text("/task?id=first")
+        assert "waiting in" in visitor.text("/task?id=second")
+        assert "delayed until" in visitor.text("/task?id=third")
+        assert "It has not started" in visitor.text("/task?id=fir", 404)
+        put_task(store, "first", "STARTED")
+        assert visitor.text("/task?id=first").count("time not stored") == 1  # of its start
 
     def test_no_page_leads_outside_or_holds_scripts_or_styles(self, store: LMDBStore, visitor: Visitor) -> None:
         put_task(store, "one", "FAILURE", name="a", traceback=TRACEBACK)
