@@ -151,7 +151,7 @@ class StoreUnavailable(StoreError, ConnectionError):
 
 
 class DiskFailed(StoreError, OSError):
-    """Raised when an earlier fsync has failed, until that is repaired. Reads still work."""
+    """Raised when the disk fails, and when an earlier fsync has failed, until that is repaired. Reads still work."""
 
 
 class TooManyReaders(StoreError, RuntimeError):

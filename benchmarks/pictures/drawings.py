@@ -23,6 +23,17 @@ def _numbered(picture: Picture, steps: tuple[str, ...]) -> None:
         picture.indented(step, MARGIN + 32)
 
 
+#: What the numbers in the drawing of a task stand for.
+STEPS: Final = (
+    "Publish: one transaction appends the message.",
+    "Wake: a datagram to one worker that found its queue empty. A hint: a lost one costs time, never a task.",
+    "Take: the message now belongs to this process, for as long as it lives.",
+    "End: one transaction stores the result, sends what follows, and acknowledges the message.",
+    "Wake: a datagram to the waiter; it carries a small result.",
+    "The waiter reads a large result from the file, without a lock.",
+)
+
+
 def journey() -> Picture:
     """Draw a task from its publisher to the waiter for its result."""
     picture = Picture("How a task travels", "Three processes and one file. No server: each process writes by itself.")
@@ -53,22 +64,21 @@ def journey() -> Picture:
         picture.path(points, "lmdbresults dashed", 2, "lmdbresults-arrow")
         picture.number((points[0][0] + points[2][0]) / 2, below + 26, number)
     picture.bottom = file + 104
-    _numbered(
-        picture,
-        (
-            "Publish: one transaction appends the message.",
-            "Wake: a datagram to one worker that found its queue empty. A hint: a lost one costs time, never a task.",
-            "Take: the message now belongs to this process, for as long as it lives.",
-            "End: one transaction stores the result, sends what follows, and acknowledges the message.",
-            "Wake: a datagram to the waiter; it carries a small result.",
-            "The waiter reads a large result from the file, without a lock.",
-        ),
-    )
+    _numbered(picture, STEPS)
     return picture
 
 
 #: Milliseconds that the drawing of a crash shows.
 SPAN: Final = 20
+#: What the numbers in it stand for.
+AFTERWARDS: Final = (
+    "The kernel ends the process and releases its locks. A transaction that it had not committed never happened: "
+    "readers see the last commit.",
+    "The descriptor that worker B holds of worker A becomes readable. Worker B returns A's messages to their old "
+    "places, in one transaction.",
+    "Worker B takes the task, marked as redelivered, and runs it. If A had committed the end of the task, there is no "
+    "message to return: it does not run again.",
+)
 
 
 def crash() -> Picture:
@@ -104,17 +114,7 @@ def crash() -> Picture:
         anchor = "end" if tick == SPAN else "middle"
         picture.text(at(tick), top + 232, f"{tick} ms" if tick == SPAN else str(tick), SMALL, "muted", anchor)
     picture.bottom = top + 244
-    _numbered(
-        picture,
-        (
-            "The kernel ends the process and releases its locks. A transaction that it had not committed never "
-            "happened: readers see the last commit.",
-            "The descriptor that worker B holds of worker A becomes readable. Worker B returns A's messages to their "
-            "old places, in one transaction.",
-            "Worker B takes the task, marked as redelivered, and runs it. If A had committed the end of the task, "
-            "there is no message to return: it does not run again.",
-        ),
-    )
+    _numbered(picture, AFTERWARDS)
     return picture
 
 

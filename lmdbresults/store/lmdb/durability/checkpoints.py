@@ -126,15 +126,20 @@ class Checkpoints:
 
         If there is a log as it begins, the transaction is a `LoggedTransaction`.
         """
-        if self._pin_line not in self._handle.readers():
-            self._ensure_pin(txn)
-        elif time.monotonic() >= self._look_at:
-            self.sync_errors.raise_if_failed()  # `_look_at` is not moved on, so each later commit raises as well
-            now = time.monotonic()
-            self._look_at = now + self._look_every
-            self.needs_work |= now > self._takeover_at
-        if self.log is not None and self.log.append(txn) > (_FULL_OF_OWN if self._pin else _FULL_OF_OTHERS):
-            self.needs_work = self._is_large = True
+        try:
+            if self._pin_line not in self._handle.readers():
+                self._ensure_pin(txn)
+            elif time.monotonic() >= self._look_at:
+                self.sync_errors.raise_if_failed()  # `_look_at` is not moved on, so each later commit raises as well
+                now = time.monotonic()
+                self._look_at = now + self._look_every
+                self.needs_work |= now > self._takeover_at
+            if self.log is not None and self.log.append(txn) > (_FULL_OF_OWN if self._pin else _FULL_OF_OTHERS):
+                self.needs_work = self._is_large = True
+        except StoreError:
+            raise
+        except OSError as error:  # of the sidecar
+            raise lmdb_errors.translate_error(error, self._options) from error
 
     def _ensure_pin(self, txn: Transaction) -> None:
         """Set a pin, rely on that of another process, or make a checkpoint of the last commit.
@@ -263,12 +268,9 @@ class Checkpoints:
                 self._sidecar.sync_folder()
                 self._is_new = False
             self._sidecar.write(checkpoint, state, with_lock=with_lock)
-        except BaseException as error:
+        except BaseException:
             pin.abort()  # now, as the traceback may be kept
             self._look_at = -math.inf
-            if isinstance(error, OSError) and not isinstance(error, StoreError):
-                # For example, no free descriptors: the next attempt may succeed.
-                raise lmdb_errors.translate_error(error, self._options) from error
             raise
         self._adopt(checkpoint, pin)
 

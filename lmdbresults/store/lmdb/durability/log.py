@@ -102,8 +102,8 @@ class Log:
         self._chain, self._life = 1 << 64, 0
         #: The same, where it is known that a checkpoint covers all commits before.
         self._based = (-1, 0)
-        #: Whether it was said that there is no log, and until when none is created.
-        self._is_told, self._create_at = False, -math.inf
+        #: Whether it was said that the log cannot be used, and until when none is created.
+        self._has_warned, self._create_at = False, -math.inf
 
     # -- the file ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Log:
             paths.create_log(self._path, self._options.mode, 2 * log_file.HALF_BYTES)
         except (OSError, StoreError) as error:
             self._create_at = time.monotonic() + _AFTER_ERROR
-            self._tell(error)
+            self._warn(error)
 
     def _open(self, last: int) -> bool:
         """Open the log, or the one that has taken its place; return whether there is one. ``last`` is the last commit.
@@ -130,15 +130,18 @@ class Log:
         with self._syncing:
             self._chain = last
             self.close()
+            position = self._position()
             try:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                status = os.fstat(self._descriptor)
+                self._half_bytes = status.st_size // 2
+                self._file = (status.st_ino << 32 | self._half_bytes) & _MASK
+                has_position = self._has(position)
             except OSError as error:
-                self._tell(error)
+                self._warn(error)
+                self.close()
                 return False
-            status = os.fstat(self._descriptor)
-            self._half_bytes = status.st_size // 2
-            self._file = (status.st_ino << 32 | self._half_bytes) & _MASK
-            if not self._has(self._position()):
+            if not has_position:
                 self._sidecar.note_position(NO_POSITION)
         return True
 
@@ -155,13 +158,13 @@ class Log:
             return False
         return os.fstat(self._descriptor).st_size == 2 * self._half_bytes
 
-    def _tell(self, error: Exception) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
-                "%s: there is no log, so under durability='commit' each store waits for a checkpoint, which takes "
+                "%s cannot be used, so under durability='commit' each store waits for a checkpoint, which takes "
                 "longer: %s",
-                self._options.path,
+                self._path,
                 error,
             )
 
@@ -205,7 +208,7 @@ class Log:
         try:
             written = os.pwrite(self._descriptor, record, position.half * self._half_bytes + start)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
             return False
         if written < len(record):  # by RLIMIT_FSIZE, or a full disk that never writes in place
             return False
@@ -240,7 +243,11 @@ class Log:
             return
         position = self._position()
         if position is None or (position.file, position.life) != (self._file, checkpoint.life):
-            position = self._survey(checkpoint)
+            try:
+                position = self._survey(checkpoint)
+            except OSError as error:
+                self._warn(error)
+                return
         last, before, chain = checkpoint.txn, 0, checkpoint.txn
         if position.number in (last, last + 1):  # that of the next commit is of a killed process
             chain = position.chain
@@ -259,7 +266,7 @@ class Log:
         try:
             os.pwrite(self._descriptor, header.pack(), half * self._half_bytes)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
             return
         ends = RECORDS_AT, RECORDS_AT, header.checksum, header.checksum
         self._note(_Position(self._file, checkpoint.life, header.serial, half, chain, last, *ends, last, other))

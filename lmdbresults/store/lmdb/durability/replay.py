@@ -12,6 +12,7 @@ from typing import Final
 
 import lmdb
 
+from lmdbresults.errors import OpenError
 from lmdbresults.options import MIN_SIZE, Options
 from lmdbresults.store.lmdb.durability import log_file
 from lmdbresults.store.lmdb.durability.log_file import Record
@@ -28,17 +29,28 @@ _SPARE: Final = 256 << 20
 
 
 def logged_after(path: str, checkpoint: Checkpoint) -> list[Record]:
-    """Return the records of the commits that follow a checkpoint, as far as the log of the data file has them."""
+    """Return the records of the commits that follow a checkpoint, as far as the log of the data file has them.
+
+    Raises `OpenError` if the log cannot be read.
+    """
     if not (checkpoint.is_logged and checkpoint.is_pinned):
         return []
+    log = path + paths.LOG_SUFFIX
     try:
-        descriptor = os.open(path + paths.LOG_SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(log, "rb", opener=_opener) as file:
+            return list(log_file.records_after(file.fileno(), checkpoint.txn, checkpoint.life, checkpoint.identity))
     except FileNotFoundError:
         return []
-    try:
-        return list(log_file.records_after(descriptor, checkpoint.txn, checkpoint.life, checkpoint.identity))
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise OpenError(
+            f"{log} cannot be read ({error.strerror}), and it has what was stored after the last checkpoint. Copy all "
+            "files of the store to another disk and try again there; to open the store without those commits, move the "
+            "log away."
+        ) from error
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def replay(sidecar: Sidecar, checkpoint: Checkpoint, options: Options) -> Checkpoint:

@@ -12,12 +12,13 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from lmdbresults.errors import NestedTransaction, StoreClosed
+from lmdbresults.errors import NestedTransaction, StoreClosed, StoreError
 from lmdbresults.options import Options
 from lmdbresults.process.fork_gate import ExclusiveWanted, gate, is_owned
 from lmdbresults.store.lmdb.durability.logged import logged
 from lmdbresults.store.lmdb.engine.data_file import RETRIES, DataFile
 from lmdbresults.store.lmdb.engine.signal_safe import Steps, lend
+from lmdbresults.store.lmdb.file.lmdb_errors import translate_error
 from lmdbresults.store.lmdb.types import Transaction
 
 __all__ = ["Environment"]
@@ -126,11 +127,10 @@ class Environment:
         """
         self._shared()
         file, write, is_lent, retries, number = self.file, finish is not None, False, RETRIES, 0
-        lock, reading = file.write_lock, self._read_blocks.lock
+        lock, reading = file.write_lock, self._read_blocks.lock  # a reader holds its own twice: it waits for none
         failure: BaseException | None = None
         while not is_lent:
             try:
-                # A reader holds its own lock twice: it waits for no other process.
                 with gate.shared(), lock.threads if write else reading, lock.processes if write else reading:
                     handle = file.open()
                     if write and lock.word[0]:
@@ -204,6 +204,10 @@ class Environment:
                 return result
             except _RETRIED as error:
                 retries = self._recover(error, retries)
+            except StoreError:
+                raise
+            except OSError as error:  # for example, no free descriptors: the next attempt may succeed
+                raise translate_error(error, self.options) from error
 
     def _after_commit(self, number: int, durably: bool = True) -> None:
         """Make a commit durable, now or in time."""

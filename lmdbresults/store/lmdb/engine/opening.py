@@ -125,14 +125,14 @@ def look_inside(options: Options, has_lock: bool) -> None:
 
 def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, run_locked: RunLocked) -> OpenFile:
     handle = _map(options)
-    lock_file = None
+    lock_file: LockFile | None = None
+    durability: Durability | None = None
     try:
         if _has_readers_from_before_exec(handle):
             handle = _map(options)
         check_format(handle, options.path)
         lock_file = LockFile(options.path)
         readers = ReaderTable(handle, lock_file)
-        durability: Durability
         if is_guarded and boot.boot_id():
             durability = Checkpoints(handle, readers, sidecar, options, run_locked)
         else:
@@ -145,6 +145,8 @@ def _map_and_check(options: Options, sidecar: Sidecar, is_guarded: bool, run_loc
         return OpenFile(options.path, handle, sidecar, lock_file, durability, space, readers, long_readers)
     except BaseException:  # as above
         handle.close()
+        if durability is not None and durability.log is not None:
+            durability.log.close()
         if lock_file is not None:
             lock_file.close()
         raise

@@ -46,6 +46,11 @@ def translate_error(error: lmdb.Error | OSError, options: Options) -> StoreError
     code = _code_of(error)
     if code in _OF_THE_SYSTEM:
         return paths.translate_os_error(OSError(code, os.strerror(code)), options.path)
+    if code == errno.EIO:
+        return DiskFailed(
+            f"{options.path}, or a file beside it, cannot be read or written ({os.strerror(code)}). Fix the disk, stop "
+            "every process that uses the file, then run `lmdbresults rewrite` on it."
+        )
     return StoreError(f"{options.path}: {error}. Run `lmdbresults check` on it; if that finds no problem, report this.")
 
 

@@ -6,6 +6,7 @@ ends the process by SIGBUS. So the path is examined first, which changes nothing
 
 import errno
 import os
+import re
 import stat
 import sys
 import threading
@@ -230,10 +231,11 @@ def _create_whole(path: str, mode: int, size: int, store: str, *, is_synced: boo
     the size that it finds, so the file must appear with its final size: hence the other name first, and a link, which
     unlike a rename replaces nothing. The same holds for the sidecar: overwriting it must never need room.
     """
-    draft = f"{path}.{os.getpid()}.{threading.get_ident()}"
+    draft = f"{path}.{os.getpid()}.{threading.get_ident()}.draft"
+    _remove_drafts(path)
     try:
         if not _create(draft, mode, store):
-            os.unlink(draft)  # left by a killed process that had this pid
+            os.unlink(draft)  # the folder may not be listed
             _create(draft, mode, store)
         with open(draft, "wb") as file:
             file.write(bytes(size))
@@ -249,6 +251,26 @@ def _create_whole(path: str, mode: int, size: int, store: str, *, is_synced: boo
     finally:
         with suppress(OSError):
             os.unlink(draft)
+
+
+def _remove_drafts(path: str) -> None:
+    """Remove what processes have left that were killed as they created a file."""
+    folder, name = os.path.split(path)
+    with suppress(OSError):
+        for each in os.listdir(folder):
+            found = re.fullmatch(rf"{re.escape(name)}\.([0-9]{{1,9}})\.[0-9]+\.draft", each)
+            if found and (int(found[1]) == os.getpid() or not _exists(int(found[1]))):
+                os.unlink(f"{folder}/{each}")
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # the process of another user
+        return True
+    return True
 
 
 def sync_folder(folder: str) -> None:

@@ -4,6 +4,7 @@ In the next boot a file goes back to its last checkpoint, so what is there beyon
 made in time here, so that is nearly everything.
 """
 
+import errno
 import os
 import random
 import resource
@@ -448,6 +449,48 @@ def no_room(*_: object) -> None:
     raise errors.StoreFull("the disk has no room for it")
 
 
+def fail_to_read(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_log_that_cannot_be_read_is_not_used(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(path).close()
+    monkeypatch.setattr(log_file, "read_header", fail_to_read)
+    with opened(path) as store:
+        for number in range(3):
+            store.set(b"%d" % number, b"value")
+            assert covered(store) == last_commit(store)
+    assert caplog.text.count("results.lmdb-log cannot be used") == 1
+    assert "Input/output error" in caplog.text
+
+
+def test_log_that_cannot_be_read_after_a_power_failure_is_not_given_up_without_a_word(path: str) -> None:
+    in_child(lambda: begun(path).set(b"logged", b"value"))
+
+    def open_and_fail() -> None:
+        log_file.read_header = fail_to_read
+        with pytest.raises(errors.OpenError, match=r"results.lmdb-log cannot be read .* move the log away"):
+            opened(path)
+
+    in_boot("next", open_and_fail)
+    assert in_boot("next", keys_in, path) == [b"begun", b"logged"]
+
+
+def test_sidecar_that_cannot_be_written_is_an_error_that_names_the_cure(path: str) -> None:
+    with begun(path) as store:
+        with pytest.MonkeyPatch.context() as failing:
+            failing.setattr(Sidecar, "note_position", fail_to_read)
+            with pytest.raises(errors.DiskFailed, match="lmdbresults rewrite"):
+                store.set(b"refused", b"value")
+            failing.setattr(Sidecar, "read", fail_to_read)
+            with pytest.raises(errors.DiskFailed, match="lmdbresults rewrite"):
+                store.flush()
+        store.set(b"key", b"value")
+    assert keys_in_next_boot(path) == [b"begun", b"key"]
+
+
 def test_without_room_for_the_log_commits_wait_for_checkpoints_and_that_is_told_once(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -456,7 +499,7 @@ def test_without_room_for_the_log_commits_wait_for_checkpoints_and_that_is_told_
         for number in range(5):
             store.set(b"%d" % number, b"value")
             assert covered(store) == last_commit(store)
-    assert caplog.text.count("there is no log") == 1
+    assert caplog.text.count("results.lmdb-log cannot be used") == 1
     assert "the disk has no room for it" in caplog.text
     assert len(keys_in_next_boot(path)) == 5
 

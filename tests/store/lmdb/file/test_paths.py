@@ -15,7 +15,7 @@ import pytest
 
 from lmdbresults import errors, open_store
 from lmdbresults.store.lmdb.file.format import FORMAT_KEY
-from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, child, in_child
+from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, ChildDied, child, in_child
 from tests.support.stores import filled, refusal
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
@@ -224,6 +224,24 @@ def test_a_process_that_is_killed_while_it_creates_a_file_leaves_none_or_a_good_
         with open_store(path, durability="none") as store:
             store.set(b"key", b"value")
             assert store.check() == []
+
+
+def test_half_a_file_of_a_killed_process_is_removed_and_no_file_of_the_user(tmp_path: Path) -> None:
+    path, kept = tmp_path / "results.lmdb", tmp_path / "results.lmdb-log.20260101.1"
+    kept.write_text("of the user")
+    link = os.link
+
+    def be_killed_at_the_log() -> None:
+        os.link = lambda draft, target: os.kill(os.getpid(), 9) if target.endswith("-log") else link(draft, target)
+        open_store(path, durability="commit")
+
+    with pytest.raises(ChildDied):
+        in_child(be_killed_at_the_log)
+    assert len(list(tmp_path.glob("*.draft"))) == 1
+    with open_store(path, durability="commit") as store:
+        store.set(b"key", b"value")
+    assert list(tmp_path.glob("*.draft")) == []
+    assert kept.exists()
 
 
 def test_paths_that_lead_to_one_file_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
