@@ -53,7 +53,6 @@ class AsyncWaiting:
         """
         end = until(timeout)
         pending = Pending(self._backend, task_ids)
-        what = f"{len(pending.ids)} tasks"
         for each in pending.take_first():
             yield each
         if not pending.ids:
@@ -66,4 +65,4 @@ class AsyncWaiting:
                     yield each
                 if not pending.ids:
                     return
-        raise timed_out(self._backend, what, timeout)
+        raise timed_out(self._backend, pending.named(), timeout)

@@ -92,6 +92,10 @@ class Pending:
                 ended[key] = task_id, meta
         return ended
 
+    def named(self) -> str:
+        """Return the tasks that have not ended as the message of an error names them."""
+        return f"task {next(iter(self.ids.values()))}" if len(self.ids) == 1 else f"{len(self.ids)} tasks"
+
     def _tell(self, key: bytes, meta: Meta) -> None:
         """Call ``on_message``, unless the last call for the key was with the same meta."""
         said = repr(meta)

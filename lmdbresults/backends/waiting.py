@@ -76,7 +76,6 @@ class Waiting:
         """
         end = until(timeout)
         pending = Pending(self._backend, task_ids, ready_states, on_message)
-        what = f"{len(pending.ids)} tasks"
         yield from pending.take_first()
         if not pending.ids or max_iterations == 1:
             return
@@ -93,7 +92,7 @@ class Waiting:
                 looks += 1
                 if not pending.ids or looks == max_iterations:
                     return
-        raise timed_out(self._backend, what, timeout)
+        raise timed_out(self._backend, pending.named(), timeout)
 
     def watch(self, task_id: Any, timeout: float | None = None) -> Watch:
         """Return an iterator that yields the meta of a task whenever it has changed; see `Watch`."""

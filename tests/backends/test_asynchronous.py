@@ -270,8 +270,10 @@ def test_results_that_do_not_end_in_time_raise_after_those_that_do(backend):
         backend.mark_as_done("a", 1)
         ended = backend.as_completed(["a", "b"], timeout=0.01)
         assert (await anext(ended))[0] == "a"
-        with pytest.raises(ResultTimeout, match="waiting for 2 tasks"):
+        with pytest.raises(ResultTimeout, match="waiting for task b;"):
             await anext(ended)
+        with pytest.raises(ResultTimeout, match="waiting for 2 tasks;"):
+            await anext(backend.as_completed(["b", "c"], timeout=0.01))
 
     asyncio.run(work())
 
