@@ -51,7 +51,7 @@ class CeleryFolder(Source):
             value = self._metas.record(document) if kind == RESULT else self._metas.group(document)
         except FileNotFoundError:  # forgotten meanwhile
             return None
-        except (SerializationError, NewerFormat) as error:
+        except (OSError, SerializationError, NewerFormat) as error:
             self.problems.append(f"{kind} {os.fsdecode(id_)}: {error}")
             return None
         deadline = _deadline(changed, self._expires)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lmdbresults.copying.celery_metas import CeleryMetas
 from lmdbresults.copying.items import GROUP, PREFIXES, RESULT, VALUE, Item, same_deadline, wins
-from lmdbresults.copying.sides import Merged, Source, Target, batched
+from lmdbresults.copying.sides import Merged, Source, Target, batched, overtaken
 from lmdbresults.errors import NewerFormat, SerializationError, StoreError, StoreUnavailable
 
 __all__ = ["CeleryRedis"]
@@ -124,7 +124,8 @@ class CeleryRedis(Source, Target):
             done, left = self._merge_once(left, dry_run)
             total += done
             if not left:
-                break
+                return total
+        self.problems += overtaken(left)
         return total
 
     def _merge_once(self, items: Sequence[Item], dry_run: bool) -> tuple[Merged, list[Item]]:
@@ -155,7 +156,7 @@ class CeleryRedis(Source, Target):
                 return self._metas.group_document(item.value)
             return self._metas.document(item.id.decode(), item.value)
         except (SerializationError, NewerFormat) as error:
-            self.problems.append(f"{item.kind} {item.id.decode(errors='backslashreplace')}: {error}")
+            self.problems.append(f"{item}: {error}")
             return None
 
     def _wins(self, item: Item, value: bytes, document: bytes, deadline: float) -> bool:

@@ -79,7 +79,7 @@ def copy(
             progress(summary.items, total)
     _copy_chords(source, target, summary, skip_chords, dry_run)
     summary.left_out = source.left_out[:_MOST]
-    summary.problems = [*source.problems[:_MOST], *getattr(target, "problems", ())[:_MOST]]
+    summary.problems = [*source.problems[:_MOST], *target.problems[:_MOST]]
     summary.seconds = time.monotonic() - began
     return summary
 

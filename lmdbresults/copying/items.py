@@ -66,6 +66,9 @@ class Item(NamedTuple):
         """The key under which the engines of lmdbresults keep it."""
         return PREFIXES[self.kind] + self.id
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id.decode(errors='backslashreplace')}"
+
     def ttl(self, now: Callable[[], float] = time.time) -> float | None:
         """Return for how many seconds it is still to be kept, None for ever. Zero or less: it has expired."""
         return None if self.deadline == math.inf else self.deadline - now()

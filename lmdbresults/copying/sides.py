@@ -55,12 +55,15 @@ class Target(ABC):
 
     #: Why chords in flight cannot be written; None if they can.
     refuses_chords: str | None = None
+    problems: list[str]
+    """What could not be written, and why."""
 
     @abstractmethod
     def merge(self, items: Sequence[Item], *, dry_run: bool = False) -> Merged:
         """Write those items that are newer than what is there; with ``dry_run`` say only what that would do.
 
-        What another process writes meanwhile is not overwritten by something older.
+        What another process writes meanwhile is not overwritten by something older. What others write to again and
+        again is added to `problems`.
         """
 
     @abstractmethod
@@ -78,6 +81,11 @@ class Target(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what is open."""
+
+
+def overtaken(items: Iterable[Item]) -> list[str]:
+    """Return a sentence per item that others have written to each time it was to be written."""
+    return [f"{item}: other processes write to it again and again, so it was not copied. Copy again." for item in items]
 
 
 def batched(elements: Iterable[Element], size: int) -> Iterator[list[Element]]:

@@ -18,7 +18,7 @@ from lmdbresults.copying.items import (
     same_deadline,
     wins,
 )
-from lmdbresults.copying.sides import Merged, Source, Target, batched
+from lmdbresults.copying.sides import Merged, Source, Target, batched, overtaken
 from lmdbresults.errors import RecordDamaged
 from lmdbresults.store.base import Listing, Measurable, Replacing, Store, WriteTransaction
 from lmdbresults.store.chord_records import CLAIMED, OPEN, Head
@@ -88,6 +88,7 @@ class StoreTarget(Target):
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.problems = []
 
     def merge(self, items: Sequence[Item], *, dry_run: bool = False) -> Merged:
         if isinstance(self._store, Replacing):
@@ -107,7 +108,8 @@ class StoreTarget(Target):
             left = [item for (item, _), is_written in zip(writes, done, strict=True) if not is_written]
             total += merged._replace(written=merged.written - len(left))
             if not left:
-                break
+                return total
+        self.problems += overtaken(left)
         return total
 
     def read(self, items: Sequence[Item]) -> list[Item | None]:

@@ -41,7 +41,7 @@ def verify(
         for item, other in zip(wanted, target.read(wanted), strict=True):
             problem = _difference(item, other, accept)
             if problem is not None:
-                yield f"{item.kind} {item.id.decode(errors='backslashreplace')}: {problem}"
+                yield f"{item}: {problem}"
         done += len(items)
         if progress is not None:
             progress(done, total)

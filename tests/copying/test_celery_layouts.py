@@ -1,4 +1,4 @@
-"""To and from the layouts of Celery's own backends: what its stock backends read is what ours does, and the reverse."""
+"""To and from the layouts of Celery's backends: its stock backends read what lmdbresults writes, and the reverse."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +89,13 @@ def test_results_of_celerys_files_and_of_its_sqlite_database_are_read(
         }
     assert ours[1] == theirs[1]
     assert here.backend.store.ttl(b"celery-task-meta-done") == pytest.approx(86400, abs=60)
+
+
+def test_a_file_of_a_result_that_cannot_be_read_is_reported(tmp_path: Path, source: Make, target: Make):
+    (tmp_path / "celery-task-meta-unreadable").mkdir()
+    summary = copy(source(f"file://{tmp_path}"), target(f"lmdb://{tmp_path}/here.lmdb?durability=none"))
+    (problem,) = summary.problems
+    assert problem.startswith("result unreadable: ")
 
 
 #: What Celery's database does not keep.

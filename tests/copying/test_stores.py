@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,24 @@ def record(state: str = "SUCCESS", date: str | None = "2026-01-02T00:00:00+00:00
     return TaskRecord(
         RECORD_VERSION, state, date, *nothing, None, Payload("application/json", "utf-8", None, text)
     ).pack()
+
+
+def test_what_others_write_to_each_time_is_reported_and_the_rest_is_copied(one: LMDBStore, other: LMDBStore):
+    def replace_many(writes: Any) -> list[bool]:
+        """As of a server where another client is always faster with one key."""
+        for key, _, value, ttl in writes:
+            if key != b"contended":
+                other.set(key, value, ttl)
+        return [key != b"contended" for key, *_ in writes]
+
+    for key in (b"contended", b"calm"):
+        one.set(key, b"value")
+    other.replace_many = replace_many  # type: ignore[attr-defined]
+    summary = copy(StoreSource(one), StoreTarget(other))
+    assert summary.merged == {VALUE: Merged(1)}
+    (problem,) = summary.problems
+    assert problem.startswith("value contended: ")
+    assert other.get(b"calm") == b"value"
 
 
 def test_everything_is_copied_with_the_time_that_is_left(one: LMDBStore, other: LMDBStore):
