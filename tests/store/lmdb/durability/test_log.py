@@ -306,6 +306,19 @@ def open_and_be_killed(path: str, at: int) -> int:
     return calls
 
 
+def test_record_that_is_damaged_is_not_done_again_nor_is_what_follows(path: str) -> None:
+    def write() -> None:
+        store = begun(path)
+        for key in (b"first", b"second", b"third"):
+            store.set(key, b"value of " + key)
+
+    in_child(write)
+    log = Path(f"{path}-log")
+    data = log.read_bytes()
+    log.write_bytes(data.replace(b"value of second", b"value of others"))
+    assert keys_in_next_boot(path) == [b"begun", b"first"]
+
+
 def test_a_replay_that_is_cut_off_begins_again(path: str, tmp_path: Path) -> None:
     def write() -> None:
         store = begun(path)
