@@ -149,7 +149,7 @@ def test_a_scenario_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
 
 def test_the_command_prints_tables():
     command = [sys.executable, "-m", "benchmarks", "--tiny", "--only", "bytes"]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True).stdout
     assert "vs bare LMDB" in output
     assert "diskcache" in output
 
@@ -219,7 +219,7 @@ def test_results_in_the_database_of_django_are_those_that_were_stored(tmp_path):
         "    django.RESULTS.serve(Path(sys.argv[1]), stack)\n"
         "    base.check(django.RESULTS.open(Path(sys.argv[1])), Random(1))\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=240, check=True)
 
 
 def test_the_scenarios_of_a_later_run_replace_those_of_the_first():

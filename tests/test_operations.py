@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Callable[[str], str]:
         for folder in FOLDERS:
             block = block.replace(folder, f"{tmp_path}{folder}")
         command = [sys.executable, "-c", block] if "import " in block else ["sh", "-e", "-c", block]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
         assert done.returncode == 0, block + done.stdout + done.stderr
         return done.stdout.replace(str(tmp_path), "")
 
@@ -58,7 +58,6 @@ def run(tmp_path: Path) -> Callable[[str], str]:
     return run
 
 
-@pytest.mark.timeout(300)
 def test_every_block_runs_and_prints_the_shown_output(run, tmp_path: Path):
     for block, shown in commands_and_outputs():
         assert masked(run(block)) == masked(shown), block
@@ -85,7 +84,7 @@ def test_the_systemd_unit_is_valid(tmp_path: Path):
             unit.replace("/opt/app/bin/celery", "/bin/true").replace("User=app\n", "")
         )
         command = ["systemd-analyze", "verify", "--man=no", tmp_path / "app.service"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert "app.service" not in done.stderr
 
 

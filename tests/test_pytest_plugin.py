@@ -45,7 +45,7 @@ def test_settings_options_and_logging(lmdb_celery_worker, lmdb_celery_url, caplo
     assert app.conf.task_acks_late
     assert app.conf.broker_url == app.conf.result_backend == lmdb_celery_url
     assert lmdb_celery_worker.concurrency == 2
-    log.delay("from a task").get(timeout=60)
+    log.delay("from a task").get(timeout=240)
     assert "from a task" in caplog.text
 
 
@@ -87,7 +87,7 @@ def double(x):
 
 
 def test_without_a_project_each_test_has_a_new_application(lmdb_celery_app, lmdb_celery_worker):
-    assert double.delay(2).get(timeout=60) == 4
+    assert double.delay(2).get(timeout=240) == 4
 
 
 def test_it_is_not_the_current_one_afterwards():
@@ -106,7 +106,7 @@ def test_the_project_of_the_page_and_another_one_pass(tmp_path: Path):
     command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "lmdbresults_pytest", "-p", "no:cacheprovider"]
     variables = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 passed" in done.stdout

@@ -38,7 +38,7 @@ def test_join_returns_the_results_in_order_and_calls_the_callback(backend, join)
 def test_join_waits_for_all_results(backend, join):
     end(backend, a=1)
     joined = getattr(ResultSet(handles(backend, "ab")), join)
-    assert joined(timeout=60, interval=0.001, on_interval=lambda: end(backend, b=2)) == [1, 2]
+    assert joined(timeout=240, interval=0.001, on_interval=lambda: end(backend, b=2)) == [1, 2]
 
 
 @interface("join")
@@ -94,7 +94,7 @@ def test_a_set_can_contain_a_task_twice(backend):
 @interface("join")
 def test_results_are_iterated_as_they_end(backend):
     end(backend, c=3)
-    results = ResultSet(handles(backend, "abc")).iterate(timeout=60, interval=0.001)
+    results = ResultSet(handles(backend, "abc")).iterate(timeout=240, interval=0.001)
     assert next(results) == 3
     end(backend, b=2)
     assert next(results) == 2

@@ -60,7 +60,7 @@ def test_get_returns_the_result_and_calls_the_callback_with_it(backend, result, 
 
 @interface("AsyncResult: get")
 def test_get_waits_for_the_result(backend, result):
-    assert result.get(timeout=60, interval=0.001, on_interval=lambda: end(backend, id=42)) == 42
+    assert result.get(timeout=240, interval=0.001, on_interval=lambda: end(backend, id=42)) == 42
 
 
 @interface("AsyncResult: get")

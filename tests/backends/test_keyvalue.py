@@ -183,7 +183,7 @@ def test_get_many_yields_each_task_once_as_it_becomes_ready(backend):
     def on_interval() -> None:
         backend.mark_as_failure("c", KeyError("why"))
 
-    found = list(backend.get_many(iter("abca"), timeout=60, interval=0.001, on_interval=on_interval))
+    found = list(backend.get_many(iter("abca"), timeout=240, interval=0.001, on_interval=on_interval))
     assert [id_ for id_, _ in found] == ["a", "b", "c"]
     assert [meta["status"] for _, meta in found] == [states.SUCCESS, states.SUCCESS, states.FAILURE]
     assert type(found[-1][1]["result"]) is KeyError

@@ -246,7 +246,7 @@ def test_a_backend_pickles_to_a_new_interpreter_with_its_settings(path):
         answers = context.SimpleQueue()
         process = context.Process(target=tell, args=(backend, AsyncResult("id", backend), answers))
         process.start()
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
         expires, accept, result, pid = answers.get()
         assert (expires, accept, result) == (30, ["application/json"], 42)

@@ -110,5 +110,5 @@ def test_waiters_are_woken_after_store_many_has_committed(path: str) -> None:
                 backend.store_many([("id", 3, "SUCCESS")])
             seen.append(1)
 
-        assert backend.wait_for("id", timeout=10, interval=0.01, on_interval=store)["result"] == 3
+        assert backend.wait_for("id", timeout=240, interval=0.01, on_interval=store)["result"] == 3
         assert len(seen) == 2

@@ -83,7 +83,7 @@ def test_a_task_that_has_ended_need_not_be_waited_for(backend, mark):
 @interface("wait_for")
 def test_waiting_ends_when_the_result_exists(backend):
     backend.mark_as_started("id")
-    meta = backend.wait_for("id", timeout=60, interval=0.001, on_interval=stores_at(backend, 3))
+    meta = backend.wait_for("id", timeout=240, interval=0.001, on_interval=stores_at(backend, 3))
     assert (meta["status"], meta["result"]) == ("SUCCESS", 42)
 
 
@@ -108,7 +108,7 @@ def test_the_callback_gets_the_returned_value(backend):
     result = AsyncResult("id", backend)
     value = backend.wait_for_pending(
         result,
-        timeout=60,
+        timeout=240,
         interval=0.001,
         on_interval=stores_at(backend, 1),
         callback=lambda id_, value: got.append((id_, value)),
@@ -152,7 +152,7 @@ def test_results_are_yielded_as_they_end_and_groups_inside_are_not_entered(backe
     messages = []
     found = backend.iter_native(
         ResultSet([*tasks, inner]),
-        timeout=60,
+        timeout=240,
         interval=0.001,
         on_message=messages.append,
         on_interval=stores_at(backend, 2, result=2, id_="slow"),

@@ -12,7 +12,7 @@ from celery.result import AsyncResult, GroupResult
 from lmdbresults.integrations.celery import aio
 from tests.support.celery_tasks import OwnError
 
-pytestmark = [pytest.mark.usefixtures("no_second_look"), pytest.mark.timeout(60), pytest.mark.any_engine]
+pytestmark = [pytest.mark.usefixtures("no_second_look"), pytest.mark.any_engine]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ def test_a_backend_makes_a_backup(tmp_path: Path):
     app.backend.backup(tmp_path / "copy.lmdb")
     app.backend.store.close()
     restored = celery.Celery("restored", broker="memory://", backend=f"lmdb://{tmp_path}/copy.lmdb?durability=none")
-    assert restored.AsyncResult("task").get(timeout=5) == 42
+    assert restored.AsyncResult("task").get(timeout=240) == 42
     restored.backend.store.close()
 
 

@@ -88,7 +88,7 @@ def test_a_waiter_takes_over_the_chord_of_a_dead_process(eager: Any, tmp_path: A
     claim_in_another_process(eager, tmp_path / "flag")
     eager.conf.task_always_eager = False  # or one must not wait
     eager.backend.chords.bodies.send = lambda body, values: eager.backend.mark_as_done("body", values)
-    assert eager.AsyncResult("body").get(timeout=30) == [1]
+    assert eager.AsyncResult("body").get(timeout=240) == [1]
     assert leftovers(eager.backend.store) == []
 
 

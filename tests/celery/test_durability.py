@@ -14,7 +14,7 @@ def test_a_stopped_worker_leaves_nothing_to_the_next_power_cut(tmp_path: Path):
     try:
         app = make_app(settings)
         results = [app.send_task("add", (number, 1)) for number in range(5)]
-        assert [result.get(timeout=60) for result in results] == [1, 2, 3, 4, 5]
+        assert [result.get(timeout=240) for result in results] == [1, 2, 3, 4, 5]
         app.backend.store.close()
         assert worker.stop() == 0
     finally:

@@ -29,7 +29,6 @@ def has_acknowledged(worker: Worker, tasks: int) -> bool:
     return len(worker.acknowledged()) >= tasks
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kill", [kill_a_process, kill_all])
 def test_every_acknowledged_result_survives(tmp_path: Path, kill: Callable[..., Worker]) -> None:
     choose = random.Random(1)

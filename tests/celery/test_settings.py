@@ -391,7 +391,7 @@ def test_a_saved_group_counts_its_completed_results(app: Any) -> None:
     restored = GroupResult.restore("group")
     assert (restored.completed_count(), restored.ready(), restored.waiting()) == (2, False, True)
     app.backend.mark_as_done("b", 2)
-    assert restored.get(timeout=1) == [1, 2, 3]
+    assert restored.get(timeout=240) == [1, 2, 3]
 
 
 def test_forgetting_a_group_forgets_its_results(app: Any) -> None:

@@ -37,7 +37,7 @@ def test_an_encoded_meta_that_is_set_is_the_result_of_the_task(app: Any) -> None
     failure = {"exc_type": "KeyError", "exc_message": ["why"], "exc_module": "builtins"}
     backend.set(key, backend.encode({"status": states.FAILURE, "result": failure, "traceback": "Traceback"}))
     with pytest.raises(KeyError, match="why"):
-        AsyncResult("id").get(timeout=10)
+        AsyncResult("id").get(timeout=240)
     backend.delete(key)
     assert AsyncResult("id").state == states.PENDING
 

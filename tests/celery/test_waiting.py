@@ -228,7 +228,7 @@ def test_a_chord_raises_what_its_header_has_raised(app: Celery, threads: Any) ->
     """As with Celery's Redis backend: the failure of the body is only a ChordError."""
     part, body = pending(app, 2)
     body.parent = app.GroupResult("group", [part])
-    waiting = threads.submit(body.get, timeout=20)
+    waiting = threads.submit(body.get, timeout=PATIENCE)
     until_waited_for(app, body)
     app.backend.store_many([(body.id, ChordError("later"), states.FAILURE), (part.id, OwnError(1), states.FAILURE)])
     with pytest.raises(OwnError):

@@ -190,7 +190,6 @@ assert app.backend.store.check() == []
 """
 
 
-@pytest.mark.timeout(300)
 def test_a_later_process_reads_many_results(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, result_backend=f"lmdb://{tmp_path}/results.lmdb")
     with running_worker(tmp_path, settings, "prefork"):

@@ -20,7 +20,9 @@ from tests.support.stores import filled, picture
 def run(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command and assert its exit status."""
     command = [sys.executable, "-W", "error", "-m", "lmdbresults", *map(os.fspath, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, errors="replace", **options)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=240, check=False, **options
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -35,14 +37,14 @@ def test_the_installed_command_does_the_same_as_the_module(file: Path):
     script = Path(sys.executable).with_name("lmdbresults")
     if not script.exists():
         pytest.skip("not installed as a command")
-    done = subprocess.run([script, "check", file], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([script, "check", file], capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout == run("check", file).stdout == f"{file}: no problems found.\n"
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_a_missing_dependency_prints_how_to_install_it(tmp_path: Path, missing: str):
     code = f"import sys; sys.modules[{missing!r}] = None; from lmdbresults.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"The command line needs {missing}: pip install 'lmdbresults[cli]'\n"
 

@@ -11,8 +11,6 @@ from lmdbresults import open_store
 from lmdbresults.store.queues import Message
 from tests.support.processes import run_script
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

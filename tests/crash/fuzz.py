@@ -29,7 +29,7 @@ from tests.crash.damages import DAMAGES, KEYS, NAMES, make_base, other_formats, 
 #: Where files are damaged: in memory if possible, as nothing here is about disks.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Seconds after which a process that reads a file of one megabyte is taken to hang.
-PATIENCE = 60.0
+PATIENCE = 240.0
 #: What may come of reading a file, the worst first.
 OUTCOMES = (
     "wrong value",

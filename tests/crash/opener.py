@@ -22,7 +22,7 @@ from tests.support.queue_audit import audit
 __all__ = ["Opener"]
 
 #: Seconds after which opening is taken to hang.
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 240.0
 #: Seconds by which the clock is ahead, so that what was to live shortly is gone everywhere.
 _LATER: Final = 60.0
 

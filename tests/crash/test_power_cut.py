@@ -38,7 +38,7 @@ def are_noticed(place: Path, recording: Recording, options: dict[str, Any], igno
         simulation.close()
 
 
-@pytest.mark.timeout(60 + 3 * IMAGES)
+@pytest.mark.timeout(480 + 3 * IMAGES)
 @pytest.mark.parametrize("durability", ["checkpoint", "commit", "mixed"])
 def test_every_image_holds_exactly_what_is_promised(
     tmp_path: Path, durability: str, capsys: pytest.CaptureFixture[str]
@@ -50,7 +50,7 @@ def test_every_image_holds_exactly_what_is_promised(
     assert len(outcomes) > IMAGES
 
 
-@pytest.mark.timeout(60 + 3 * IMAGES)
+@pytest.mark.timeout(480 + 3 * IMAGES)
 def test_without_durability_damage_is_told_and_nothing_wrong_is_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ NAME: Final = "results.lmdb"
 
 _PROJECT: Final = Path(__file__).parent.parent.parent
 #: Seconds after which a writer is taken to hang.
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 240.0
 
 
 def record(

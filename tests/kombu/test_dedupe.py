@@ -59,7 +59,7 @@ def test_a_task_is_queued_once_until_it_has_ended(make: Any, query: str, options
     worker.work(message)  # it goes on by a retry, which is another message of the same task
     task.apply_async(task_id="nightly", retries=1)
     assert worker.run_all() == ["goes_on"]
-    assert [result.get(timeout=10) for result in results] == [1, 1, 1]
+    assert [result.get(timeout=240) for result in results] == [1, 1, 1]
     task.apply_async(task_id="nightly")
     assert worker.waiting() == 1
 

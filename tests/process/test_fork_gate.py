@@ -66,9 +66,9 @@ def test_a_fork_waits_for_the_transactions_of_other_threads(store: LMDBStore) ->
 def child_after(work: Callable[[], None], entered: threading.Event) -> Iterator[None]:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert entered.wait(30)
+    assert entered.wait(240)
     yield
-    thread.join(30)
+    thread.join(240)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ from lmdbresults.process.fork_gate import gate
 import logging
 from concurrent.futures import ThreadPoolExecutor
 gate.fork_timeout = 0.5
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(240, exit=True)
 entered = threading.Event()
 def work():
     with store.write() as txn:
@@ -226,14 +226,14 @@ def test_closing_the_store_in_a_child_without_pythons_hooks_keeps_the_snapshots_
     def look_twice() -> None:
         with store.read() as txn:
             entered.set()
-            overwritten.wait(60)
+            overwritten.wait(240)
             assert txn.mget(keys) == [b"before" * 50] * len(keys)
 
     with busy_threads(lambda _: overwritten.is_set() or look_twice()):
-        entered.wait(60)
+        entered.wait(240)
         pid = ctypes.PyDLL(None).fork()
         if pid == 0:
-            signal.alarm(20)
+            signal.alarm(240)
             store.close()
             os._exit(7)
         status = os.waitpid(pid, 0)[1]

@@ -39,7 +39,7 @@ def test_an_unknown_scheme_is_an_error_that_names_the_known_ones():
 def test_without_a_client_the_error_says_how_to_install_one():
     code = "import sys; sys.modules['redis'] = sys.modules['valkey'] = None; import lmdbresults as l\n"
     code += "try: l.open_store('redis://host')\nexcept l.ConfigurationError as error: print(error)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True).stdout
     assert "pip install 'lmdbresults[redis]'" in said
 
 

@@ -20,7 +20,7 @@ from lmdbresults.testing import MemoryStore
 from tests.support.processes import FORKS_WITH_THREADS, in_child
 from tests.support.waits import FOREVER, sockets, threads, until, wait_for
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ _ROOT: Final = Path(__file__).parents[2]
 #: Seconds after which results expire; samples of the figures in all; seconds between two deaths, at most.
 _EXPIRES, _SAMPLES, _BETWEEN_DEATHS = 10, 120, 4.0
 #: Seconds in which what was left behind must be cleared away.
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 240.0
 _CLIENTS: Final = ("publisher", "publisher", "waiter", "consumer", "inspector", "watcher")
 _WORKER: Final = ("worker", "--loglevel", "INFO", "--task-events")
 _LASTING_QUEUES: Final = {"celery", "side"}

@@ -38,7 +38,7 @@ MASTERS = 3
 #: Seconds for which a replica hears nothing before its master is killed, if writers wait for replicas.
 LAG = 0.3
 #: Seconds without a change after which the test stops waiting.
-PATIENCE = 30.0
+PATIENCE = 240.0
 
 
 class Fleet:

@@ -38,7 +38,7 @@ from tests.support.end_tasks import (
 
 KILLS = int(os.environ.get("LMDBRESULTS_ENDS_KILLS", "12"))
 #: Seconds without any progress after which the test stops waiting.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 class Mortal:

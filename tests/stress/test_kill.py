@@ -18,7 +18,7 @@ SECONDS = float(os.environ.get("LMDBRESULTS_STRESS_SECONDS", "4"))
 SEED = int(os.environ.get("LMDBRESULTS_STRESS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 PROCESSES = 8
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(2 * SECONDS + 180)]
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(2 * SECONDS + 480)]
 
 
 def run_worker(folder: Path, owner: int, seed: int, stop: mmap.mmap, options: dict[str, object]) -> None:

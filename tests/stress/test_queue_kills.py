@@ -30,7 +30,7 @@ CONSUMERS, PREFETCH = 4, 4
 #: Steps of each operation at which a process is killed.
 POINTS = 2000 if os.environ.get("LMDBRESULTS_FULL") == "1" else 30
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(180 + MESSAGES / 50)]
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(480 + MESSAGES / 50)]
 
 
 # -- at random moments -------------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ PUBLISHERS = CONSUMERS = 4
 QUEUES = ("a", "b")
 TOPICS = [topic(queue) for queue in QUEUES]
 #: Seconds without a message that are a hang.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(180 + MESSAGES / 50)]
+pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(480 + MESSAGES / 50)]
 
 
 def consume(path: str, number: int) -> int:

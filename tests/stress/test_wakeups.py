@@ -27,11 +27,11 @@ SEED = int(os.environ.get("LMDBRESULTS_STRESS_SEED", "0")) or random.SystemRando
 PRODUCERS = WAITERS = 4
 #: Results that a waiter waits for at a time, and seconds without any that are a hang.
 ROUND = 20
-PATIENCE = 30.0
+PATIENCE = 240.0
 
 pytestmark = [
     pytest.mark.filterwarnings(FORKS_WITH_THREADS),
-    pytest.mark.timeout(120 + RESULTS / 100),
+    pytest.mark.timeout(480 + RESULTS / 100),
 ]
 
 
@@ -111,7 +111,7 @@ def produce(store: LMDBStore, producer: int, results: int) -> None:
 
 
 def test_no_wake_up_is_lost(path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.processes.PATIENCE", 60 + RESULTS / 100)
+    monkeypatch.setattr("tests.support.processes.PATIENCE", 240 + RESULTS / 100)
     results = RESULTS // WAITERS // ROUND * ROUND
     begun = time.monotonic()
     processes = [Child(run, number, path, results) for number in range(PRODUCERS + WAITERS)]

@@ -37,7 +37,7 @@ class OneByOne:
     def take(self) -> Any:
         """Take a message, which then belongs to this process."""
         while not self._taken:
-            self.connection.drain_events(timeout=10)
+            self.connection.drain_events(timeout=240)
         return self._taken.pop()
 
     def work(self, message: Any) -> None:

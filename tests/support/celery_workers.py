@@ -17,7 +17,7 @@ from celery import Celery, current_app
 from tests.support.celery_tasks import ACKNOWLEDGED, SETTINGS, make_app
 
 #: Seconds after which a test gives up waiting for a result, or for a worker to stop.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 Result = TypeVar("Result")
 
@@ -111,5 +111,5 @@ def running_worker(folder: Path, settings: dict[str, Any], pool: str = "prefork"
 
 def _is_idle(app: Celery) -> bool:
     # A prefork worker that is stopped while its processes still report to it may take a minute to end.
-    replies = app.control.inspect(limit=1).active()
+    replies = app.control.inspect(limit=1, timeout=10).active()
     return bool(replies) and not any(replies.values())

@@ -7,7 +7,7 @@ from typing import Any
 from kombu import Consumer, Producer, Queue
 
 #: Seconds after which a test gives up waiting for a message.
-PATIENCE = 30.0
+PATIENCE = 240.0
 
 
 def queue(name: str = "work", **options: Any) -> Queue:

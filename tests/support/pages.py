@@ -18,7 +18,7 @@ __all__ = ["ROOT", "follow", "missing_packages"]
 ROOT = Path(__file__).parents[2]
 
 #: Seconds for one command, and for a server to listen.
-_PATIENCE = 100.0
+_PATIENCE = 240.0
 _BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 #: The first line of a program that is a file: its name, and whether it is added to one that exists.
 _NAME = re.compile(r"# ([\w/]+\.py)(, at the end)?\n")

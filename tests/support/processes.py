@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 #: Seconds after which a child is taken to hang and is ended; it prints the stacks of its threads then.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 #: Python 3.12 and later warn of what is tested here: forks in a process that has threads.
 FORKS_WITH_THREADS = "ignore:.*multi-threaded.*:DeprecationWarning"
@@ -163,7 +163,7 @@ def in_thread(work: Callable[..., object], *args: object) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(240)
     assert not thread.is_alive(), "the thread hangs"
     assert failures == []
 
@@ -193,7 +193,7 @@ def busy_threads(*works: Callable[[int], object]) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(240)
         sys.setswitchinterval(interval)
     assert failures == []
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"

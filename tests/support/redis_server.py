@@ -17,7 +17,7 @@ def server(folder: Path) -> Iterator[Path]:
     """Run a server that writes nothing to disk; yield the path of its socket."""
     pytest.importorskip("redis")
     try:
-        with redis_server(folder, timeout=60.0) as socket:
+        with redis_server(folder, timeout=240.0) as socket:
             yield socket
     except Unavailable as why:
         if CI:

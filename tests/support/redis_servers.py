@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 #: Seconds in which a server must start.
-_PATIENCE = 60.0
+_PATIENCE = 240.0
 
 #: Settings of a node of a Cluster, whose replica takes over after seconds.
 _CLUSTER: Final = (

@@ -45,7 +45,7 @@ def threads(count: int, work: Callable[[int], object]) -> Iterator[list[threadin
         thread.start()
     yield running
     for thread in running:
-        thread.join(30)
+        thread.join(240)
     assert not any(thread.is_alive() for thread in running), "a thread hangs"
     assert failures == []
 

@@ -37,7 +37,7 @@ def serving(*arguments: object) -> Iterator[str]:
             yield address[0]
         finally:
             process.terminate()
-        assert process.wait(timeout=60) == -signal.SIGTERM
+        assert process.wait(timeout=240) == -signal.SIGTERM
 
 
 @pytest.fixture(scope="module")

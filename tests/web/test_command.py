@@ -15,7 +15,7 @@ from tests.web.conftest import serving
 def refused(*arguments: object, code: str = "pass") -> str:
     """Return what the command says that does not start."""
     command = [sys.executable, "-c", f"import sys; {code}; from lmdbresults.__main__ import main; main()", "web"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -58,7 +58,7 @@ def test_it_stops_at_once_though_a_page_is_open(tmp_path: Path) -> None:
         with urlopen(f"{address}events") as events:
             assert events.readline() == b"retry: 2000\n"
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(240) == 0
             assert process.stderr is not None
             assert process.stderr.read() == ""
 

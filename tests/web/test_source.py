@@ -23,7 +23,7 @@ class Figure:
     def __call__(self, monitor: Monitor) -> int:
         self._running += 1
         self.most = max(self.most, self._running)
-        assert self.may_end.wait(30)
+        assert self.may_end.wait(240)
         self._running -= 1
         self.count += 1
         return self.count

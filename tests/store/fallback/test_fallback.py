@@ -64,7 +64,7 @@ def test_a_waiter_is_woken_by_writers_to_either(old: LMDBStore, both: FallbackSt
     backend, other = backend_over(both), backend_over(old if writer == "old" else both.new)
     thread = Thread(target=lambda: (wait_until_followed(both), other.store_result("x", 1, "SUCCESS")))
     thread.start()
-    assert AsyncResult("x", backend).get(timeout=60) == 1
+    assert AsyncResult("x", backend).get(timeout=240) == 1
     thread.join()
     backend.waiting.close()
     other.waiting.close()

@@ -36,7 +36,7 @@ context = multiprocessing.get_context(sys.argv[1])
 with open_store(sys.argv[2], durability="none", global_keyprefix="app") as store:
     processes = [context.Process(target=store.incr, args=(b"count", by)) for by in (1, 10, 100)]
     for process in processes: process.start()
-    for process in processes: process.join(60)
+    for process in processes: process.join(240)
     print(store.get(b"count"), [process.exitcode for process in processes])
 """
     done = run_script(source, method, store.options.path)
@@ -136,13 +136,13 @@ def reader(path: str) -> Iterator[subprocess.Popen[str]]:
 def test_too_many_readers_is_an_error_until_a_slot_is_free_or_its_reader_dead(tmp_path: Path) -> None:
     path = str(tmp_path / "r.lmdb")
     with open_store(path, durability="none", max_readers=2) as store:
-        for end in (lambda process: process.kill(), lambda process: process.communicate("\n", timeout=60)):
+        for end in (lambda process: process.kill(), lambda process: process.communicate("\n", timeout=240)):
             with reader(path), reader(path) as second:
                 with pytest.raises(errors.TooManyReaders, match="max_readers=2") as caught:
                     store.get(b"key")
                 assert path in str(caught.value)
                 end(second)
-                second.wait(60)
+                second.wait(240)
                 assert store.get(b"key") is None
 
 
@@ -159,8 +159,8 @@ def test_processes_with_the_same_pid_in_two_namespaces_get_an_error(tmp_path: Pa
     with subprocess.Popen([*command, hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"None\n"
-        done = subprocess.run([*command, second, path], capture_output=True, text=True, timeout=60, check=False)
-        holder.communicate(b"\n", timeout=60)
+        done = subprocess.run([*command, second, path], capture_output=True, text=True, timeout=240, check=False)
+        holder.communicate(b"\n", timeout=240)
     assert done.returncode == 1
     assert "LockUnavailable" in done.stderr
     assert "one PID namespace" in done.stderr

@@ -25,5 +25,5 @@ def test_what_a_program_had_taken_before_exec_returns_and_is_not_overwritten(pat
         store.queues.declare("q")
         store.queues.publish([Message(b"%d" % number, "q") for number in range(6)])
     command, environment = [sys.executable, "-c", TAKE_THEN_EXEC, path], {**os.environ, "PROGRAM": TAKE_THEN_EXEC}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True).stdout
     assert said.splitlines() == [f"[b'2', b'3'] {Recovered(2, 0)} {Recovered(0, 0)}", "[b'0', b'1', b'4', b'5']"]

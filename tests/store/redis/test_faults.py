@@ -52,7 +52,7 @@ def test_an_operation_waits_for_a_server_that_starts_late(tmp_path: Path):
         thread.start()
         assert not stored.wait(0.1)
         with redis_server(tmp_path, port=port):
-            assert stored.wait(60)
+            assert stored.wait(240)
             assert store.get(b"key") == b"value"
         thread.join()
 

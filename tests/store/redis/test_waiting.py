@@ -112,7 +112,7 @@ def test_greenlets_wait_beside_each_other(server: RedisServer):
         ticks.join()
         for number in range(10):
             store.set(b"%d" % number, b"value")
-        gevent.joinall(waiting, timeout=60)
+        gevent.joinall(waiting, timeout=240)
         print(len(done), store.owner().pid > 0)
         hub.close()
         store.close()
@@ -131,7 +131,7 @@ def test_what_is_stored_while_the_connection_is_lost_is_found_when_it_is_back(st
             for server in servers:
                 server.call("CLIENT", "KILL", "TYPE", "pubsub")
             store.set(key(number), b"value")
-        assert set(wait.result(timeout=60).values()) == {b"value"}
+        assert set(wait.result(timeout=240).values()) == {b"value"}
     hub.close()
 
 
@@ -144,7 +144,7 @@ def test_a_forked_child_waits_with_connections_of_its_own(store: RedisStore):
             until(lambda: store.get(key(3)) is not None, "the child does not run")
             store.set(key(2), b"for the child")
             store.set(key(1), b"for the parent")
-            assert wait.result(timeout=60) == {key(1): b"for the parent"}
+            assert wait.result(timeout=240) == {key(1): b"for the parent"}
             assert waiting.join() == {key(2): b"for the child"}
     hub.close()
 
@@ -201,7 +201,7 @@ def test_a_connection_is_closed_by_the_thread_that_reads_it(server: RedisServer)
         close = connection.disconnect
         connection.disconnect = lambda: (closed_by.append(threading.current_thread()), close())
         subscription.close()
-        listener._thread.join(60)
+        listener._thread.join(240)
     assert set(closed_by) == {listener._thread}
 
 
@@ -229,7 +229,7 @@ def test_a_listener_can_report_while_a_thread_follows_a_key(server: RedisServer,
         def fence(*_: object) -> None:
             report = Thread(target=subscription.missed)  # as the thread of a listener does, under its own lock
             report.start()
-            report.join(30)
+            report.join(240)
             reported.append(not report.is_alive())
 
         monkeypatch.setattr(Listener, "fence", fence)
@@ -276,5 +276,5 @@ def test_a_thread_renews_the_lease_until_the_store_is_closed(server: RedisServer
         until(lambda: server.call("ZCARD", store._leases._name) == 2, "the child has no lease of its own")
         thread = store._leases._thread
     assert thread is not None
-    thread.join(60)
+    thread.join(240)
     assert not thread.is_alive()

@@ -249,7 +249,7 @@ def test_a_long_read_is_a_warning_that_names_its_process(path: Path, monkeypatch
     with held_by_a_process(path, work) as pid:
         assert found(path, "readers").level == OK
         with_other = "import sys, lmdbresults; lmdbresults.open_store(sys.argv[1]).set(b'a', b'b')"
-        subprocess.run([sys.executable, "-c", with_other, path], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", with_other, path], check=True, timeout=240)
         monkeypatch.setattr(examination, "time", SimpleNamespace(time=lambda: time.time() + 3600))
         finding = found(path, "readers")
         assert finding.level == WARNING

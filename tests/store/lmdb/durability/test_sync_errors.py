@@ -201,7 +201,7 @@ def test_waiter_reads_existing_results_and_can_close(path: str) -> None:
         subscription.add([b"what does not come"])
         fail(path)
         wait_until(lambda: refuses(store))
-        assert backend.wait_for("id", timeout=10)["result"] == 42
+        assert backend.wait_for("id", timeout=240)["result"] == 42
         with pytest.raises(errors.DiskFailed):
             backend.mark_as_done("other", 42)
 

@@ -282,7 +282,7 @@ from lmdbresults import open_store
 def handler(number, frame): raise TimeoutError
 signal.signal(signal.SIGALRM, handler)
 sys.unraisablehook = lambda _: print("interrupted")
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(240, exit=True)
 with open_store(sys.argv[1], durability="none") as store:
     pid = os.fork()
     if pid == 0: os._exit(0)

@@ -202,7 +202,7 @@ print(len(beats) > 10, store.get(b"ours"))
     if find_spec(kind) is None:  # not imported here, as that changes how forks behave
         pytest.skip(f"{kind} is not installed")
     command = [sys.executable, "-c", source, store.options.path, HOLD_TRANSACTION]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (0, "True b'value'\n"), done.stderr
 
 

@@ -148,7 +148,6 @@ def require_prefix(found: dict[bytes, bytes]) -> None:
             assert found[b"%d at %d" % (writer, number % 200)] == value
 
 
-@pytest.mark.timeout(300)
 def test_copies_made_during_writes_are_sound_and_as_of_one_moment(path: str, tmp_path: Path):
     lasts = []
     with open_store(path, durability="none") as store:

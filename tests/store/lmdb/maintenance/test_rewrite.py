@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 def run_rewrite(path: str, code: int) -> str:
     command = [sys.executable, "-W", "error", "-m", "lmdbresults", "rewrite", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment(path))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment(path))
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

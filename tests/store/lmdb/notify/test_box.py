@@ -17,7 +17,7 @@ from lmdbresults.store.lmdb.notify.marks import ALIVE, FREE, ORPHANED, Marks
 from tests.support.processes import FORKS_WITH_THREADS, Child, child, in_children
 from tests.support.waits import FOREVER, registrations, sockets, until
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 
 @pytest.fixture

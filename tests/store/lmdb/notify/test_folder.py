@@ -15,8 +15,6 @@ from lmdbresults.store.thread_hub import ThreadHub
 from tests.support.processes import child, in_child
 from tests.support.waits import FOREVER, folder_of, registrations, sockets, threads, until, wait_for
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.mark.parametrize(
     ("mode", "folder_mode", "file_mode"), [(0o600, 0o700, 0o600), (0o660, 0o770, 0o660), (0o640, 0o750, 0o640)]

@@ -11,8 +11,6 @@ import pytest
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.marks import ALIVE, BOXES, EVERY_CHANGE, FOLLOWED, FREE, ORPHANED, Marks, rows_of
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture
 def folder(path: str) -> WakeFolder:

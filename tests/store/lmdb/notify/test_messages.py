@@ -15,8 +15,6 @@ from lmdbresults.store.thread_hub import ThreadHub, ThreadWait
 from lmdbresults.testing import FakeClock
 from tests.support.waits import FOREVER, folder_of, sockets
 
-pytestmark = pytest.mark.timeout(30)
-
 
 @pytest.fixture
 def kept_back(monkeypatch: pytest.MonkeyPatch) -> list[Change]:

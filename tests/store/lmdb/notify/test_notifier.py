@@ -17,7 +17,7 @@ from tests.store.lmdb.notify.test_marks import keys_with_the_same_rows
 from tests.support.processes import FORKS_WITH_THREADS, Barrier, Child, child
 from tests.support.waits import FOREVER, folder_of, is_readable, sockets, until
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 
 def subscriptions(store: LMDBStore, count: int, *keys: bytes) -> list[Subscription]:

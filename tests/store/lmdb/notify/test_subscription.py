@@ -26,7 +26,7 @@ from tests.support.waits import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.filterwarnings(FORKS_WITH_THREADS), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
 
 def stopped_writer(path: str) -> None:
