@@ -60,7 +60,7 @@ def test_afterwards_everything_is_as_before():
     assert not app.conf.task_acks_late
     assert app.conf.broker_url == "redis://broker/0"
     assert app.conf.result_backend == "redis://broker/1"
-    until = time.monotonic() + 30  # a thread of the worker may still be ending
+    until = time.monotonic() + 240  # a thread of the worker may still be ending
     while is_mapped() and time.monotonic() < until:
         gc.collect()
         time.sleep(0.05)

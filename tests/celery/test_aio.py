@@ -95,9 +95,13 @@ def test_the_results_of_a_group_are_returned_in_its_order(app: Celery) -> None:
 
 def test_results_are_yielded_as_they_end(app: Celery) -> None:
     async def work() -> Any:
-        results = pending(app, 3)
-        soon(app, *((each, number, states.SUCCESS) for number, each in enumerate(reversed(results))))
-        return [each.get(timeout=0) async for each in aio.as_completed(results)]
+        results, seen = pending(app, 3), list[int]()
+        soon(app, (results[2], 0, states.SUCCESS))
+        async for each in aio.as_completed(results):
+            seen.append(each.get(timeout=0))
+            if len(seen) < 3:
+                soon(app, (results[2 - len(seen)], len(seen), states.SUCCESS))
+        return seen
 
     assert asyncio.run(work()) == [0, 1, 2]
 

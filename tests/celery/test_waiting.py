@@ -282,7 +282,7 @@ def test_on_message_is_told_of_progress(app: Celery, threads: Any, store_elsewhe
     store_elsewhere(result.id, None, states.STARTED)
     metas: list[dict[str, Any]] = []
     got = threads.submit(result.get, on_message=metas.append)
-    until_waited_for(app, result)
+    wait_for(lambda: metas)
     for done in range(5):
         store_elsewhere(result.id, done, "PROGRESS")
         wait_for(lambda done=done: metas[-1]["result"] == done)
@@ -802,5 +802,6 @@ def test_a_worker_wakes_its_clients(tmp_path: Path, threads: Any, result_backend
         told: list[Any] = []
         group(add.s(n, n) for n in range(5)).delay().then(told.append)
         (add.s(1, 2) | add.s(3)).delay().get(timeout=PATIENCE)
+        wait_for(lambda: told or app.backend.result_consumer.drain_events(timeout=0))
         gc.collect()
         assert left_behind(app) == []
