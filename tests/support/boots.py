@@ -6,6 +6,7 @@ from typing import Any
 
 from lmdbresults import open_store
 from lmdbresults.process import boot
+from lmdbresults.store.lmdb.engine.registry import environments
 from tests.support.processes import in_child
 
 
@@ -14,6 +15,7 @@ def in_boot(name: str, work: Callable[..., Any], *args: Any) -> Any:
 
     def run() -> Any:
         boot.boot_id = lambda: name
+        environments.close_dropped = lambda: None  # a thread could cover what `work` has dropped, before the end
         return work(*args)
 
     return in_child(run)

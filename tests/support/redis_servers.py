@@ -1,6 +1,7 @@
 """Redis servers of the tests: on loopback or a Unix socket, in a folder of their own, ended by their process ids."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -177,11 +178,15 @@ def _is_ready(node: RedisServer) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free, also the one 10,000 above it, on which nodes of a Cluster talk."""
+    """Return a port of loopback that is free, also the one 10,000 above it, on which nodes of a Cluster talk.
+
+    They are below those that the system gives to connections, which could take them until the server listens.
+    """
+    choose = random.SystemRandom()  # Hypothesis seeds the other one, alike in all processes
     while True:
-        with socket.socket() as low, socket.socket() as high, suppress(OSError, OverflowError):
-            low.bind(("127.0.0.1", 0))
-            port = int(low.getsockname()[1])
+        port = choose.randrange(10_000, 20_000)
+        with socket.socket() as low, socket.socket() as high, suppress(OSError):
+            low.bind(("127.0.0.1", port))
             high.bind(("127.0.0.1", port + 10_000))
             return port
 

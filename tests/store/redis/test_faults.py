@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,7 @@ def test_a_server_that_is_down_is_an_error_that_names_it_and_the_cure():
 
 def test_an_operation_waits_for_a_server_that_starts_late(tmp_path: Path):
     port, stored = free_port(), threading.Event()
-    with open_redis(f"redis://127.0.0.1:{port}", retry_timeout=60.0) as store:
+    with open_redis(f"redis://127.0.0.1:{port}", retry_timeout=240.0) as store:
         thread = threading.Thread(target=lambda: store.set(b"key", b"value") and stored.set())
         thread.start()
         assert not stored.wait(0.1)
@@ -60,7 +60,7 @@ def test_an_operation_waits_for_a_server_that_starts_late(tmp_path: Path):
 def test_a_server_that_restarts_loses_no_acknowledged_value_that_it_has_on_disk(tmp_path: Path):
     port = free_port()
     settings = ("--appendonly", "yes", "--appendfsync", "always")
-    with open_redis(f"redis://127.0.0.1:{port}", retry_timeout=60.0) as store:
+    with open_redis(f"redis://127.0.0.1:{port}", retry_timeout=240.0) as store:
         for life in range(2):
             with redis_server(tmp_path, *settings, port=port) as server:
                 subscription = store.subscribe()
@@ -120,13 +120,19 @@ def test_a_chord_whose_last_part_loses_its_answer_is_claimed(between: Proxy):
 
 def test_a_silent_server_is_given_up(between: Proxy):
     with open_redis(f"redis://127.0.0.1:{between.port}", socket_timeout=0.1, retry_timeout=0.3) as store:
-        store.set(b"key", b"value")
+
+        def has_answer() -> bool:
+            with suppress(StoreUnavailable):  # a busy machine may be as slow as a silent server
+                return store.get(b"key") is None
+            return False
+
+        until(has_answer, "the server does not answer")
         between.is_silent = True
         with pytest.raises(StoreUnavailable, match="retry_timeout"):
             store.get(b"key")
         between.is_silent = False
         between.cut()
-        assert store.get(b"key") == b"value"
+        until(has_answer, "the server does not answer any more")
 
 
 def test_a_full_server_refuses_writes_at_once_and_serves_reads(tcp_server: RedisServer):

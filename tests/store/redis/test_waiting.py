@@ -72,7 +72,7 @@ def test_coroutines_that_wait_are_woken(store: RedisStore):
     hubs = LoopHubs()
 
     async def wait(number: int) -> bytes | None:
-        async with asyncio.timeout(60) if hasattr(asyncio, "timeout") else _Untimed():
+        async with asyncio.timeout(240) if hasattr(asyncio, "timeout") else _Untimed():
             async for news in LoopWait(hubs.get(store, lambda: None), [key(number)]):
                 if news.get(key(number)) is not None:
                     return news[key(number)]
@@ -186,7 +186,7 @@ def test_dropped_stores_leave_no_connection_no_thread_and_no_warning(server: Red
                 in_child(lambda subscription=subscription: subscription.add([key(1)]))
         del store, subscription
         gc.collect()
-        until(lambda: clients() == before, "connections or threads are left")
+        until(lambda: clients() <= before, "connections or threads are left")
     assert [str(warning.message) for warning in said if warning.category is ResourceWarning] == []
 
 
