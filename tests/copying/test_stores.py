@@ -185,7 +185,7 @@ def progress(done, total):
     count += 1
     if count == int(batches):
         print("batch", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 copy(StoreSource(open_store(source, durability="none")), StoreTarget(open_store(target, durability="none")),
      progress=progress, batch=100)
 """

@@ -118,7 +118,6 @@ def test_each_reader_that_makes_the_file_grow_is_logged(path: str, caplog: pytes
     assert len(caplog.messages) == 2
 
 
-@pytest.mark.usefixtures("impatient")
 def test_short_reads_are_not_logged_while_the_file_grows(path: str, caplog: pytest.LogCaptureFixture) -> None:
     with open_store(path, durability="none", checkpoint_bytes=1 << 20) as store:
         store.set(b"key", b"value")

@@ -14,9 +14,10 @@ import lmdb
 import pytest
 
 from lmdbresults import LMDBStore, StoreFull, open_store
+from lmdbresults.store.lmdb import store as store_module
 from lmdbresults.store.lmdb.records.hand import HAND_KEY
 from lmdbresults.store.lmdb.records.layout import pack
-from tests.support.processes import FORKS_WITH_THREADS, child, in_child, in_children
+from tests.support.processes import FORKS_WITH_THREADS, PATIENCE, child, in_child, in_children
 
 pytestmark = pytest.mark.filterwarnings(FORKS_WITH_THREADS)
 
@@ -317,13 +318,17 @@ def test_a_reader_takes_room_only_until_it_has(small: Callable[..., LMDBStore], 
         os.close(descriptor)
 
 
-def test_a_reader_that_ends_soon_is_waited_for(small: Callable[..., LMDBStore]) -> None:
+def test_a_reader_that_ends_soon_is_waited_for(
+    small: Callable[..., LMDBStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_READERS_PATIENCE", PATIENCE)
     (ready, is_ready), (end, do_end) = os.pipe(), os.pipe()
     with small() as store:
         count = fill(store)
         with child(read_until_told, store, is_ready, end) as reader:
             os.read(ready, 1)
-            with suppress(StoreFull):
+            with suppress(StoreFull), monkeypatch.context() as impatient:
+                impatient.setattr(store_module, "_READERS_PATIENCE", 0.0)
                 overwrite(store, count, 100)
             soon = threading.Timer(0.05, os.write, (do_end, b"!"))
             soon.start()

@@ -20,6 +20,7 @@ from lmdbresults.process.fork_gate import gate
 from lmdbresults.store.lmdb.engine import write_lock
 from lmdbresults.store.lmdb.file import lock_file
 from lmdbresults.store.lmdb.file.lock_file import UNKNOWN
+from tests.support.covering import wait_until
 from tests.support.processes import FORKS_WITH_THREADS, in_child, in_children, in_thread, run_script
 
 linux = pytest.mark.skipif(write_lock.SET_LOCK is None or not lock_file._places()[0], reason="Linux with glibc only")
@@ -79,6 +80,11 @@ def after(seconds: float, work: Callable[[], object]) -> threading.Timer:
     return timer
 
 
+def once(condition: Callable[[], object], work: Callable[[], object]) -> None:
+    """Do some work in a thread once a condition holds."""
+    threading.Thread(target=lambda: (wait_until(lambda: bool(condition())), work())).start()
+
+
 # -- another process writes ----------------------------------------------------------------------------------------
 
 
@@ -127,8 +133,8 @@ def test_an_exception_out_of_a_signal_handler_ends_the_wait(path: str, kind: str
             store.set(b"before", b"value")
             with in_transaction_elsewhere(store) as process:
                 os.kill(process.pid, signal.SIGSTOP)
-                signal.setitimer(signal.ITIMER_REAL, 0.2)
                 with pytest.raises(KeyboardInterrupt):
+                    signal.setitimer(signal.ITIMER_REAL, 0.2)
                     WRITES[kind](store)
                 assert store.get(b"ours") is None
             in_thread(store.set, b"ours", b"value")
@@ -144,7 +150,7 @@ def test_a_signal_handler_runs_during_the_wait_and_the_write_goes_on(store: LMDB
     try:
         with in_transaction_elsewhere(store) as process:
             signal.setitimer(signal.ITIMER_REAL, 0.1)
-            after(0.3, lambda: (seen.append(0), release(process)))
+            once(lambda: seen, lambda: (seen.append(0), release(process)))
             store.set(b"ours", b"value")
     finally:
         signal.signal(signal.SIGALRM, former)
@@ -189,7 +195,8 @@ def beat():
         beats.append(time.monotonic())
         {kind}.sleep(0.01)
 def release():
-    {kind}.sleep(0.5)
+    while len(beats) <= 10:
+        {kind}.sleep(0.01)
     holder.kill()
 store = open_store(sys.argv[1], durability="none")
 holder = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1], "none"], stdin=-1, stdout=-1)
@@ -243,7 +250,7 @@ def test_without_a_timeout_the_log_tells_of_a_long_wait(
 ) -> None:
     monkeypatch.setattr(write_lock, "_WARN_AFTER", 0.05)
     with caplog.at_level(logging.WARNING), in_transaction_elsewhere(store) as process:
-        after(0.3, lambda: release(process))
+        once(lambda: caplog.records, lambda: release(process))
         store.set(b"ours", b"value")
     assert [f"process {process.pid}" in record.getMessage() for record in caplog.records] == [True]
 
@@ -254,7 +261,7 @@ def test_log_says_that_the_process_waited_for_is_stopped(
     monkeypatch.setattr(write_lock, "_WARN_AFTER", 0.05)
     with caplog.at_level(logging.WARNING), in_transaction_elsewhere(store) as process:
         os.kill(process.pid, signal.SIGSTOP)
-        after(0.3, lambda: (os.kill(process.pid, signal.SIGCONT), release(process)))
+        once(lambda: caplog.records, lambda: (os.kill(process.pid, signal.SIGCONT), release(process)))
         store.set(b"ours", b"value")
     (message,) = caplog.messages
     assert re.search(rf"process {process.pid} \(.*, stopped\)", message)

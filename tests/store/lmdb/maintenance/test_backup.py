@@ -5,7 +5,6 @@ import select
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from lmdbresults.process.isolated import SubprocessFailed
 from lmdbresults.store.lmdb.file.verify import verify
 from lmdbresults.store.lmdb.maintenance import backup as backups
 from lmdbresults.testing import MemoryStore, sample
+from tests.support.covering import wait_until
 from tests.support.processes import child
 from tests.support.stores import sound_store
 
@@ -153,7 +153,8 @@ def test_copies_made_during_writes_are_sound_and_as_of_one_moment(path: str, tmp
     with open_store(path, durability="none") as store:
         with child(write_forever, path, 0), child(write_forever, path, 1), child(write_forever, path, 2):
             for number in range(5):
-                time.sleep(0.2)
+                moment = store.moment()
+                wait_until(lambda moment=moment: store.moment() > moment + 20)
                 store.backup(tmp_path / f"copy {number}")
         assert store.check(deep=True) == []
         store.set(b"still", b"writable")
