@@ -63,7 +63,7 @@ def _listed(
         head = TaskHead.read(data) or _whole(store.get(key))
         if head is None or (states is not None and head.state not in states) or name not in (None, head.name):
             continue
-        date = None if head.date_done is None else _aware(datetime.fromisoformat(head.date_done))
+        date = _date(head.date_done)
         if begin is None or (date is not None and date >= begin):
             yield ListedResult(key[len(prefix) :].decode(), head.state, date, *head[2:])
 
@@ -71,6 +71,13 @@ def _listed(
 def _whole(data: bytes | None) -> TaskHead | None:
     """Return the head of a record that was read whole; None if it was deleted meanwhile."""
     return None if data is None else TaskHead._make(TaskRecord.unpack(data)[1 : 1 + len(TaskHead._fields)])
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else _aware(datetime.fromisoformat(text))
+    except ValueError:  # of another program
+        return None
 
 
 def _moment(since: datetime | timedelta | float) -> datetime:

@@ -11,6 +11,7 @@ from lmdbresults import states
 from lmdbresults.app import App, Request
 from lmdbresults.backends import StoreBackend
 from lmdbresults.errors import DecodeError, NewerFormat
+from lmdbresults.record import TaskRecord
 from lmdbresults.results import AsyncResult, GroupResult
 from lmdbresults.testing import FakeClock, MemoryStore
 from tests.support.plain import opened
@@ -36,6 +37,17 @@ def ids(backend: Any, **wanted: Any) -> set[str]:
 def store(backend: Any, task_id: str, name: str = "a", state: str = states.SUCCESS, **request: Any) -> None:
     result = ValueError("no") if state == states.FAILURE else 1
     backend.store_result(task_id, result, state, request=Request(task_id, name, **request))
+
+
+@interface
+def test_a_date_of_another_program_that_is_none_is_listed_as_unknown(backend):
+    store(backend, "odd")
+    store(backend, "other")
+    key = backend.get_key_for_task("odd")
+    record = TaskRecord.unpack(backend.store.get(key))
+    backend.store.set(key, record._replace(date_done="yesterday").pack())
+    assert {listed.id for listed in backend.iter_results() if listed.date_done is None} == {"odd"}
+    assert ids(backend, since=HOUR) == {"other"}
 
 
 @interface
