@@ -131,7 +131,7 @@ def test_a_signal_ends_a_read_that_waits(path: str, monkeypatch: pytest.MonkeyPa
     try:
         with open_store(path) as store:
             store.set(b"key", b"value")
-            with stopped_reader(path), pytest.raises(Interruption):
+            with stopped_reader(path), pytest.raises(Interruption):  # noqa: PT012 - not before the block
                 signal.setitimer(signal.ITIMER_REAL, 0.2)
                 store.get(b"key")
             assert store.get(b"key") == b"value"

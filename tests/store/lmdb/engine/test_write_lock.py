@@ -133,7 +133,7 @@ def test_an_exception_out_of_a_signal_handler_ends_the_wait(path: str, kind: str
             store.set(b"before", b"value")
             with in_transaction_elsewhere(store) as process:
                 os.kill(process.pid, signal.SIGSTOP)
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - not before the block
                     signal.setitimer(signal.ITIMER_REAL, 0.2)
                     WRITES[kind](store)
                 assert store.get(b"ours") is None
