@@ -161,8 +161,8 @@ class Effects:
             return True
         if not self._may_happen(txn):
             return False
-        if self._settlement is not None and queues.settle(txn, [self._settlement]) != [True]:
-            return False
+        if self._settlement is not None:
+            queues.settle(txn, [self._settlement])
         self._put_results(txn)
         for part in self.parts:
             request, state, record, _ = part
