@@ -9,7 +9,7 @@ import pytest
 from billiard.exceptions import WorkerLostError
 from celery import Celery, chain, chord, group, shared_task, states
 from celery.app.task import Context
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
@@ -189,6 +189,29 @@ def test_links_of_a_task_that_is_acknowledged_early_are_sent_with_its_result(app
     early.s(5).apply_async(link=step.s("link"))
     message = worker.take()
     assert commits(app, lambda: worker.work(message)) == 2  # the acknowledgement was the first
+    assert worker.run_all() == ["ends.step"]
+
+
+@needs_callback_marks
+def test_a_soft_time_limit_just_after_the_commit_sends_no_link_twice(
+    app: Celery, worker: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = app.backend.store
+    update, interrupted = store.update, []
+
+    def update_and_be_interrupted(operation: Any) -> Any:
+        done = update(operation)
+        if operation.__name__ == "write" and not interrupted:
+            interrupted.append(operation)
+            raise SoftTimeLimitExceeded
+        return done
+
+    result = early.s(5).apply_async(link=step.s("link"))
+    with monkeypatch.context() as patches:
+        patches.setattr(store, "update", update_and_be_interrupted)
+        worker.run()
+    assert len(interrupted) == 1
+    assert result.get(timeout=0) == 5
     assert worker.run_all() == ["ends.step"]
 
 

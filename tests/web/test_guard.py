@@ -1,6 +1,7 @@
 """Who may see the page, and what a browser may do with it."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from starlette.applications import Starlette
 
 from lmdbresults import LMDBStore
 from lmdbresults.errors import ConfigurationError
-from lmdbresults.web import create_app
+from lmdbresults.web import create_app, guard
 from lmdbresults.web.settings import read_token
 from tests.support.web_visitor import Visitor
 
@@ -81,6 +82,15 @@ def test_the_token_is_entered_once(remote: Starlette) -> None:
     assert TOKEN not in cookie
     assert visitor.get("/").status_code == 200
     assert visitor.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_the_token_is_entered_again_after_the_session(remote: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    entered = Visitor(remote, f"http://{HOST}").ask("POST", "/login", data={"token": TOKEN})
+    session = {"cookie": entered.headers["set-cookie"].partition(";")[0]}
+    for later, status in ((-60, 200), (60, 401)):
+        monkeypatch.setattr(time, "time", lambda later=later: now + guard._SESSION + later)
+        assert Visitor(remote, f"http://{HOST}").get("/", headers=session).status_code == status
 
 
 @pytest.mark.parametrize(("page", "kept"), [("/", "no-store"), ("/static/page.js", "no-cache")])
