@@ -20,6 +20,7 @@ REASONS: Final = (
     ("commits", "", "Redis, always", "Redis syncs its log once for all clients that wait."),
     ("sustained", "", "Redis, always", "As for commits."),
     ("bytes", "", "sqlite3", "Without a backend around it SQLite appends to a log; LMDB copies pages of a tree."),
+    ("large", "store", "", "A checksum is computed, and LMDB writes through the map, page by page."),
     ("large", "", "", "The checksum of a record is compared, 0.3 ms for each MB; the peers compare none."),
     ("groups", "", "", "A group of thousands of ids is a large value, which is cut into pieces of four pages."),
     ("sweep", "", "sqlite3", "One DELETE, during which no other process can write."),

@@ -10,8 +10,8 @@ for _module in iter_modules(__path__):
 
 #: The order in which scenarios run and are shown. One that is not listed comes last.
 ORDER = (
-    "broker", "worker", "steady", "get", "wakeups", "chords", "get_many", "monitoring", "startup", "store", "commits",
-    "progress", "sustained", "mixed", "checkpoint-latency", "groups", "redis", "large", "growth", "sweep", "disk",
-    "memory", "idle", "plain", "bytes",
+    "broker", "steady", "get", "wakeups", "get_many", "chords", "commits", "store", "progress", "worker", "monitoring",
+    "page", "startup", "sustained", "mixed", "checkpoint-latency", "groups", "redis", "large", "growth", "sweep",
+    "disk", "memory", "idle", "plain", "bytes",
 )  # fmt: skip
 bench.arrange(ORDER)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from lmdbresults.process.identity import Owner, current_owner
 from lmdbresults.store.chords import TransactionalChords
-from lmdbresults.store.queues.transactional import TransactionalQueues
 from lmdbresults.store.transactions import EVERY_COMMIT, KEEP, Keep, ReadTransaction, WriteTransaction
+
+if TYPE_CHECKING:
+    from lmdbresults.store.queues.transactional import TransactionalQueues
 
 __all__ = [
     "EVERY_COMMIT",
@@ -185,8 +187,10 @@ class Store(WriteTransaction):
         return TransactionalChords(self)
 
     @cached_property
-    def queues(self) -> TransactionalQueues:
+    def queues(self) -> "TransactionalQueues":
         """The queues of this store. An engine without them raises `Unsupported`, so ``hasattr`` returns False."""
+        from lmdbresults.store.queues.transactional import TransactionalQueues  # results alone need none of it
+
         return TransactionalQueues(self)
 
     def owner(self) -> Owner:

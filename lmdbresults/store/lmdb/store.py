@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import methodcaller
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -23,7 +23,6 @@ from lmdbresults.store.lmdb.engine.registry import environments
 from lmdbresults.store.lmdb.engine.signal_safe import Block, Steps
 from lmdbresults.store.lmdb.file.verify import refuse_broken, verify
 from lmdbresults.store.lmdb.maintenance.backup import backup
-from lmdbresults.store.lmdb.maintenance.check import Problem, check, repair, repairable
 from lmdbresults.store.lmdb.maintenance.upgrade import acquire
 from lmdbresults.store.lmdb.notify.folder import WakeFolder
 from lmdbresults.store.lmdb.notify.notifier import Notifier
@@ -48,8 +47,10 @@ from lmdbresults.store.lmdb.transactions import (
     run_view,
 )
 from lmdbresults.store.lmdb.types import FINAL, ONE, Transaction
-from lmdbresults.store.queues.counting import recount
 from lmdbresults.store.values import NEVER
+
+if TYPE_CHECKING:
+    from lmdbresults.store.lmdb.maintenance.check import Problem
 
 __all__ = ["LMDBStore", "Stats", "open_store"]
 
@@ -319,6 +320,8 @@ class LMDBStore(Store):
         """
         if deep:  # in a subprocess: LMDB could crash on a damaged page
             return verify(self._environment.path, live=True)
+        from lmdbresults.store.lmdb.maintenance.check import check  # rarely needed, with the modules of queues
+
         return self._environment.read(lambda raw: [problem.text for problem in check(raw)])
 
     def repair(self) -> list[str]:
@@ -327,17 +330,20 @@ class LMDBStore(Store):
         Damaged records are left: delete their keys, or restore a backup. Raises `FileDamaged` if the file is damaged
         below its records, or `StoreFull`.
         """
+        from lmdbresults.store.lmdb.maintenance.check import repair, repairable  # rarely needed
+        from lmdbresults.store.queues.counting import recount
+
+        def repair_some(raw: Transaction, problems: "list[Problem]") -> list[str]:
+            self._environment.file.reserve_for_delete(raw)
+            return repair(raw, problems)
+
         refuse_broken(self._environment.path)
         problems = self._environment.read(repairable)
         done: list[str] = []
         for start in range(0, len(problems), _REPAIR_BATCH):
             time.sleep(_REPAIR_PAUSE)
-            done += self._environment.write(self._repair_some, problems[start : start + _REPAIR_BATCH])
+            done += self._environment.write(repair_some, problems[start : start + _REPAIR_BATCH])
         return done + self.update(recount)
-
-    def _repair_some(self, raw: Transaction, problems: list[Problem]) -> list[str]:
-        self._environment.file.reserve_for_delete(raw)
-        return repair(raw, problems)
 
     def backup(
         self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
