@@ -111,7 +111,7 @@ class Flood(NamedTuple):
 def sustained(bench: Bench) -> list[Row]:
     field = bench.serve(bench.few(PEERS))
     sizes = bench.size([1, 2], [1, 4], [1, 4])
-    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 8.0)
+    crew, seconds = Crew(bench, sizes[-1]), bench.size(0.1, 1.5, 5.0)
     keys = [Key(name, "store", size) for size in sizes for name in field.folders]
     found: dict[Key, dict[str, Any]] = {}
     for key in bench.steps(bench.rng.sample(keys, len(keys)), "peer"):
