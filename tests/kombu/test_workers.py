@@ -165,6 +165,14 @@ def test_a_worker_that_is_stopped_returns_what_it_has_not_begun(workers: Workers
         assert 0 < waiting(connection, "celery") <= 5
 
 
+def test_a_task_that_begins_while_its_worker_is_stopped_does_not_run_again(workers: Workers) -> None:
+    worker = workers.launch("one@test", "prefork")
+    result = workers.call("stops_worker")
+    assert worker.process.wait(PATIENCE) == 0
+    with workers.app.connection_for_read() as connection:
+        assert waiting(connection, "celery") + result.ready() == 1
+
+
 def test_no_task_is_lost_while_workers_are_killed(workers: Workers) -> None:
     running = [workers.start(f"{n}@test", "prefork", task_acks_late=True) for n in range(2)]
     results = [workers.call("add", n) for n in range(150)]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, group, shared_task
-from celery.signals import after_task_publish, task_success
+from celery.signals import after_task_publish, task_received, task_success
+from kombu.asynchronous import get_event_loop
 
 from lmdbresults.testing import die_as_told
 
@@ -142,6 +143,11 @@ def retry_until(self: Any, path: str) -> int:
     return int(self.request.retries)
 
 
+@shared_task(name="stops_worker")
+def stops_worker() -> None:
+    """Do nothing: the worker is asked to stop when it receives this task."""
+
+
 @shared_task(name="sends_group")
 def sends_group() -> Any:
     """Return the handle of a group that this task sends."""
@@ -165,6 +171,12 @@ def note_published(headers: Any, **kwargs: Any) -> None:
     os.close(descriptor)
 
 
+def stop_if_asked(request: Any, **kwargs: Any) -> None:
+    """Ask the worker to stop, as a supervisor does, in the round of its event loop that gives a process the task."""
+    if request.name == "stops_worker":
+        get_event_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+
+
 def end_with(parent: int) -> None:
     """End the worker and all its processes once the tests have ended."""
     while os.getppid() == parent:
@@ -176,6 +188,7 @@ if SETTINGS in os.environ:
     app = make_app(json.loads(os.environ[SETTINGS]))
     app.set_default()
     task_success.connect(acknowledge)
+    task_received.connect(stop_if_asked)
     after_task_publish.connect(note_published)
     die_as_told()
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()

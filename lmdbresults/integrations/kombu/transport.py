@@ -13,6 +13,7 @@ from lmdbresults.errors import OpenError, QueueFull, StoreBusy, StoreClosed, Sto
 from lmdbresults.integrations.kombu.channel import Channel
 from lmdbresults.integrations.kombu.event_loop import LoopDriver
 from lmdbresults.integrations.kombu.receiver import Receiver
+from lmdbresults.integrations.kombu.warm_shutdown import watch_workers
 from lmdbresults.integrations.transport_options import STORE_OPTIONS, store_options
 from lmdbresults.options import DEDUPE, is_deduplicating
 from lmdbresults.store.lmdb import LMDBStore, open_store
@@ -64,6 +65,7 @@ class Transport(base.Transport):
         self._loop_driver: LoopDriver | None = None
         self._is_connected = False
         _have_celery_broadcast()
+        watch_workers()
 
     # -- connections -------------------------------------------------------------------------------------------------
 
