@@ -70,7 +70,9 @@ class _Position(NamedTuple):
     """The same of the other half."""
 
 
-_POSITION: Final = struct.Struct(">QQQBQQIIIIQQI")
+#: The fields of `_Position` in their order; then a checksum.
+_POSITION: Final = struct.Struct(">QQQBQQIIIIQQ")
+_CHECKSUM: Final = struct.Struct(">I")
 #: What a log has at least, unless it was truncated.
 _LEAST_BYTES: Final = 64 << 10
 _MASK: Final = (1 << 64) - 1
@@ -78,9 +80,8 @@ _MASK: Final = (1 << 64) - 1
 _BROKEN: Final = _MASK
 #: Seconds until a log is created after that has failed.
 _AFTER_ERROR: Final = 10.0
-_FIELDS_BYTES: Final = _POSITION.size - 4
 #: What stands in place of a position where the log has none.
-NO_POSITION: Final = bytes(_POSITION.size)
+NO_POSITION: Final = bytes(_POSITION.size + _CHECKSUM.size)
 
 
 class Log:
@@ -94,6 +95,8 @@ class Log:
         self._sync_errors = sync_errors
         self._descriptor = -1
         self._file = self._half_bytes = 0
+        #: Device, inode and size of the log that is open: no other file has them as long as it is.
+        self._status = (0, 0, 0)
         #: Held while a thread syncs: the others find their commits synced.
         self._syncing = threading.RLock()
         #: The commits up to this one are synced as far as they have records.
@@ -135,6 +138,7 @@ class Log:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 status = os.fstat(self._descriptor)
                 self._half_bytes = status.st_size // 2
+                self._status = (status.st_dev, status.st_ino, 2 * self._half_bytes)
                 self._file = (status.st_ino << 32 | self._half_bytes) & _MASK
                 has_position = self._has(position)
             except OSError as error:
@@ -154,9 +158,13 @@ class Log:
 
     def _is_intact(self) -> bool:
         """Return whether the log is open, was not deleted, and has its size."""
-        if self._descriptor < 0 or not paths.is_same_file(self._path, self._descriptor):
+        if self._descriptor < 0:
             return False
-        return os.fstat(self._descriptor).st_size == 2 * self._half_bytes
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino, found.st_size) == self._status
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:
@@ -285,15 +293,14 @@ class Log:
         return _Position(self._file, checkpoint.life, serial, 1, 0, _BROKEN, 0, 0, 0, 0, highest[1], highest[0])
 
     def _position(self) -> _Position | None:
-        data = self._sidecar.position(_POSITION.size)
-        if len(data) < _POSITION.size:
-            return None
-        *fields, checksum = _POSITION.unpack(data)
-        return _Position(*fields) if checksum == crc32(data[:_FIELDS_BYTES]) else None
+        data = self._sidecar.position(len(NO_POSITION))
+        fields = data[: _POSITION.size]
+        is_whole = len(data) == len(NO_POSITION) and data.endswith(_CHECKSUM.pack(crc32(fields)))
+        return _Position._make(_POSITION.unpack(fields)) if is_whole else None
 
     def _note(self, position: _Position) -> None:
-        data = _POSITION.pack(*position, 0)[:_FIELDS_BYTES]
-        self._sidecar.note_position(data + crc32(data).to_bytes(4, "big"))
+        fields = _POSITION.pack(*position)
+        self._sidecar.note_position(fields + _CHECKSUM.pack(crc32(fields)))
 
     # -- syncing -------------------------------------------------------------------------------------------------------
 
