@@ -197,7 +197,7 @@ class Checkpoints:
         """
         is_nested = is_owned(self._making)
         with self._making:
-            if self._is_durable(through):
+            if self._sidecar.covers(through):
                 return
             self.sync_errors.raise_if_failed()
             if is_nested:  # in a signal handler that interrupted a checkpoint, which holds the checkpoint lock
@@ -212,7 +212,7 @@ class Checkpoints:
                         self._sidecar.note_lock_stuck(True)
                         break
                     time.sleep(_LOCK_PAUSE)
-                    if self._is_durable(through):
+                    if self._sidecar.covers(through):
                         return
                 self._make(has_lock, through)
             finally:
@@ -220,10 +220,6 @@ class Checkpoints:
                     self._sidecar.unlock_checkpoints()
                 finally:  # again, in case a signal handler raised before the first one
                     self._sidecar.unlock_checkpoints()
-
-    def _is_durable(self, through: float) -> bool:
-        is_covered = through < math.inf and self._sidecar.read().durable.txn >= through
-        return is_covered and not self._sidecar.is_missing()
 
     def release_pages(self) -> None:
         """Let LMDB reuse the pages of older checkpoints. Must not be called in a transaction."""

@@ -226,6 +226,10 @@ class Sidecar:
         os.fdatasync(self._own)
         os.pwrite(self._own, _CONFIRMED, place + _BYTES)
 
+    def covers(self, number: float) -> bool:
+        """Return whether a durable checkpoint covers commit ``number``, in a sidecar that is still there."""
+        return self.read().durable.txn >= number and not self.is_missing()
+
     def position(self, size: int) -> bytes:
         """Return the first bytes of what says where the log ends; b"" in a sidecar that is shorter."""
         return os.pread(self._own, size, _POSITION_AT)
