@@ -1,6 +1,7 @@
 """Backups of a store in use: complete, as of one moment, private; an existing file is not overwritten."""
 
 import itertools
+import os
 import select
 import stat
 import subprocess
@@ -104,6 +105,22 @@ def test_progress_ends_at_the_total(store: LMDBStore, tmp_path: Path):
     store.backup(tmp_path / "copy", progress=lambda done, size: calls.append((done, size)))
     assert calls[-1][0] == calls[-1][1] > 0
     assert all(done <= size for done, size in calls)
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name_and_then_so_is_the_name(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with open_store(path, durability="none") as store:
+        store.set(b"key", b"value")
+    draft, target = str(tmp_path / "draft"), str(tmp_path / "copy.lmdb")
+    steps: list[str] = []
+    sync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
+    monkeypatch.setattr(os, "rename", lambda *names: (steps.append("rename"), rename(*names)))
+    backups._copy(path, draft)
+    backups.publish(draft, target)
+    assert steps == [draft, "rename", str(tmp_path)]
+    assert contents(Path(target)) == {b"key": b"value"}
 
 
 def test_a_failed_copy_leaves_no_file_behind(store: LMDBStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
