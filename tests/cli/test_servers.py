@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lmdbresults import LMDBStore, Options
 from lmdbresults.app import App, Request
 from lmdbresults.backends import StoreBackend
 from lmdbresults.results import AsyncResult
@@ -38,3 +39,15 @@ def test_tasks_and_chords_on_a_server_are_shown_like_those_in_a_file(url: str, r
     run("wait", url, "task-1")
     assert json.loads(run("forget", url, "task-1", "--yes", "--json").stdout) == {"deleted": 1}
     backend.process_cleanup()
+
+
+def test_figures_and_exports_of_a_server_and_of_two_stores_as_one(url: str, run: Any, tmp_path: Path):
+    from lmdbresults.store.redis import open_redis
+
+    StoreBackend(App(), store=open_redis(url)).store_result("task", 42, "SUCCESS")
+    assert json.loads(run("stats", url, "--json").stdout)
+    run("export", url, tmp_path / "results.jsonl")
+    assert json.loads((tmp_path / "results.jsonl").read_text())["id"] == "task"
+    LMDBStore(Options(path=str(tmp_path / "former.lmdb"), durability="none")).close()
+    refused = run("stats", f"{url}?fallback={tmp_path}/former.lmdb", code=2)
+    assert "leave `fallback` out of the URL" in refused.stderr

@@ -146,6 +146,30 @@ def test_pages_are_told_by_wake_ups_of_writers(store: LMDBStore, monkeypatch: py
     asyncio.run(asyncio.wait_for(listen(), 60))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_died_is_started_again_for_the_next_page(
+    store: LMDBStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def listen() -> None:
+        pages = Live(Source(store))
+        with monkeypatch.context() as patches:
+            patches.setattr(pages, "_follow", lambda monitor: 1 / 0)
+            first = pages.stream()
+            await anext(first)
+            vars(pages)["_thread"].join(30)
+        second = pages.stream()
+        await anext(second)
+        told = asyncio.ensure_future(anext(second))
+        while not told.done():
+            store.set(b"key", b"value")
+            await asyncio.sleep(0.01)
+        for stream in (first, second):
+            await stream.aclose()
+        store.set(b"key", b"the thread ends")
+
+    asyncio.run(asyncio.wait_for(listen(), 60))
+
+
 def test_no_more_pages_are_open_than_the_server_can_tell(store: LMDBStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_PAGES", 2)
 
