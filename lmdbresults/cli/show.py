@@ -97,7 +97,7 @@ def _lines(task: Task) -> Iterator[tuple[str, object]]:
     yield from (("name", row.name), ("worker", row.worker), ("queue", row.queue), ("retries", row.retries))
     yield from (("group", row.group_id), ("parent", row.parent_id), ("children", ", ".join(task.children) or None))
     compressed = "" if task.compression is None else f", compressed by {task.compression}"
-    yield "result", f"{task.size} bytes of {task.content_type}{compressed}"
+    yield "stored", f"{task.size} byte{'' if task.size == 1 else 's'} of {task.content_type}{compressed}"
     yield from (("expires", local(task.expires) or "never"), ("exception", task.exception))
 
 
