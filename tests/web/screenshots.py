@@ -57,7 +57,9 @@ def take_all(browser: Browser, address: str) -> None:
     chord = first(page, "/chords", ".rows tr:has-text('of 12') a.task")
     take(visit(browser, address, chord, {"viewport": {"width": 1280, "height": 760}}), "chord")  # while it is in flight
     failed = first(page, "/tasks?state=FAILURE&name=media.resize", ".rows a.task")
-    take(visit(browser, address, "/", DESK), "overview", whole=True)
+    overview = visit(browser, address, "/", DESK)
+    overview.locator("a[href*='worker=']").nth(1).wait_for()  # the figures may be those from the start of the demo
+    take(overview, "overview", whole=True)
     take(visit(browser, address, "/tasks?since=1h", DESK), "tasks")
     take(visit(browser, address, failed, DESK), "failed-task", whole=True)
     take(visit(browser, address, "/", {**DESK, "color_scheme": "dark"}), "dark")
