@@ -34,7 +34,9 @@ def test_doctor_refuses_a_url_that_the_application_could_not_use(tmp_path: Path)
 def test_doctor_examines_a_server(tmp_path: Path):
     pytest.importorskip("redis")
     with redis_server(tmp_path, "--appendonly", "yes") as server:
-        assert "Nothing is wrong here." in run("doctor", server.url).stdout
+        done = run("doctor", server.url).stdout
+        assert "Nothing is wrong here." in done
+        assert "appendfsync everysec" in done
         server.call("CONFIG", "SET", "appendonly", "no")
         server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         done = run("doctor", server.url, code=1).stdout

@@ -7,7 +7,6 @@ nothing if they are repeated.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -21,7 +20,7 @@ from lmdbresults.store.redis.layout import Layout, slot_of
 from lmdbresults.store.redis.scanning import scan_keys
 from lmdbresults.store.redis.scripts import Scripts
 from lmdbresults.store.redis.server import Request, Script, Server
-from lmdbresults.store.redis.transactions import milliseconds
+from lmdbresults.store.redis.transactions import milliseconds, server_time
 from lmdbresults.store.transactions import WriteTransaction
 
 __all__ = ["RedisChords"]
@@ -231,8 +230,12 @@ class RedisChords:
         """Return the keys of chords whose claim was released, or belongs to a dead owner."""
         name = self._layout.name(claims_key)
         entered = iter(self._server().call(name, "ZRANGE", name, 0, -1, "WITHSCORES"))
-        ages = {key: time.time() - float(score) for key, score in zip(entered, entered, strict=True)}
-        heads = self._heads(list(ages)) if ages else []
+        scores = {key: float(score) for key, score in zip(entered, entered, strict=True)}
+        if not scores:
+            return []
+        now = server_time(self._server())
+        ages = {key: now - score for key, score in scores.items()}
+        heads = self._heads(list(ages))
         return [key for (key, age), head in zip(ages.items(), heads, strict=True) if self._is_orphaned(head, age)]
 
     def _is_orphaned(self, head: Head | None, age: float) -> bool:
@@ -276,7 +279,7 @@ class RedisChords:
 
     def _enter(self, claims_key: bytes, key: bytes) -> None:
         name = self._layout.name(claims_key)
-        self._server().call(name, "ZADD", name, int(time.time()), key)
+        self._server().call(name, "ZADD", name, int(server_time(self._server())), key)
 
     def _leave(self, claims_key: bytes, key: bytes) -> None:
         name = self._layout.name(claims_key)

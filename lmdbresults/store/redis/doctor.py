@@ -15,7 +15,10 @@ def examine(options: RedisOptions) -> Iterator[Finding]:
     """Yield what there is to say about the servers of a store. Changes nothing."""
     with RedisStore(replace(options, retry_timeout=0.0)) as store:
         try:
-            infos = store.infos()
+            infos = [
+                {**info, "appendfsync": setting}
+                for info, setting in zip(store.infos(), store.settings("appendfsync"), strict=True)
+            ]
         except StoreError as refusal:
             yield Finding("server", ERROR, str(refusal))
             return
@@ -35,13 +38,22 @@ def _of_master(info: Mapping[str, str], *, is_cluster: bool) -> Iterator[Finding
         yield Finding("replicas", WARNING, text, "Add a replica to each master.")
 
 
+#: What a power failure takes, by the setting of the server.
+_LOST = {
+    "always": "A power failure takes nothing that was acknowledged (appendfsync always).",
+    "everysec": "A power failure takes up to two seconds (appendfsync everysec).",
+    "no": "A power failure takes what the system has not written yet, often half a minute (appendfsync no).",
+    "": "`appendfsync` says what a power failure takes.",
+}
+
+
 def _persistence(info: Mapping[str, str]) -> Iterator[Finding]:
     failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
     if failed:
         text = f"It could not write to its disk ({', '.join(failed)}), and may refuse to store."
         yield Finding("durability", ERROR, text, "See the log of the server: its disk is full, or fails.")
     if info.get("aof_enabled") == "1":
-        yield Finding("durability", OK, "It has an append-only file. `appendfsync` says what a power failure takes.")
+        yield Finding("durability", OK, f"It has an append-only file. {_LOST.get(info['appendfsync'], _LOST[''])}")
     else:
         text = "It has no append-only file: a restart loses what was stored since its last snapshot, now "
         text += f"{info.get('rdb_changes_since_last_save', 'some')} changes."

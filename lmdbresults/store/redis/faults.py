@@ -52,6 +52,10 @@ def translated(error: BaseException, options: RedisOptions) -> Exception:
         return StoreFull(f"{place} is full: {text} Raise its maxmemory, or let results expire earlier.")
     if isinstance(error, exceptions.ClusterCrossSlotError) or text.startswith("CROSSSLOT"):
         return ConfigurationError(f"{place} is a node of a Cluster: use redis+cluster:// instead of redis://")
+    if "cluster support disabled" in text:
+        return ConfigurationError(f"{place} is not a Cluster: use redis:// instead of redis+cluster://")
+    if "unknown command 'SENTINEL'" in text:
+        return ConfigurationError(f"{place} is not a sentinel: use redis:// instead of redis+sentinel://")
     if text.startswith("MISCONF"):
         return DiskFailed(f"{place} cannot write to its disk, so it refuses writes: {text}")
     if _is_tls(error):
@@ -60,9 +64,10 @@ def translated(error: BaseException, options: RedisOptions) -> Exception:
             f"that ssl_ca_certs names the certificate that has signed the server's."
         )
     if is_transient(error):
+        tls = ", and speaks TLS at this port" if options.tls else ""
         return StoreUnavailable(
             f"{place} does not serve: {text.rstrip('.') or type(error).__name__}. Tried for {options.retry_timeout:g} "
-            f"seconds (retry_timeout). Check that the server runs and can be reached from here."
+            f"seconds (retry_timeout). Check that the server runs and can be reached from here{tls}."
         )
     if text.startswith("WRONGTYPE"):
         return StoreError(f"A key at {place} holds a value of another program: {text} Use a global_keyprefix or a db.")

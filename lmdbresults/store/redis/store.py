@@ -4,10 +4,11 @@ import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
-from lmdbresults.errors import NestedTransaction, StoreBusy, Unsupported
+from lmdbresults.errors import NestedTransaction, StoreBusy, StoreError, Unsupported
 from lmdbresults.process.identity import Owner
 from lmdbresults.store.base import KEEP, Keep, ReadTransaction, Store, Subscription, WriteTransaction
 from lmdbresults.store.redis.chords import RedisChords
@@ -270,6 +271,16 @@ class RedisStore(Store):
     def infos(self) -> list[dict[str, str]]:
         """Return what each master says of itself (INFO)."""
         return [_info(self._server.call_at(node, "INFO")) for node in self._ready().masters()]
+
+    def settings(self, name: str) -> list[str]:
+        """Return a setting of each master; empty where this user may not read it, as on many hosted servers."""
+        found = []
+        for node in self._ready().masters():
+            with suppress(StoreError):
+                found.append(self._server.call_at(node, "CONFIG", "GET", name)[1].decode())
+                continue
+            found.append("")
+        return found
 
     def stats(self) -> RedisStats:
         """Return figures about the servers."""

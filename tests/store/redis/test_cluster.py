@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_a_claim_is_found_wherever_its_owner_dies(store: RedisStore, step: str):
     assert store.chords.end(claim, 60.0, CLAIMS, store.chords.leftovers(claim), is_last=True)
     assert store.chords.orphans(CLAIMS) == []
     assert [(key, head.state, head.returned) for key, head in store.chords.in_flight()] == [(CHORD, "ended", 3)]
+
+
+def test_a_chord_that_is_about_to_be_claimed_is_no_orphan_whatever_the_clock_of_the_machine(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+):
+    store.chords._enter(CLAIMS, CHORD)
+    tomorrow = time.time() + 86400
+    monkeypatch.setattr(time, "time", lambda: tomorrow)
+    assert store.chords.orphans(CLAIMS) == []
 
 
 def test_an_open_chord_is_read_whole_by_its_head(store: RedisStore):

@@ -218,6 +218,15 @@ def test_a_key_of_another_program_is_an_error_that_names_the_cure(tcp_server: Re
         assert dict(store.scan()) == {}
 
 
+@pytest.mark.parametrize("kind", ["cluster", "sentinel"])
+def test_a_server_that_is_of_another_kind_than_the_url_says_is_an_error_at_once(tcp_server: RedisServer, kind: str):
+    with (
+        open_redis(f"redis+{kind}://127.0.0.1:{tcp_server.port}", service_name="main") as store,
+        pytest.raises(ConfigurationError, match="use redis://"),
+    ):
+        store.get(b"key")
+
+
 def test_a_node_of_a_cluster_says_that_it_is_one(cluster: list[RedisServer]):
     with open_redis(cluster[0].url) as store, pytest.raises(ConfigurationError, match=r"redis\+cluster://"):
         store.mget(b"celery-task-meta-%d" % number for number in range(20))
