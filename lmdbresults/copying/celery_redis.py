@@ -74,12 +74,25 @@ class CeleryRedis(Source, Target):
 
     def batches(self, size: int) -> Iterator[list[Item]]:
         for kind in (RESULT, GROUP):
-            keys = self._client.scan_iter(match=_literal(self._prefix + PREFIXES[kind]) + b"*", count=_SCAN_COUNT)
-            batches = batched(keys, size)
-            while batch := self._next(batches):
-                wanted = [key for key in batch if kind == RESULT or not key.endswith(_CHORD_SUFFIXES)]
-                self._note_chords(set(batch).difference(wanted))
-                yield [item for item in self._items(kind, wanted) if item is not None]
+            life = None
+            while life != (life := self._life()):  # the cursor of another life leaves keys out
+                yield from self._scan(kind, size)
+
+    def _life(self) -> str:
+        """Return what differs once the server was restarted; nothing if this user may not ask."""
+        with self._server():
+            try:
+                return str(self._client.info("server").get("run_id"))
+            except self._errors.NoPermissionError:
+                return ""
+
+    def _scan(self, kind: str, size: int) -> Iterator[list[Item]]:
+        keys = self._client.scan_iter(match=_literal(self._prefix + PREFIXES[kind]) + b"*", count=_SCAN_COUNT)
+        batches = batched(keys, size)
+        while batch := self._next(batches):
+            wanted = [key for key in batch if kind == RESULT or not key.endswith(_CHORD_SUFFIXES)]
+            self._note_chords(set(batch).difference(wanted))
+            yield [item for item in self._items(kind, wanted) if item is not None]
 
     def _next(self, batches: Iterator[list[bytes]]) -> list[bytes] | None:
         with self._server():

@@ -1,6 +1,7 @@
 """To and from the layouts of Celery's backends: its stock backends read what lmdbresults writes, and the reverse."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from celery.app.task import Context
 from lmdbresults.copying import copy, open_source, verify
 from lmdbresults.errors import ChordsInFlight, StoreError
 from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS
+from tests.support.redis_servers import free_port, redis_server
 
 #: Ids of results of all kinds.
 IDS = ["done", "failed", "running", "extended"]
@@ -43,6 +45,21 @@ def seen(app: Any) -> list[Any]:
         meta["date_done"] = meta["date_done"] and str(meta["date_done"]).replace(" ", "T").removesuffix("+00:00")
         meta["children"] = meta["children"] or []
     return [metas, repr(app.GroupResult.restore("g").as_tuple())]
+
+
+def test_every_result_of_celerys_redis_is_copied_though_the_server_restarts_meanwhile(tmp_path: Path, source: Make):
+    """A cursor means nothing to another process of the server, which would leave results out."""
+    port, settings, ids = free_port(), ("--appendonly", "yes"), {b"%d" % number for number in range(4000)}
+    with redis_server(tmp_path, *settings, port=port) as server:
+        documents = {b"celery-task-meta-%b" % id_: b'{"status": "SUCCESS", "result": 1}' for id_ in ids}
+        server.call("MSET", *chain.from_iterable(documents.items()))
+        batches = source(server.url, layout="celery").batches(500)
+        found = {item.id for item in next(batches)}
+        server.process.terminate()  # so that all is on disk
+        server.process.wait()
+    with redis_server(tmp_path, *settings, port=port):
+        found.update(item.id for batch in batches for item in batch)
+    assert found == ids
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)

@@ -1,10 +1,13 @@
 """Reading all records under a prefix. The servers keep no order, so an ordered range sorts what a scan has found."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
+from lmdbresults.errors import AccessDenied
 from lmdbresults.store.redis.layout import Layout, slot_of
+from lmdbresults.store.redis.nodes import Node
 from lmdbresults.store.redis.server import Request, Server
 
 __all__ = ["list_keys", "read_all", "read_range", "read_values", "scan_keys"]
@@ -42,13 +45,24 @@ def scan_keys(server: Server, layout: Layout, prefix: bytes, kind: str = "string
 def list_keys(server: Server, layout: Layout, prefix: bytes = b"", kind: str = "string") -> Iterator[list[bytes]]:
     """Yield, in batches, the keys of all records with a prefix. A server may name a key twice while its table grows."""
     for node in server.masters():
-        cursor = "0"
-        while True:
-            answer = server.call_at(node, "SCAN", cursor, "MATCH", layout.pattern(prefix), "COUNT", _STEP, "TYPE", kind)
-            cursor, names = answer[0].decode(), answer[1]
-            yield [key for name in names if (key := layout.key(name)) is not None and key.startswith(prefix)]
-            if cursor == "0":
-                break
+        life = None
+        while life != (life := _life_of(server, node)):  # the cursor of another life leaves keys out
+            for names in _scan(server, node, layout.pattern(prefix), kind):
+                yield [key for name in names if (key := layout.key(name)) is not None and key.startswith(prefix)]
+
+
+def _scan(server: Server, node: Node, pattern: bytes, kind: str) -> Iterator[list[bytes]]:
+    cursor = b""
+    while cursor != b"0":
+        cursor, names = server.call_at(node, "SCAN", cursor or b"0", "MATCH", pattern, "COUNT", _STEP, "TYPE", kind)
+        yield names
+
+
+def _life_of(server: Server, node: Node) -> bytes:
+    """Return what differs once a server was restarted or a replica has taken over; nothing if the user may not ask."""
+    with suppress(AccessDenied):
+        return next((line for line in server.call_at(node, "INFO", "server").split() if line[:7] == b"run_id:"), b"")
+    return b""
 
 
 def read_all(server: Server, layout: Layout, prefix: bytes, head: int | None = None) -> Iterator[tuple[bytes, bytes]]:

@@ -73,6 +73,20 @@ def test_a_server_that_restarts_loses_no_acknowledged_value_that_it_has_on_disk(
             assert dict(store.scan()).keys() == {b"%d %d" % (life, number) for life in range(2) for number in range(50)}
 
 
+def test_a_scan_names_every_key_though_the_server_restarts_meanwhile(tmp_path: Path):
+    """A cursor means nothing to another process of the server, which would leave keys out."""
+    port, settings, keys = free_port(), ("--appendonly", "yes"), {b"%d" % number for number in range(4000)}
+    with open_redis(f"redis://127.0.0.1:{port}", retry_timeout=60.0) as store:
+        with redis_server(tmp_path, *settings, port=port) as server:
+            store.replace_many([(key, None, b"value", None) for key in keys])
+            found = store.scan()
+            first, _ = next(found)
+            server.process.terminate()  # so that all is on disk
+            server.process.wait()
+        with redis_server(tmp_path, *settings, port=port):
+            assert sorted([first, *(key for key, _ in found)]) == sorted(keys)
+
+
 def test_a_step_whose_answer_is_lost_happens_once(between: Proxy):
     def count_twice(txn: WriteTransaction) -> int:
         return txn.incr(b"sum") + txn.incr(b"sum")
