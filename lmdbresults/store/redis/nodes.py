@@ -20,8 +20,8 @@ Command: TypeAlias = tuple[Any, ...]
 Address: TypeAlias = tuple[str, int]
 Connect: TypeAlias = Callable[..., Any]
 
-#: Commands that write: all writes are scripts.
-_WRITES: Final = ("EVALSHA", "EVAL")
+#: Commands that write what must not be lost.
+_WRITES: Final = ("EVALSHA", "EVAL", "ZADD")
 #: Seconds between two readings of the slots of a Cluster, however many errors ask for one.
 _REFRESH_PAUSE: Final = 0.1
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lmdbresults.errors import StoreUnavailable
 from lmdbresults.process.identity import NO_OWNER
 from lmdbresults.store.chords import Claim, Part, PartOutcome, ResultRecord
 from lmdbresults.store.redis import RedisStore, open_redis
@@ -121,6 +122,15 @@ def test_a_claim_is_found_wherever_its_owner_dies(store: RedisStore, step: str):
     assert store.chords.end(claim, 60.0, CLAIMS, store.chords.leftovers(claim), is_last=True)
     assert store.chords.orphans(CLAIMS) == []
     assert [(key, head.state, head.returned) for key, head in store.chords.in_flight()] == [(CHORD, "ended", 3)]
+
+
+def test_replicas_are_waited_for_before_a_chord_is_claimed(cluster_url: str):
+    """Else a failover could lose the entry by which a dead worker's chord is found."""
+    with (
+        open_redis(cluster_url, min_replicas=1, socket_timeout=0.1, retry_timeout=0.0) as store,
+        pytest.raises(StoreUnavailable),
+    ):
+        store.chords._enter(CLAIMS, CHORD)
 
 
 def test_a_chord_that_is_about_to_be_claimed_is_no_orphan_whatever_the_clock_of_the_machine(
