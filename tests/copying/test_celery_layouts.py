@@ -1,6 +1,7 @@
 """To and from the layouts of Celery's backends: its stock backends read what lmdbresults writes, and the reverse."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from celery.app.task import Context
 from lmdbresults.copying import copy, open_source, verify
 from lmdbresults.errors import ChordsInFlight, StoreError
 from tests.support.celery_needed import ALL_CONTENT, SERIALIZERS
-from tests.support.redis_servers import free_port, redis_server
+from tests.support.redis_servers import RedisServer, free_port, redis_server, until
 
 #: Ids of results of all kinds.
 IDS = ["done", "failed", "running", "extended"]
@@ -57,9 +58,16 @@ def test_every_result_of_celerys_redis_is_copied_though_the_server_restarts_mean
         found = {item.id for item in next(batches)}
         server.process.terminate()  # so that all is on disk
         server.process.wait()
-    with redis_server(tmp_path, *settings, port=port):
+    with redis_server(tmp_path, *settings, port=port) as server:
+        until(lambda: _has_loaded(server), "the server does not load its data")
         found.update(item.id for batch in batches for item in batch)
     assert found == ids
+
+
+def _has_loaded(server: RedisServer) -> bool:
+    with suppress(redis.exceptions.BusyLoadingError):
+        return bool(server.call("PING"))
+    return False
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)
