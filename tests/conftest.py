@@ -1,5 +1,6 @@
 """Fixtures and Hypothesis profiles of all tests."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if PROFILE == "nightly":
         for item in items:
             item.add_marker(pytest.mark.timeout(3600), append=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_before() -> Iterator[None]:
+    """Undo what a worker in this process does to logging: at its level ERROR no later test would see a warning."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture
