@@ -20,7 +20,7 @@ demo-web: $(VENV)/.for-demo-web
 	$(BIN)/python examples/web_demo.py
 
 test: $(VENV)/.for-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(VENV)/.for-dev
 	$(BIN)/ruff check .

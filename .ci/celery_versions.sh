@@ -23,9 +23,10 @@ for version; do
 import fnmatch, celery, kombu
 assert fnmatch.fnmatch(celery.__version__, '$version'), celery.__version__
 print('celery', celery.__version__, 'kombu', kombu.__version__)"
+    # Half of their time the tests wait for workers that start or stop, so there are more processes than processors.
     # The classes that an older Celery drives are the same over a server, so they run over a file only.
     # shellcheck disable=SC2086 # several paths
-    PYTHONPATH=$folder "$python" -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile -k "not redis" $tests \
+    PYTHONPATH=$folder "$python" -m pytest -p no:cacheprovider --numprocesses 4 --dist loadfile -k "not redis" $tests \
         || failed+=("$version")
 done
 

@@ -122,6 +122,12 @@ WRITES: dict[str, Callable[[LMDBStore], object]] = {
 }
 
 
+def alarmed(work: Callable[..., object], *args: object) -> None:
+    """Call a function; a signal comes meanwhile. Not sooner, or it would interrupt the test."""
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    work(*args)
+
+
 @pytest.mark.parametrize("kind", WRITES)
 def test_an_exception_out_of_a_signal_handler_ends_the_wait(path: str, kind: str) -> None:
     def interrupt(*_: object) -> None:
@@ -133,9 +139,8 @@ def test_an_exception_out_of_a_signal_handler_ends_the_wait(path: str, kind: str
             store.set(b"before", b"value")
             with in_transaction_elsewhere(store) as process:
                 os.kill(process.pid, signal.SIGSTOP)
-                with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - not before the block
-                    signal.setitimer(signal.ITIMER_REAL, 0.2)
-                    WRITES[kind](store)
+                with pytest.raises(KeyboardInterrupt):
+                    alarmed(WRITES[kind], store)
                 assert store.get(b"ours") is None
             in_thread(store.set, b"ours", b"value")
             in_child(store.set, b"ours", b"value")
