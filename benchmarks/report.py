@@ -33,7 +33,7 @@ HOW: Final = """\
 ## How it is measured
 
 ```sh
-make bench                                  # a few minutes: all scenarios, small sizes
+make bench                                  # ten minutes: all scenarios, small sizes
 python -m benchmarks --full --json run.json # what is published here: 35 minutes
 python -m benchmarks --huge --only growth   # files of up to 10 million results: 20 GB on disk
 python -m benchmarks --only store --only get
