@@ -60,10 +60,12 @@ def test_the_source_distribution_has_tests_docs_and_everything_that_they_use(bui
     assert expected - found == set()
 
 
-def test_the_wheel_has_the_typed_package_and_nothing_else(built: tuple[Path, Path]) -> None:
+def test_the_wheel_has_the_whole_package_its_license_and_nothing_else(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         names = archive.namelist()
-    assert "lmdbresults/py.typed" in names
+    files = [path for path in (ROOT / "lmdbresults").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= set(names)  # with py.typed, templates, styles
+    assert any(name.endswith("/LICENSE") for name in names)
     roots = {name.partition("/")[0].partition("-")[0] for name in names}
     assert roots == {"lmdbresults", "lmdbresults_pytest.py", "lmdbresults_scheme.py"}
 
