@@ -163,6 +163,7 @@ def test_a_thread_that_has_died_is_started_again_for_the_next_page(
         while not told.done():
             store.set(b"key", b"value")
             await asyncio.sleep(0.01)
+        assert told.result() == b"event: changed\ndata:\n\n"
         for stream in (first, second):
             await stream.aclose()
         store.set(b"key", b"the thread ends")
