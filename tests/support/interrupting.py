@@ -8,9 +8,9 @@ the next place where Python looks for signals.
 import ctypes
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 __all__ = ["Interruption", "count_points", "interrupted", "spread"]
 
@@ -39,17 +39,29 @@ _trace.argtypes = (_Signal, ctypes.py_object, ctypes.py_object)  # event and arg
 _trace.restype = None
 
 
-@contextmanager
-def interrupted(point: int, handler: Callable[[], object]) -> Iterator[None]:
-    """Have the handler called once, for a signal that comes before an instruction of the block, the first being 0."""
-    former = signal.signal(signal.SIGALRM, lambda number, frame: handler())
-    _Signal.left = point + 1
-    sys.settrace(_trace)
-    try:
-        yield
-    finally:
+class interrupted:  # noqa: N801
+    """Has the handler called once, for a signal that comes before an instruction of the block, the first being 0.
+
+    Not a generator: if the signal comes as the block ends, that would be closed as garbage, in the midst of another
+    test, and perhaps in another thread.
+    """
+
+    def __init__(self, point: int, handler: Callable[[], object]) -> None:
+        self._point, self._handler = point, handler
+        self._former: Any = None
+
+    def __enter__(self) -> None:
+        self._former = signal.signal(signal.SIGALRM, self._handle)
+        _Signal.left = self._point + 1
+        sys.settrace(_trace)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, self._former)  # the end of the block does not, if the exception comes out of it
+        self._handler()
+
+    def __exit__(self, *_: object) -> None:
         sys.settrace(None)
-        signal.signal(signal.SIGALRM, former)
+        signal.signal(signal.SIGALRM, self._former)
 
 
 def count_points(work: Callable[[], object]) -> int:
