@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_a_fork_waits_for_the_transactions_of_other_threads(store: LMDBStore) ->
         with store.write() as txn:
             txn.set(b"key", b"value")
             entered.set()
-            entered.wait(0.2)
+            time.sleep(0.2)
 
     with child_after(hold, entered):
         assert in_child(store.get, b"key") == b"value"
