@@ -42,10 +42,12 @@ def _close(consumer: Any, close: Callable[[], object]) -> None:
 
 def _wait_until_accepted(consumer: Any) -> None:
     """Take no more tasks, and go on with the event loop until each task that a process has received is accepted."""
+    pool, hub, until = consumer.pool._pool, consumer.hub, time.monotonic() + _PATIENCE
+    if pool is None:  # a cold shutdown has ended it
+        return
     if consumer.task_consumer is not None:
         consumer.task_consumer.cancel()
     consumer.controller.semaphore.clear()
-    pool, hub, until = consumer.pool._pool, consumer.hub, time.monotonic() + _PATIENCE
     while (hub._ready or _has_unaccepted(pool)) and time.monotonic() < until:
         hub.run_once()
 
