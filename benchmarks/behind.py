@@ -10,7 +10,7 @@ from benchmarks.units import markdown, ratio, whole
 LEAD: Final = 0.95
 #: Reasons by scenario, work and peer, the first that fits; a part of a name stands for all that begin with it.
 REASONS: Final = (
-    ("broker", "idle", "", "Less than half a percent of a core; the difference is within what the clock can tell."),
+    ("broker", "idle", "", "Less than a percent of a core: threads that check for checkpoints, and heartbeats."),
     ("broker", "inspect ping", "", "A ping is a broadcast with a reply; here both are queues in the file."),
     ("broker", "", "Redis, always", "Both append to a log and sync it; Redis does so once for all clients that wait."),
     ("broker", "", "filesystem", "A message is one small file without an index; its worker polls."),
