@@ -157,12 +157,12 @@ class LMDBStore(Store):
     def _write(self, step: Callable[..., Any], *args: Any) -> Any:
         """Run a step in a transaction, and notify of what it has changed; return its result."""
         try:
-            result, changes, known = self._environment.write(step, self._scope, *args)
+            result, changes, (number, hand), has_written = self._environment.write(step, self._scope, *args)
         except StoreFull:
-            result, changes, known = self._retry_with_space(step, self._scope, *args)
-        self._scope.keeper.known = known
+            result, changes, (number, hand), has_written = self._retry_with_space(step, self._scope, *args)
+        self._scope.keeper.known = (number if has_written else number - 1, hand)
         if changes:
-            self._notifier.send(changes, known[0])
+            self._notifier.send(changes, number)
         return result
 
     def notify(self, topic: bytes, *, one: bool = False) -> None:

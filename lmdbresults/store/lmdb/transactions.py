@@ -108,21 +108,27 @@ class Reading(ReadTransaction):
 class Writing(Reading, WriteTransaction):
     """A write transaction."""
 
-    __slots__ = ("changes",)
+    __slots__ = ("changes", "has_written")
 
     def __init__(self, scope: Scope, raw: Transaction) -> None:
         self._scope = scope
         self._raw = raw
         #: What subscribers are notified of once this is committed.
         self.changes: list[Change] = []
+        #: Whether a record was certainly written.
+        self.has_written = False
 
     def set(
         self, key: bytes, value: bytes, ttl: float | None = None, *, keep_prefix: bytes = b"", interim: bool = False
     ) -> bool:
-        return put(self._raw, self._scope, self.changes, key, value, ttl, keep_prefix or None, interim)
+        is_stored = put(self._raw, self._scope, self.changes, key, value, ttl, keep_prefix or None, interim)
+        self.has_written |= is_stored
+        return is_stored
 
     def add(self, key: bytes, value: bytes, ttl: float | None = None) -> bool:
-        return put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
+        is_stored = put(self._raw, self._scope, self.changes, key, value, ttl, b"", False)
+        self.has_written |= is_stored
+        return is_stored
 
     def insert(self, key: bytes, value: bytes) -> None:
         scope = self._scope
@@ -130,25 +136,33 @@ class Writing(Reading, WriteTransaction):
         scope.space.reserve(self._raw, len(key) + len(value) + _RECORD_COST)
         scope.keeper.owed += 1
         records.put(self._raw, key, value, NEVER, NEVER)
+        self.has_written = True
 
     def delete(self, key: bytes) -> bool:
-        return remove(self._raw, self._scope, self.changes, key)
+        existed = remove(self._raw, self._scope, self.changes, key)
+        self.has_written |= existed
+        return existed
 
     def move(self, key: bytes, new_key: bytes, value: bytes) -> None:
         scope, prefix = self._scope, self._scope.prefix
         scope.space.reserve_for_delete(self._raw)
         value = value if type(value) is bytes else bytes(memoryview(value))
         records.move(self._raw, prefix + key, prefix + new_key, value, scope.clock())
+        self.has_written = True
 
     def incr(self, key: bytes, by: int = 1, ttl: float | Keep | None = KEEP) -> int:
-        return increment(self._raw, self._scope, self.changes, key, by, ttl)
+        count = increment(self._raw, self._scope, self.changes, key, by, ttl)
+        self.has_written = True
+        return count
 
     def expire(self, key: bytes, ttl: float | None) -> bool:
         now = self._scope.clock()
         deadline = deadline_of(ttl, now)
         self._scope.space.reserve_for_delete(self._raw)
         self._scope.keeper.note(0, deadline)
-        return records.expire(self._raw, self._scope.prefix + key, deadline, now)
+        existed = records.expire(self._raw, self._scope.prefix + key, deadline, now)
+        self.has_written |= existed
+        return existed
 
     def finish(self) -> tuple[int, Hand]:
         """Move the hand; return the number of the transaction, and the hand as of its commit."""
@@ -211,24 +225,29 @@ def increment(
     return records.increment(raw, key, by, deadline, now)
 
 
-# -- steps in a transaction of their own: they return a result, what has changed, and what is known if it commits ------
+# -- steps in a transaction of their own: they return a result, what has changed, the number of the transaction and the
+# hand as of its end, and whether a record was certainly written ----------------------------------------------------
 
 
 def run_step(
     raw: Transaction, scope: Scope, operation: Callable[..., Result], *args: Any
-) -> tuple[Result, list[Change], tuple[int, Hand]]:
-    """Run an operation of this module, for which no `Writing` is needed: results are stored by this."""
+) -> tuple[Result, list[Change], tuple[int, Hand], object]:
+    """Run an operation of this module, for which no `Writing` is needed: results are stored by this.
+
+    One with a true result has written.
+    """
     changes: list[Change] = []
-    return operation(raw, scope, changes, *args), changes, scope.keeper.keep_up(raw, scope.clock, changes)
+    result = operation(raw, scope, changes, *args)
+    return result, changes, scope.keeper.keep_up(raw, scope.clock, changes), result
 
 
 def run_update(
     raw: Transaction, scope: Scope, operation: Callable[[WriteTransaction], Result]
-) -> tuple[Result, list[Change], tuple[int, Hand]]:
+) -> tuple[Result, list[Change], tuple[int, Hand], object]:
     """Run an operation, which may keep the transaction, or fork."""
     txn = Writing(scope, raw)
     try:
-        return operation(txn), txn.changes, txn.finish()
+        return operation(txn), txn.changes, txn.finish(), txn.has_written
     finally:
         txn.end()
         gate.detect_fork()

@@ -161,7 +161,8 @@ class Keeper:
 
     def __init__(self) -> None:
         #: The number of a commit, and the hand as of then. No other process has written if the next commit has the next
-        #: number.
+        #: number. LMDB gives the number of a transaction that writes nothing to the next one, of whichever process; so
+        #: such a one is known by the number of the commit before it.
         self.known = (-1, Hand())
         #: Records and chunks written since the last turn.
         self.owed = 0
@@ -179,7 +180,7 @@ class Keeper:
             self.soonest = deadline
 
     def keep_up(self, txn: Transaction, clock: Callable[[], float], changes: list[Change]) -> tuple[int, Hand]:
-        """Move the hand as a transaction ends; return what is `known` once it is committed."""
+        """Move the hand as a transaction ends; return the transaction's number, and the hand as of its end."""
         number = txn.id()
         last, hand = self.known
         if number == last + 1 and self.owed < self._interval and self.soonest >= hand.bound:

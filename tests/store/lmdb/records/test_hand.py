@@ -215,6 +215,28 @@ def test_a_short_lived_record_of_another_process_ends_the_rest(store: LMDBStore,
     assert store.stats().records == before + 40 - 1
 
 
+#: Transactions that write nothing: LMDB gives the number of each to the next one.
+WITHOUT_EFFECT: dict[str, Callable[[LMDBStore], object]] = {
+    "delete": lambda store: store.delete(b"missing"),
+    "add": lambda store: store.add(b"7", b""),
+    "expire": lambda store: store.update(lambda txn: txn.expire(b"missing", None)),
+    "read": lambda store: store.update(lambda txn: txn.get(b"7")),
+}
+
+
+@pytest.mark.parametrize("how", WITHOUT_EFFECT)
+def test_a_transaction_without_effect_hides_no_commit_of_another_process(
+    store: LMDBStore, clock: FakeClock, how: str
+) -> None:
+    for number in range(50):
+        store.set(b"%d" % number, b"", TTL)
+    with open_store(store.options.path, durability="none", clock=clock) as other:
+        WITHOUT_EFFECT[how](store)
+        other.set(b"brief", b"", 1.0)
+        store.set(b"more", b"", TTL / 2)
+    assert hand(store).bound == clock() + 1.0
+
+
 def test_a_bound_that_was_lowered_in_an_aborted_transaction_is_lowered_again(store: LMDBStore, clock: FakeClock):
     def fail(txn: WriteTransaction) -> None:
         txn.set(b"aborted", b"", 1.0)
