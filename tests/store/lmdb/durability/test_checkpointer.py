@@ -30,15 +30,15 @@ def test_exception_of_a_signal_handler_as_the_thread_starts_is_raised_as_it_is(m
 
 
 def test_all_threads_end_if_a_second_one_was_started_before_the_first_one_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = threading.active_count()
+    others = set(threading.enumerate())
     checkpointer = Checkpointer(lambda: math.inf)
     with monkeypatch.context() as patched:
         patched.setattr(checkpointer, "_is_running", lambda: False)
         checkpointer.wake()
         checkpointer.wake()
-    assert threading.active_count() == threads + 2
+    assert len(set(threading.enumerate()) - others) == 2
     checkpointer.stop()
-    wait_until(lambda: threading.active_count() == threads)
+    wait_until(lambda: not set(threading.enumerate()) - others)
 
 
 def test_without_threads_waking_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

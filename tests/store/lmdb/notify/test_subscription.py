@@ -97,7 +97,7 @@ class TestForks:
         before = len(os.listdir("/proc/self/fd"))
         store.subscribe().add([b"key"])
         assert (sockets(path), registrations(path)) == ([], 0)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
     def test_a_closed_store_closes_its_boxes(self, path: str) -> None:
         store = open_store(path, durability="none")
