@@ -49,8 +49,10 @@ class interrupted:  # noqa: N801
     def __init__(self, point: int, handler: Callable[[], object]) -> None:
         self._point, self._handler = point, handler
         self._former: Any = None
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> None:
+        sys.unraisablehook = self._forget
         self._former = signal.signal(signal.SIGALRM, self._handle)
         _Signal.left = self._point + 1
         sys.settrace(_trace)
@@ -59,9 +61,20 @@ class interrupted:  # noqa: N801
         signal.signal(signal.SIGALRM, self._former)  # the end of the block does not, if the exception comes out of it
         self._handler()
 
+    def _forget(self, unraisable: Any) -> None:
+        """Ignore what is raised in the callback of a weak reference, as Python does.
+
+        pytest would keep it, and with it the variables of the interrupted frames: a store that was dropped would live.
+        """
+        if unraisable.exc_type is not Interruption:
+            self._hook(unraisable)
+
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-        signal.signal(signal.SIGALRM, self._former)
+        try:
+            sys.settrace(None)
+            signal.signal(signal.SIGALRM, self._former)
+        finally:
+            sys.unraisablehook = self._hook
 
 
 def count_points(work: Callable[[], object]) -> int:
