@@ -274,5 +274,5 @@ def text_of(error: BaseException) -> str:
     """Return the text of an exception, or its arguments if its str() raises."""
     try:
         return str(error)
-    except Exception:
+    except Exception:  # of a class of the user's
         return ", ".join(map(described, error.args))

@@ -104,7 +104,7 @@ def decompress(body: bytes, content_type: str, max_bytes: int = MAX_DECODED_BYTE
     compression = _by_type(compressions(), content_type, "compression")
     try:
         found = compression.decompress(body, max_bytes)
-    except Exception as error:
+    except Exception as error:  # each compression has its own errors, too
         raise DecodeError(f"The bytes are not valid {content_type}: {described(error)}") from error
     if len(found) > max_bytes:
         raise DecodeError(

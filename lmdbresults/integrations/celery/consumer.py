@@ -380,7 +380,7 @@ def _run(drainer: Any) -> None:
             drainer.result_consumer.drain_events(timeout=INTERVAL)
         except StoreClosed:
             break
-        except Exception:
+        except Exception:  # of a callback of the user's, or a damaged result: the other waiters go on
             logger.exception("A callback of a result has failed, or its result could not be read.")
             time.sleep(INTERVAL)
     drainer._shutdown.set()

@@ -35,7 +35,7 @@ def _on_ready(sender: Any, **kwargs: Any) -> None:
 def _close(consumer: Any, close: Callable[[], object]) -> None:
     try:
         _wait_until_accepted(consumer)
-    except Exception:
+    except Exception:  # of any part of the loop, which runs on meanwhile: the worker must stop all the same
         logger.exception("Waiting for the processes of the pool failed: tasks that have begun may run again.")
     close()
 

@@ -466,15 +466,20 @@ def fail_to_read(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def store_and_wait_for_checkpoints(path: str, count: int) -> None:
+    """Store so many records, each of which a checkpoint must cover at once."""
+    with opened(path) as store:
+        for number in range(count):
+            store.set(b"%d" % number, b"value")
+            assert covered(store) == last_commit(store)
+
+
 def test_log_that_cannot_be_read_is_not_used(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun(path).close()
     monkeypatch.setattr(log_file, "read_header", fail_to_read)
-    with opened(path) as store:
-        for number in range(3):
-            store.set(b"%d" % number, b"value")
-            assert covered(store) == last_commit(store)
+    store_and_wait_for_checkpoints(path, 3)
     assert caplog.text.count("results.lmdb-log cannot be used") == 1
     assert "Input/output error" in caplog.text
 
@@ -508,10 +513,7 @@ def test_without_room_for_the_log_commits_wait_for_checkpoints_and_that_is_told_
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(paths, "create_log", no_room)
-    with opened(path) as store:
-        for number in range(5):
-            store.set(b"%d" % number, b"value")
-            assert covered(store) == last_commit(store)
+    store_and_wait_for_checkpoints(path, 5)
     assert caplog.text.count("results.lmdb-log cannot be used") == 1
     assert "the disk has no room for it" in caplog.text
     assert len(keys_in_next_boot(path)) == 5
